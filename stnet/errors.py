@@ -1,0 +1,21 @@
+"""Errors that a user's input can cause. Every message names the file or argument, the value and the remedy."""
+
+
+class StnetError(Exception):
+    """Base of all errors that command lines report as `error: ...` instead of a traceback."""
+
+
+class ConfigError(StnetError):
+    """A configuration value or command-line option that cannot be used."""
+
+
+class DataError(StnetError):
+    """A data set, an annotation file or an image that cannot be used."""
+
+
+class VideoError(StnetError):
+    """A video that cannot be read or written."""
+
+
+class CheckpointError(StnetError):
+    """A checkpoint that cannot be read, or does not fit the model."""

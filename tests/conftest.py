@@ -1,0 +1,35 @@
+"""Settings every test shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton reads this when it is imported. Ahead-of-time compilation excludes it, so it runs in subprocesses.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded numbers and real data beside the checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared material at {SHARED}")
+    return SHARED
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
