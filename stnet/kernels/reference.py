@@ -1,0 +1,196 @@
+"""The specification of both operators: plain differentiable PyTorch (`grid_sample`) on any device.
+
+A sample at pixel position (x, y) of a level with w x h cells interpolates the four cells around it,
+
+    sample(x, y) = sum over cells (i, j) of  max(0, 1 - |x - i|) * max(0, 1 - |y - j|) * value[j, i],
+
+where cells outside the level count as zero and cell centres have integer positions. A sample whose position is not
+finite, or a cell or more away from the level, is zero and passes no gradient on; nor does a value reach the output
+through a corner of weight zero, were it infinite. A sample with logit -inf is excluded, and a row of only -inf gives
+zero. float32 and float64 are computed natively, 16-bit types in float32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stnet.kernels.problem import StdaProblem, level_starts
+
+
+def stda_reference(
+    problem: StdaProblem,
+    value: Tensor,  # [B, F, S, H, D]
+    reference_points: Tensor,  # [B, T, Q, L, R]
+    offsets: Tensor,  # [B, T, Q, H, L, P, 2]
+    logits: Tensor,  # [B, T, Q, H, L, P]
+    other_offsets: Tensor,  # [B, T, Q, H, W, L, Pt, 2]
+    other_logits: Tensor,  # [B, T, Q, H, W, L, Pt]
+    other_reference_points: Tensor,  # [B, T, Q, L, R]
+) -> Tensor:
+    """Spatial-temporal deformable attention (STNet, MICCAI 2023): [B, T, Q, H * D] in the dtype of value.
+
+    The own frame is sampled like a group of one frame, the others like a group of W; one softmax spans both.
+    """
+    output_dtype, dtype = value.dtype, _compute_dtype(value)
+    value = value.to(dtype)
+    own_weights, other_weights = _shared_softmax(logits.unsqueeze(4).to(dtype), other_logits.to(dtype))
+    own_table = tuple(row[:1] for row in problem.frame_table)
+    other_table = tuple(row[1:] for row in problem.frame_table)
+    output = value.new_zeros(problem.clips, problem.targets, problem.queries, problem.heads, problem.head_dim)
+    for table, references, group_offsets, group_logits, weights in (
+        (own_table, reference_points, offsets.unsqueeze(4), logits.unsqueeze(4), own_weights),
+        (other_table, other_reference_points, other_offsets, other_logits, other_weights),
+    ):
+        if weights.numel() == 0:
+            continue
+        uses = _FrameUses.of(table, value.device)
+        frames = value if uses.every(problem.source_frames) else value[:, uses.sources]
+        for level, (start, (height, width)) in enumerate(
+            zip(problem.level_starts, problem.spatial_shapes, strict=True)
+        ):
+            reference = references[:, :, :, level].to(dtype)
+            position = _position(reference, group_offsets[..., level, :, :].to(dtype), height, width)
+            position = position.masked_fill((group_logits[..., level, :] == -torch.inf)[..., None], torch.nan)
+            maps = frames[:, :, start : start + height * width].permute(0, 1, 3, 4, 2)
+            maps = maps.reshape(-1, problem.head_dim, height, width)
+            sums = _weighted_samples(maps, uses.by_source(position), uses.by_source(weights[..., level, :]))
+            output = output.index_add(1, uses.targets, uses.by_target(sums, output.shape))
+    return output.flatten(3).to(output_dtype)
+
+
+def msda_reference(
+    value: Tensor,  # [N, S, H, D]
+    spatial_shapes: tuple[tuple[int, int], ...],
+    sampling_locations: Tensor,  # [N, Q, H, L, P, 2] in [0, 1]
+    attention_weights: Tensor,  # [N, Q, H, L, P]
+) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, equation 3): [N, Q, H * D] in the dtype of value.
+
+    The weights are used as they are: no softmax.
+    """
+    dtype = _compute_dtype(value)
+    batch, _, heads, head_dim = value.shape
+    output = value.new_zeros(batch * heads, head_dim, attention_weights.shape[1], dtype=dtype)
+    for level, (start, (height, width)) in enumerate(
+        zip(level_starts(spatial_shapes), spatial_shapes, strict=True)
+    ):
+        maps = value[:, start : start + height * width].to(dtype).permute(0, 2, 3, 1)
+        location = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
+        position = location * location.new_tensor((width, height)) - 0.5
+        weight = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
+        output = output + _weighted_samples(maps.reshape(-1, head_dim, height, width), position, weight)
+    return output.view(batch, heads * head_dim, -1).transpose(1, 2).to(value.dtype)
+
+
+def _compute_dtype(value: Tensor) -> torch.dtype:
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class _FrameUses:
+    """A frame table read the other way round: which (target, column) pairs sample each source frame.
+
+    It lets every source frame be sampled in place for all targets at once, instead of copying its values to each.
+    Source frames used less often than the others are padded with pair 0; `real` is False there.
+    """
+
+    sources: Tensor  # [N] source frames in use, ascending
+    pairs: Tensor  # [N * uses] index into the flattened (target, column) pairs
+    real: Tensor  # [N * uses] bool
+    targets: Tensor  # [N * uses] target of each pair
+
+    @classmethod
+    def of(cls, table: tuple[tuple[int, ...], ...], device: torch.device) -> "_FrameUses":
+        columns = len(table[0])
+        uses: dict[int, list[int]] = {}
+        for t, row in enumerate(table):
+            for column, frame in enumerate(row):
+                uses.setdefault(frame, []).append(t * columns + column)
+        most = max(len(pairs) for pairs in uses.values())
+        padded = torch.tensor(
+            [pairs + [-1] * (most - len(pairs)) for _, pairs in sorted(uses.items())], device=device
+        )
+        pairs = padded.flatten()
+        sources = torch.tensor(sorted(uses), device=device)
+        return cls(sources, pairs.clamp(min=0), pairs >= 0, pairs.clamp(min=0) // columns)
+
+    def every(self, source_frames: int) -> bool:
+        return len(self.sources) == source_frames
+
+    def by_source(self, x: Tensor) -> Tensor:
+        """[B, T, Q, H, G, P, ...] to [B * N * H, uses * Q, P, ...]; padded pairs become NaN."""
+        x = x.movedim(4, 2).flatten(1, 2)[:, self.pairs]  # [B, N * uses, Q, H, P, ...]
+        x = x.masked_fill(~self.real.view(-1, *[1] * (x.dim() - 2)), torch.nan)
+        x = x.unflatten(1, (len(self.sources), -1)).movedim(4, 2)  # [B, N, H, uses, Q, P, ...]
+        return x.flatten(0, 2).flatten(1, 2)
+
+    def by_target(self, sums: Tensor, shape: torch.Size) -> Tensor:
+        """[B * N * H, D, uses * Q] to [B, N * uses, Q, H, D], with the sizes of the output [B, T, Q, H, D]."""
+        clips, _, queries, heads, head_dim = shape
+        sums = sums.view(clips, len(self.sources), heads, head_dim, -1, queries)
+        return sums.permute(0, 1, 4, 5, 2, 3).flatten(1, 2)
+
+
+def _shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """One softmax over own [B, T, Q, H, 1, L, P] and others [B, T, Q, H, W, L, Pt] logits of a query and head."""
+    own_count, other_count = own.shape[4:].numel(), others.shape[4:].numel()
+    logits = torch.cat(
+        [own.reshape(*own.shape[:4], own_count), others.reshape(*others.shape[:4], other_count)], -1
+    )
+    largest = logits.detach().amax(dim=-1, keepdim=True)
+    exponentials = (logits - largest.masked_fill(largest == -torch.inf, 0.0)).exp()
+    total = exponentials.sum(dim=-1, keepdim=True)
+    weights = exponentials / total.masked_fill(total == 0, 1.0)
+    own_weights, other_weights = weights.split([own_count, other_count], dim=-1)
+    return own_weights.reshape(own.shape), other_weights.reshape(others.shape)
+
+
+def _position(reference: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
+    """Pixel positions (x, y) [B, T, Q, H, G, P, 2] from reference [B, T, Q, R] and the offsets of one level."""
+    size = reference.new_tensor((width, height))
+    reference = reference[:, :, :, None, None, None]
+    if reference.shape[-1] == 2:
+        return reference * size + offsets - 0.5
+    scaled = offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+    return (reference[..., :2] + scaled) * size - 0.5
+
+
+def _weighted_samples(
+    maps: Tensor,  # [N, D, h, w]
+    position: Tensor,  # [N, K, P, 2] (x, y) in pixels
+    weight: Tensor,  # [N, K, P]
+) -> Tensor:  # [N, D, K]
+    height, width = maps.shape[2:]
+    x, y = position.unbind(-1)
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
+    position = position.masked_fill(~inside[..., None], -2.0)
+    # Looking at the values would break a traced graph; there, infinite values meet corners of weight zero as 0 * inf.
+    finite = torch.compiler.is_compiling() or bool(maps.isfinite().all())
+    samples = (_interpolate if finite else _interpolate_infinite)(maps, position)
+    return (samples * weight.masked_fill(~inside, 0.0).unsqueeze(1)).sum(dim=-1)
+
+
+def _interpolate(maps: Tensor, position: Tensor) -> Tensor:
+    """Bilinear samples [N, D, K, P] of maps [N, D, h, w] at pixel positions [N, K, P, 2]."""
+    size = position.new_tensor((maps.shape[3], maps.shape[2]))
+    return F.grid_sample(maps, (2.0 * position + 1.0) / size - 1.0, align_corners=False)
+
+
+def _interpolate_infinite(maps: Tensor, position: Tensor) -> Tensor:
+    """`_interpolate` for maps with infinite or NaN cells, which count only where their weight is not zero."""
+    height, width = maps.shape[2:]
+    cell = position.detach().floor()
+    samples = 0.0
+    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        corner = cell + cell.new_tensor((step_x, step_y))
+        weight = (1.0 - (position - corner).abs()).prod(dim=-1).unsqueeze(1)
+        column, row = corner.unbind(-1)
+        inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).unsqueeze(1)
+        index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
+        values = maps.flatten(2).gather(2, index.unsqueeze(1).expand(-1, maps.shape[1], -1))
+        values = values.unflatten(2, row.shape[1:])
+        unread = ~inside | ((weight == 0) & ~values.isfinite())
+        samples = samples + weight * values.masked_fill(unread, 0.0)
+    return samples
