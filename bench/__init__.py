@@ -1,0 +1,1 @@
+"""Measurements: the instruction counter, the compile report and the timing suites."""
