@@ -1,0 +1,143 @@
+"""Device functions shared by the Triton kernels: bilinear sampling of one axis, packed 16-bit interpolation, loads.
+
+A sample lies at pixel position (x, y) of a level whose cell centres have integer positions. It is described by a *base
+cell* (the upper left of four) and by two weights per axis, the values of the tent `max(0, 1 - |distance|)` at the base
+cell and at its successor. The base cell is clamped into the level, so all four cells exist; a corner outside the level
+then has distance >= 1 and weight 0, and so has every corner of a position that is NaN, infinite or far away. No mask is
+needed and one index serves four loads.
+
+What a weight of zero multiplies must be finite: kernels load without masks, test their sums at the end, and repeat a
+tile whose sums are not finite with the masks of `load_corner`.
+
+Every function takes `PTX`: on NVIDIA GPUs some steps are inline assembly (one instruction instead of two to eight);
+elsewhere, and in Triton's interpreter, the same step is plain arithmetic.
+"""
+
+import triton
+import triton.language as tl
+
+# Adding 1.5 * 2^23 to a float32 of magnitude below 2^22 rounds it to an integer, which the low mantissa bits then hold.
+ROUND = tl.constexpr(12582912.0)
+ROUND_BITS = tl.constexpr(0x4B400000)
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def tent(distance, PTX: tl.constexpr):
+    """max(0, 1 - |distance|) in float32, 0 for NaN."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "{ .reg .f32 a; abs.f32 a, $1; sub.sat.f32 $0, 0f3F800000, a; }",
+            "=f,f",
+            [distance],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    return tl.maximum(1.0 - tl.abs(distance), 0.0)
+
+
+@triton.jit
+def exp2(x, PTX: tl.constexpr):
+    """2^x in float32 with subnormal results flushed to 0."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.exp2(x)
+
+
+@triton.jit
+def axis_cell(position, size, PTX: tl.constexpr, THIN: tl.constexpr):
+    """Base cell of positions along one axis and the tent weights of it and its successor.
+
+    Args:
+        position: float32, pixel position minus 0.5, any value.
+        size: int32 scalar, cells along the axis.
+        THIN: whether an axis of the problem may have a single cell; its successor then gets weight 0.
+
+    Returns:
+        (cell int32 in [0, max(0, size - 2)] plus ROUND_BITS, near float32, far float32): the caller subtracts
+        ROUND_BITS, usually once for an index combined of both axes.
+    """
+    last = size - 2
+    if THIN:
+        last = tl.maximum(last, 0)
+    # Any cell c with c <= position <= c + 1 will do, so rounding position - 0.5 to nearest replaces a floor.
+    shifted = tl.minimum(tl.maximum(position, 0.0), last.to(tl.float32)) + ROUND
+    within = position - (shifted - ROUND)
+    near = tent(within + 0.5, PTX)
+    far = tent(within - 0.5, PTX)
+    if THIN:
+        far = tl.where(size > 1, far, 0.0)
+    return shifted.to(tl.int32, bitcast=True), near, far
+
+
+@triton.jit
+def pack_pair(low, high, BFLOAT: tl.constexpr):
+    """Two float32 tensors rounded to 16 bits, as one int32 tensor: `low` in the low half. NVIDIA only."""
+    if BFLOAT:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [low, high], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return tl.inline_asm_elementwise(
+        "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [low, high], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def interpolate_packed(v00, v01, v10, v11, top, bottom, BFLOAT: tl.constexpr):
+    """Weighted sum of four 16-bit tensors in packed 16-bit arithmetic. NVIDIA only.
+
+    Args:
+        v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
+        top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
+    """
+    if BFLOAT:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b16 l, r; .reg .b32 a, b, s;
+            mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+            mul.rn.bf16x2 s, $1, a; fma.rn.bf16x2 s, $2, b, s;
+            mov.b32 {l, r}, $7; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+            fma.rn.bf16x2 s, $3, a, s; fma.rn.bf16x2 $0, $4, b, s;
+            }""",
+            "=r,r,r,r,r,r,r,r,r",
+            [v00, v01, v10, v11, top, bottom],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=2,
+        )
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b16 l, r; .reg .b32 a, b, s;
+        mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+        mul.rn.f16x2 s, $1, a; fma.rn.f16x2 s, $2, b, s;
+        mov.b32 {l, r}, $7; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+        fma.rn.f16x2 s, $3, a, s; fma.rn.f16x2 $0, $4, b, s;
+        }""",
+        "=r,r,r,r,r,r,r,r,r",
+        [v00, v01, v10, v11, top, bottom],
+        dtype=tl.float16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def split_pairs(tile):
+    """[N, 2 K] to two [N, K] tensors, the even and the odd columns."""
+    rows: tl.constexpr = tile.shape[0]
+    half: tl.constexpr = tile.shape[1] // 2
+    return tl.split(tl.reshape(tile, [rows, half, 2]))
+
+
+@triton.jit
+def column(tile, i: tl.constexpr):
+    """Column i of a [N, 1] or [N, 2] tensor, [N]."""
+    if tile.shape[1] == 1:
+        return tl.reshape(tile, [tile.shape[0]])
+    first, second = tl.split(tile)
+    return first if i == 0 else second
