@@ -1,0 +1,23 @@
+"""Reading and writing video: files, frame folders, images, arrays."""
+
+from stnet.video.arrays import ArraySource, SpooledSource
+from stnet.video.images import ImageSequence
+from stnet.video.inputs import VideoInput, find_inputs, open_source
+from stnet.video.reader import VideoFile
+from stnet.video.source import DEFAULT_FPS, Scan, VideoFrame, VideoSource
+from stnet.video.writer import VideoWriter
+
+__all__ = [
+    "DEFAULT_FPS",
+    "ArraySource",
+    "ImageSequence",
+    "Scan",
+    "SpooledSource",
+    "VideoFile",
+    "VideoFrame",
+    "VideoInput",
+    "VideoSource",
+    "VideoWriter",
+    "find_inputs",
+    "open_source",
+]

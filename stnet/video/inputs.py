@@ -1,0 +1,99 @@
+"""From what a user names (files, folders, patterns) to video sources."""
+
+import glob
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from stnet.errors import VideoError
+from stnet.video.images import IMAGE_SUFFIXES, ImageSequence, images_in, natural_key
+from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
+from stnet.video.source import DEFAULT_FPS, VideoSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInput:
+    """One video to be opened: a file, or the images that are its frames; `origin` is what the user named."""
+
+    name: str
+    paths: tuple[Path, ...]
+    origin: str
+
+    def open(self, fps: Fraction = DEFAULT_FPS) -> VideoSource:
+        """Open it; `fps` is the frame rate of images, which state none. Raises `VideoError`."""
+        if all(_is_image(path) for path in self.paths):
+            return ImageSequence(self.paths, self.name, fps)
+        return VideoFile(self.paths[0])
+
+
+def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS) -> VideoSource:
+    """Open one video: a file, a folder of frames, a pattern of frames or an image. Raises `VideoError`."""
+    inputs = find_inputs([path])
+    if len(inputs) != 1:
+        raise VideoError(f"{path}: names {len(inputs)} videos; expected one")
+    return inputs[0].open(fps)
+
+
+def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
+    """Videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
+
+    A folder of images is one video, a folder of video files is all of them. Image files of one folder, named
+    one by one or by a pattern, are the frames of one video. Raises `VideoError` for a name that stands for
+    nothing.
+    """
+    inputs: list[VideoInput] = []
+    images: dict[Path, list[Path]] = {}
+    for name in names:
+        for path in _matches(str(name)):
+            if path.is_dir():
+                inputs += _in_folder(path)
+            elif _is_image(path):
+                if path.parent not in images:
+                    images[path.parent] = []
+                    # Holds the place in the order; filled once all names are known.
+                    inputs.append(VideoInput(name=path.parent.absolute().name, paths=(path.parent,), origin=str(name)))
+                images[path.parent].append(path)
+            else:
+                inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
+    return [_with_images(video, images) for video in inputs]
+
+
+def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInput:
+    if video.paths[0] not in images:
+        return video
+    paths = tuple(sorted(dict.fromkeys(images[video.paths[0]]), key=natural_key))
+    name = paths[0].stem if len(paths) == 1 else video.name
+    return VideoInput(name=name, paths=paths, origin=video.origin)
+
+
+def _in_folder(folder: Path) -> list[VideoInput]:
+    images = images_in(folder)
+    videos = sorted((path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    if images and videos:
+        raise VideoError(
+            f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
+        )
+    if images:
+        return [VideoInput(name=folder.absolute().name, paths=tuple(images), origin=str(folder))]
+    if videos:
+        return [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
+    raise VideoError(f"{folder}: holds no image and no video file")
+
+
+def _matches(name: str) -> list[Path]:
+    if "://" in name:
+        raise VideoError(f"{name}: only local files are read; download it first")
+    path = Path(name)
+    if path.is_file() or path.is_dir():
+        return [path]
+    if path.exists():
+        raise VideoError(f"{name}: is neither a file nor a folder")
+    found = sorted((Path(match) for match in glob.glob(name, recursive=True)), key=lambda p: (p.parent, natural_key(p)))
+    if not found:
+        raise VideoError(f"{name}: no such file or folder")
+    return [match for match in found if match.is_file() or match.is_dir()]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES

@@ -1,0 +1,83 @@
+"""What every video source offers: frames in order, as often as asked, and a verdict on what was read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from stnet.errors import VideoError
+
+Status = Literal["unread", "ok", "truncated", "corrupt"]
+
+MAX_PIXELS = 2**25
+"""Largest frame that is decoded, in pixels (an 8K frame, 7680 x 4320, just fits); larger ones are refused."""
+
+DEFAULT_FPS = Fraction(25)
+"""Frame rate assumed where the input states none (images, arrays, broken headers), in frames per second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFrame:
+    """One decoded frame: `image` is uint8 RGB `[H, W, 3]`, `time` is in seconds from the first frame."""
+
+    index: int
+    time: float
+    image: np.ndarray
+    name: str | None = None  # file name, where the frame is a file of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What one quick pass over a source found: its true length, and the frames that were asked for."""
+
+    length: int
+    frames: dict[int, VideoFrame] = field(default_factory=dict)
+
+
+class VideoSource(ABC):
+    """A video that can be read from its beginning any number of times, one frame in memory at a time.
+
+    `status` is "unread" until an iteration or a scan has reached the end, then
+    "ok", "truncated" (frames are missing at the end) or "corrupt" (damage inside); `problems` says what was
+    found. Damage never raises: what can be decoded is delivered. `VideoError` is raised only by inputs of
+    which nothing can be used.
+    """
+
+    name: str
+    fps: Fraction
+    height: int
+    width: int
+    declared_frames: int | None = None
+
+    def __init__(self) -> None:
+        self.status: Status = "unread"
+        self.problems: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Yield the frames in order, starting over at every call."""
+
+    def scan(self, keep: Collection[int] = ()) -> Scan:
+        """Count the frames that can be decoded, and return those whose index is in `keep`."""
+        kept, length = {}, 0
+        for frame in self:
+            length += 1
+            if frame.index in keep:
+                kept[frame.index] = frame
+        return Scan(length=length, frames=kept)
+
+    def _conclude(self, status: Status, problems: list[str]) -> None:
+        self.status, self.problems = status, tuple(problems)
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raise `VideoError` for a frame without pixels or with more than `MAX_PIXELS`."""
+    if height < 1 or width < 1:
+        raise VideoError(f"{name}: frame size {width} x {height} has no pixels")
+    if height * width > MAX_PIXELS:
+        raise VideoError(
+            f"{name}: frames of {width} x {height} pixels exceed the limit of {MAX_PIXELS}; scale the video down first"
+        )

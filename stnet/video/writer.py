@@ -1,0 +1,118 @@
+"""Video files written frame by frame: H.264 in MP4, playable everywhere, complete or named `.partial`."""
+
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+
+from stnet.errors import VideoError
+
+TICKS = 16
+"""Clock ticks per frame over the rate's numerator: fine enough for variable rates, exact for constant."""
+
+SNAP = 0.05
+"""Times within this share of a frame of the constant-rate grid are put on it (containers round times)."""
+
+
+class VideoWriter:
+    """Writes RGB frames to an mp4 file, one in memory at a time.
+
+    The video grows in `NAME.partial` beside `path` and takes its name when closed without an error; after an
+    error the partial file stays, playable as far as it goes where the container allows. Frames are padded at
+    the right and bottom to even sizes (the last row and column repeated), as H.264 with 4:2:0 colour needs.
+
+    Args:
+        path: where the video goes; an existing file is replaced when the new one is complete.
+        fps: frame rate, exact.
+        height, width: size of all frames, in pixels.
+        crf: constant rate factor of x264, 0 (lossless) to 51; 18 is visually lossless.
+    """
+
+    def __init__(self, path: str | Path, fps: Fraction, height: int, width: int, crf: int = 18) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._fps, self._size, self._last_tick = Fraction(fps), (height, width), -1
+        try:
+            self._container = av.open(str(self.partial.absolute()), mode="w", format="mp4")
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.partial}: cannot be written ({getattr(error, 'strerror', error)})") from error
+        self._stream = self._container.add_stream(
+            "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
+        )
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.height, self._stream.width = height + height % 2, width + width % 2
+        self._stream.codec_context.time_base = 1 / (Fraction(self._fps.numerator) * TICKS)
+        self._closed = False
+
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Append a frame, uint8 `[H, W, 3]`, shown at `time` seconds (default: one frame after the last)."""
+        if image.shape != (*self._size, 3) or image.dtype != np.uint8:
+            raise VideoError(
+                f"{self.path}: frame of shape {list(image.shape)} and type {image.dtype}; "
+                f"expected uint8 {[*self._size, 3]}"
+            )
+        height, width = self._size
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts = self._tick(time)
+        frame.time_base = self._stream.codec_context.time_base
+        self._mux(frame)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._closed:
+            return
+        self._mux(None)
+        self._release()
+        os.replace(self.partial, self.path)
+
+    def abandon(self) -> None:
+        """Stop writing; what there is stays under the partial name."""
+        if self._closed:
+            return
+        # Where the encoder itself is what failed, nothing more can be saved.
+        with suppress(VideoError):
+            self._mux(None)
+        with suppress(VideoError):
+            self._release()
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _tick(self, time: float | None) -> int:
+        step = self._fps.denominator * TICKS
+        if time is None:
+            tick = self._last_tick + step if self._last_tick >= 0 else 0
+        else:
+            position = time * float(self._fps)
+            grid = round(position)
+            tick = grid * step if abs(position - grid) < SNAP else round(position * step)
+        # H.264 in MP4 needs increasing times; damaged files may not have them.
+        self._last_tick = max(tick, self._last_tick + 1)
+        return self._last_tick
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.partial}: cannot be written ({getattr(error, 'strerror', error)})") from error
+
+    def _release(self) -> None:
+        self._closed = True
+        try:
+            self._container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.partial}: cannot be finished ({getattr(error, 'strerror', error)})") from error
