@@ -90,9 +90,7 @@ class Criterion:
         if logits.shape[1] != len(targets.counts):
             raise ValueError(f"predictions of {logits.shape[1]} frames, targets of {len(targets.counts)}")
         if matches is not None:
-            pairs = torch.bincount(
-                matches.layer * logits.shape[1] + matches.frame, minlength=boxes[..., 0, 0].numel()
-            )
+            pairs = torch.bincount(matches.layer * logits.shape[1] + matches.frame, minlength=boxes[..., 0, 0].numel())
             return self._losses(logits, boxes, targets, matches, pairs.view(logits.shape[:2]))
         repeats = [self.auxiliary_repeats] * (len(layers) - 1) + [1]
         matches = match(logits, boxes, targets, self.cost, repeats)
@@ -130,9 +128,7 @@ class Criterion:
             matches=matches,
         )
 
-    def _classification(
-        self, logits: Tensor, targets: FrameTargets, matches: Matches, quality: Tensor
-    ) -> Tensor:
+    def _classification(self, logits: Tensor, targets: FrameTargets, matches: Matches, quality: Tensor) -> Tensor:
         """Loss of every logit, `[K, N, Q, C]`."""
         label = targets.labels[matches.frame, matches.target]
         place = (matches.layer, matches.frame, matches.query, label)

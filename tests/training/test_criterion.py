@@ -97,9 +97,7 @@ def test_unannotated_frames_give_no_loss_and_no_gradient():
 
 def test_more_lesions_than_queries_divide_by_the_lesions():
     logits, boxes = torch.zeros(1, 2, 3), torch.tensor([[[0.5, 0.5, 0.2, 0.2]] * 2])
-    targets = FrameTargets.from_lists(
-        [torch.tensor([[0.5, 0.5, 0.2, 0.4]] * 4)], [torch.ones(4, dtype=torch.int64)]
-    )
+    targets = FrameTargets.from_lists([torch.tensor([[0.5, 0.5, 0.2, 0.4]] * 4)], [torch.ones(4, dtype=torch.int64)])
     losses = Criterion()([(logits, boxes)], targets)
     assert losses.l1.item() == pytest.approx(2 * 0.2 / 4)
 

@@ -1,0 +1,186 @@
+"""The training recipe: one frozen data class, its presets and its JSON form.
+
+Defaults live here alone; the command line derives its options, types and help texts from these fields.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from stnet.errors import ConfigError
+from stnet.model.config import ModelConfig
+from stnet.training.criterion import CLASS_LOSSES
+
+AUGMENTATIONS = ("none", "paper", "improved")
+PRECISIONS = ("float32", "bfloat16", "float16")
+SCHEDULES = ("step", "cosine")
+BEST_METRICS = ("ap", "ap50", "ap75", "agnostic_ap", "agnostic_ap50", "agnostic_ap75")
+FREEZABLE = ("backbone", "encoder", "decoder", "heads")
+
+
+def setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field with its help text and, where only some values are possible, those."""
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained. The defaults are the published recipe (preset `paper`)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    epochs: int = setting(50, "passes over the training clips")
+    batch_size: int = setting(1, "clips per optimizer step, over all processes and accumulation steps")
+    accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
+    clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
+    targets: int = setting(3, "frames of a clip that are predicted and supervised")
+    augmentation: str = setting("paper", "augmentation of training clips", AUGMENTATIONS)
+    seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
+
+    learning_rate: float = setting(5e-5, "of all but the backbone")
+    backbone_learning_rate: float = setting(2e-5, "of the backbone")
+    offsets_factor: float = setting(0.1, "learning rate factor of sampling offsets and reference points")
+    weight_decay: float = setting(1e-4, "of AdamW")
+    clip_norm: float = setting(0.1, "gradients are scaled down to this norm; 0: never")
+    schedule: str = setting("step", "step: tenfold drop; cosine: half a period to one hundredth", SCHEDULES)
+    drop_at: float = setting(0.8, "where the step schedule drops, as a share of the training")
+    warmup_steps: int = setting(0, "steps over which the learning rate rises linearly from zero")
+    ema_decay: float = setting(0.0, "exponential moving average of the weights; 0: none")
+
+    auxiliary_losses: bool = setting(True, "supervise every decoder layer, not only the last")
+    auxiliary_repeats: int = setting(1, "queries per lesion in the layers before the last")
+    class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
+    denoising: int = setting(0, "noised copies of every lesion given to the decoder as extra queries; 0: none")
+
+    backbone_weights: str = setting("", "torchvision weights for the backbone: 'imagenet' or a file")
+    start_from: str = setting("", "checkpoint to start from; what fits is taken, the rest is listed")
+    freeze: tuple[str, ...] = setting((), "parts that keep their weights", FREEZABLE)
+
+    precision: str = setting("float32", "arithmetic of the forward pass (autocast)", PRECISIONS)
+    checkpoint_activations: bool = setting(False, "recompute encoder layers in backward to save memory")
+
+    evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated")
+    best_metric: str = setting("ap", "decides which checkpoint is the best", BEST_METRICS)
+    score_threshold: float = setting(0.5, "operating point of recall and false positives per frame")
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("clips_per_epoch", "warmup_steps", "denoising", "weight_decay", "clip_norm", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("learning_rate", "backbone_learning_rate", "offsets_factor"):
+            _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        _require(0 < self.drop_at <= 1, "drop_at", self.drop_at, "above 0 and at most 1")
+        _require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "from 0 to 1")
+        _require(
+            1 <= self.targets <= self.model.frames,
+            "targets",
+            self.targets,
+            f"from 1 to the {self.model.frames} frames of a clip",
+        )
+        _require(
+            self.batch_size % self.accumulate == 0,
+            "accumulate",
+            self.accumulate,
+            f"a divisor of the batch size {self.batch_size}",
+        )
+        for known in dataclasses.fields(self):
+            choices = known.metadata.get("choices")
+            value = getattr(self, known.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                _require(not choices or item in choices, known.name, item, f"one of {', '.join(choices or ())}")
+
+    @classmethod
+    def preset(cls, name: str) -> "TrainConfig":
+        """One of PRESETS.
+
+        Raises:
+            ConfigError: for any other name.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"preset {name!r} is none of {', '.join(PRESETS)}")
+        return PRESETS[name]()
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """A copy with some settings changed; checked like any other."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        values = {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
+        values["model"] = json.loads(self.model.to_json())
+        return json.dumps(values, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "training configuration") -> "TrainConfig":
+        """Read what `to_json` wrote; absent settings keep their defaults.
+
+        Raises:
+            ConfigError: for text that is no JSON object, unknown settings and values of the wrong type.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{source}: not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
+        known = {item.name: item for item in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+        settings = {name: _typed(source, known[name], value) for name, value in values.items() if name != "model"}
+        if "model" in values:
+            settings["model"] = ModelConfig.from_json(json.dumps(values["model"]))
+        return cls(**settings)
+
+
+def _typed(source: str, known: dataclasses.Field, value: Any) -> Any:
+    wanted = type(known.default)
+    if wanted is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{source}: {known.name} is {value!r}; expected {wanted.__name__}")
+    return value
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def _improved() -> TrainConfig:
+    return TrainConfig(
+        batch_size=8,
+        augmentation="improved",
+        learning_rate=2e-4,
+        backbone_learning_rate=4e-5,
+        schedule="cosine",
+        warmup_steps=1000,
+        ema_decay=0.9997,
+        auxiliary_repeats=4,
+        class_loss="quality",
+        precision="bfloat16",
+        backbone_weights="imagenet",
+    )
+
+
+def _tiny() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig.preset("tiny"),
+        epochs=20,
+        batch_size=4,
+        clips_per_epoch=1000,
+        learning_rate=5e-4,
+        backbone_learning_rate=5e-4,
+        schedule="cosine",
+        warmup_steps=100,
+        ema_decay=0.998,
+        auxiliary_repeats=4,
+        best_metric="agnostic_ap50",
+    )
+
+
+PRESETS = {"paper": TrainConfig, "improved": _improved, "tiny": _tiny}
