@@ -1,0 +1,149 @@
+"""The one description of a model: everything its weights depend on, and the image size they were made for."""
+
+import dataclasses
+import json
+import types
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from stnet.errors import ConfigError
+
+BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50")
+BACKBONE_NORMS = ("frozen_batch", "batch", "group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of a `Detector`. The defaults are the published STNet (MICCAI 2023).
+
+    Raises:
+        ConfigError: a value that no model can be built from, with the field and the value.
+    """
+
+    backbone: str = "resnet50"
+    backbone_width: int = 64  # channels of the stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
+    backbone_norm: str = "frozen_batch"  # frozen_batch (stem and layer1 not trained) | batch | group
+    hidden_dim: int = 256
+    heads: int = 8
+    feedforward_dim: int = 1024
+    dropout: float = 0.1
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    queries: int = 300  # object queries per target frame
+    frames: int = 6  # frames of a clip; every frame attends to the frames - 1 others
+    encoder_points: int = 4  # samples per level and head in the own frame
+    encoder_other_points: int = 2  # samples per level and head in each other frame
+    decoder_points: int = 4
+    decoder_other_points: int = 4
+    box_refine: bool = True  # each decoder layer refines the boxes of the one before
+    class_names: tuple[str, ...] = ("benign", "malignant")  # category ids 1, 2, ...
+    image_size: int = 512  # short side of the frames at test time, in pixels
+    max_image_size: int = 1333  # longest side at test time, in pixels
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"model configuration: {field.name} is {value!r}; it must be a whole number above 0")
+        if self.backbone not in BACKBONES:
+            raise ConfigError(f"model configuration: backbone {self.backbone!r} is not one of {', '.join(BACKBONES)}")
+        if self.backbone_norm not in BACKBONE_NORMS:
+            raise ConfigError(
+                f"model configuration: backbone_norm {self.backbone_norm!r} is not one of {', '.join(BACKBONE_NORMS)}"
+            )
+        if self.hidden_dim % self.heads or self.hidden_dim % 32:
+            raise ConfigError(
+                f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of heads ({self.heads})"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"model configuration: dropout is {self.dropout!r}; it must lie in [0, 1)")
+        if self.frames > 64:
+            raise ConfigError(f"model configuration: frames is {self.frames}; at most 64 are supported")
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ConfigError(
+                f"model configuration: class_names {list(self.class_names)} must be distinct, at least one"
+            )
+
+    @property
+    def classes(self) -> int:
+        """Number of class logits: the categories and index 0, which is never used."""
+        return len(self.class_names) + 1
+
+    @property
+    def levels(self) -> int:
+        """Feature levels, of strides 8, 16, 32 and 64."""
+        return 4
+
+    @classmethod
+    def preset(cls, name: str) -> "ModelConfig":
+        """`paper`: the published model. `tiny`: trains from scratch on a CPU in minutes."""
+        if name not in PRESETS:
+            raise ConfigError(f"unknown model preset {name!r}; there are {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """The configuration written by `to_json`; missing keys take their defaults.
+
+        Raises:
+            ConfigError: no JSON object, an unknown key, or a value of the wrong type.
+        """
+        return config_from_json(cls, text, "model configuration")
+
+
+def config_from_json(cls: type, text: str, what: str) -> Any:
+    """Build the flat data class `cls` from a JSON object, refusing unknown keys and wrong types.
+
+    Raises:
+        ConfigError: with `what`, the key and the value.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{what}: expected a JSON object, found {type(values).__name__}")
+    types_of = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = [key for key in values if key not in names]
+    if unknown:
+        raise ConfigError(f"{what}: unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(names)}")
+    return cls(**{key: _converted(value, types_of[key], f"{what}: {key}") for key, value in values.items()})
+
+
+def _converted(value: Any, expected: Any, what: str) -> Any:
+    if get_origin(expected) is types.UnionType:
+        if value is None:
+            return None
+        expected = next(arm for arm in get_args(expected) if arm is not type(None))
+    if get_origin(expected) is tuple:
+        element = get_args(expected)[0]
+        if isinstance(value, list | tuple) and all(isinstance(item, element) for item in value):
+            return tuple(value)
+    elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{what} is {value!r}; expected {getattr(expected, '__name__', expected)}")
+
+
+PRESETS = {
+    "paper": ModelConfig(),
+    "tiny": ModelConfig(
+        backbone="resnet10",
+        backbone_width=24,
+        backbone_norm="group",
+        hidden_dim=96,
+        heads=6,
+        feedforward_dim=256,
+        dropout=0.0,
+        encoder_layers=2,
+        decoder_layers=3,
+        queries=30,
+        image_size=128,
+        max_image_size=320,
+    ),
+}

@@ -1,0 +1,130 @@
+"""The whole detector: a clip goes in, boxes and class logits of its target frames come out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from stnet.model.backbone import ResNet
+from stnet.model.config import ModelConfig
+from stnet.model.decoder import Decoder, ExtraQueries, LayerOutput
+from stnet.model.encoder import Encoder
+from stnet.model.geometry import clip_geometry
+
+GROUP_NORM_GROUPS = 32
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Predictions for T target frames of each clip."""
+
+    logits: Tensor  # [B, T, Q, classes]; index 0 is never used
+    boxes: Tensor  # [B, T, Q, 4] cx cy w h in [0, 1] of the unpadded image
+    layers: list[LayerOutput] = field(default_factory=list)  # of the earlier decoder layers, in training mode
+
+
+class Detector(nn.Module):
+    """STNet (MICCAI 2023): ResNet, STDA encoder and decoder, several target frames per encoder pass."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.recompute = False  # trade time for memory in training: recompute layers in the backward pass
+        dim = config.hidden_dim
+        self.backbone = ResNet(config.backbone, config.backbone_width, config.backbone_norm)
+        channels = self.backbone.channels
+        projections = [nn.Conv2d(c, dim, 1) for c in channels] + [nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1)]
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(projection, nn.GroupNorm(GROUP_NORM_GROUPS, dim)) for projection in projections
+        )
+        self.level_embed = nn.Parameter(torch.randn(config.levels, dim))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        for projection in projections:
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        for part in (self.encoder, self.decoder):
+            for module in part.modules():
+                if isinstance(module, nn.MultiheadAttention):
+                    nn.init.xavier_uniform_(module.out_proj.weight)
+                if hasattr(module, "linear1"):
+                    nn.init.xavier_uniform_(module.linear1.weight)
+                    nn.init.xavier_uniform_(module.linear2.weight)
+
+    def forward(
+        self,
+        clips: Tensor,
+        padding_mask: Tensor | None = None,
+        targets: int | Sequence[int] = 3,
+        extra: ExtraQueries | None = None,
+    ) -> DetectorOutput:
+        """Detect lesions in the target frames of clips.
+
+        Args:
+            clips: [B, F, 3, H, W], normalized with the ImageNet mean and standard deviation.
+            padding_mask: [B, H, W] bool, True = padded; one mask for all frames of a clip. Best kept on the CPU.
+            targets: predict the first n frames of the clip, or those at these clip positions.
+            extra: queries beside the learned ones, for training.
+
+        Raises:
+            ValueError: shapes or targets that do not fit the model, with the offending numbers.
+        """
+        if clips.dim() != 5 or clips.shape[2] != 3:
+            raise ValueError(f"clips has shape {list(clips.shape)}, expected [clips, frames, 3, height, width]")
+        features = self.extract_features(clips.flatten(0, 1))
+        features = [level.unflatten(0, clips.shape[:2]) for level in features]
+        if padding_mask is not None and padding_mask.shape != (clips.shape[0], *clips.shape[3:]):
+            raise ValueError(
+                f"padding_mask has shape {list(padding_mask.shape)}, expected "
+                f"{[clips.shape[0], *clips.shape[3:]]} for clips of shape {list(clips.shape)}"
+            )
+        return self.detect(features, padding_mask, targets, extra)
+
+    def extract_features(self, images: Tensor) -> list[Tensor]:
+        """Feature levels of single frames, which depend on nothing else and can be kept for several clips.
+
+        Args:
+            images: [N, 3, H, W], normalized.
+
+        Returns:
+            Four levels [N, d, h, w] of strides 8, 16, 32 and 64.
+        """
+        maps = self.backbone(images)
+        return [project(level) for project, level in zip(self.input_proj, [*maps, maps[-1]], strict=True)]
+
+    def detect(
+        self,
+        features: Sequence[Tensor],
+        padding_mask: Tensor | None = None,
+        targets: int | Sequence[int] = 3,
+        extra: ExtraQueries | None = None,
+    ) -> DetectorOutput:
+        """Encoder and decoder on the features of whole clips.
+
+        Args:
+            features: four levels [B, F, d, h, w].
+            padding_mask, targets, extra: as in `forward`.
+        """
+        clips, frames = features[0].shape[:2]
+        if frames != self.config.frames:
+            raise ValueError(
+                f"clips have {frames} frames; this model takes {self.config.frames} (its weights depend on it)"
+            )
+        target_list = self._target_positions(targets)
+        shapes = tuple((level.shape[3], level.shape[4]) for level in features)
+        tokens = torch.cat([level.flatten(3).transpose(2, 3) for level in features], dim=2)  # [B, F, S, d]
+        geometry = clip_geometry(shapes, self.config.hidden_dim, padding_mask, tokens.device, self.level_embed.dtype)
+        level_of = torch.cat([e.expand(h * w, -1) for e, (h, w) in zip(self.level_embed, shapes, strict=True)])
+        position = (geometry.position_embedding + level_of).unsqueeze(1)
+        recompute = self.recompute and self.training
+        memory = self.encoder(tokens, position, geometry, recompute)
+        outputs = self.decoder(memory, geometry, target_list, extra, all_layers=self.training, recompute=recompute)
+        return DetectorOutput(outputs[-1].logits, outputs[-1].boxes, outputs[:-1])
+
+    def _target_positions(self, targets: int | Sequence[int]) -> list[int]:
+        frames = self.config.frames
+        positions = list(range(targets)) if isinstance(targets, int) else [int(t) for t in targets]
+        if not positions or any(not 0 <= t < frames for t in positions) or len(set(positions)) != len(positions):
+            raise ValueError(f"targets is {targets}; it must name 1 to {frames} different frames of a clip of {frames}")
+        return positions

@@ -1,0 +1,115 @@
+"""Where the positions of a clip's levels lie: position embedding, reference points and valid ratios.
+
+All of it depends on the level shapes and the padding alone. It is computed in float32 on the CPU whatever the model's
+dtype and device, because in fully padded rows the phase of the embedding is so large (about -3e6) that its sine turns
+on the last bit; without padding it is computed once per shape and kept.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TEMPERATURE = 10000.0
+
+
+@dataclass(frozen=True)
+class ClipGeometry:
+    """B is 1 for clips without padding: the same for every clip of a batch."""
+
+    spatial_shapes: tuple[tuple[int, int], ...]  # (h, w) of each of the L levels
+    position_embedding: Tensor  # [B, S, d]
+    reference_points: Tensor  # [B, S, L, 2] (x, y) in units of the padded frame; beyond 1 in padding
+    valid_ratios: Tensor  # [B, L, 2] unpadded share of a level's width and height
+
+
+def clip_geometry(
+    spatial_shapes: Sequence[tuple[int, int]],
+    hidden_dim: int,
+    padding_mask: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ClipGeometry:
+    """The geometry of clips with levels of these shapes.
+
+    Args:
+        padding_mask: [B, H, W] bool at image size, True = padded; None = no padding. A mask on the CPU costs no
+            synchronization with the GPU.
+        dtype: of the position embedding; reference points and ratios are float32, or float64 in a float64 model.
+    """
+    shapes = tuple(spatial_shapes)
+    if padding_mask is None:
+        return _geometry_without_padding(shapes, hidden_dim, device, dtype)
+    masks = [_resize_mask(padding_mask.cpu(), shape) for shape in shapes]
+    return _geometry(shapes, hidden_dim, masks, device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _geometry_without_padding(
+    shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
+) -> ClipGeometry:
+    masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
+    return _geometry(shapes, hidden_dim, masks, device, dtype)
+
+
+def _geometry(
+    shapes: tuple[tuple[int, int], ...],
+    hidden_dim: int,
+    masks: list[Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ClipGeometry:
+    ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
+    embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
+    references = torch.cat([_cell_centres(shape, ratios[:, level]) for level, shape in enumerate(shapes)], dim=1)
+    references = references[:, :, None] * ratios[:, None]
+    coordinate_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    return ClipGeometry(
+        spatial_shapes=shapes,
+        position_embedding=embedding.to(device, dtype),
+        reference_points=references.to(device, coordinate_dtype),
+        valid_ratios=ratios.to(device, coordinate_dtype),
+    )
+
+
+def sine_embedding(mask: Tensor, hidden_dim: int) -> Tensor:
+    """Sine position embedding of DETR, normalized to the unpadded area with half-pixel centres.
+
+    Args:
+        mask: [B, h, w] bool, True = padded.
+
+    Returns:
+        float32 [B, h * w, hidden_dim]: one half for y, then one for x; even channels sine, odd cosine.
+    """
+    channels = hidden_dim // 2
+    table = TEMPERATURE ** (2 * torch.arange(channels // 2, dtype=torch.float32) / channels)
+    halves = []
+    for axis in (1, 2):
+        count = (~mask).cumsum(axis, dtype=torch.float32)
+        last = count.narrow(axis, count.shape[axis] - 1, 1)
+        phase = (count - 0.5) / (last + 1e-6) * (2 * math.pi)
+        angle = phase[..., None] / table
+        halves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(3))
+    return torch.cat(halves, dim=-1).flatten(1, 2)
+
+
+def _resize_mask(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Nearest neighbour: position i of a level takes pixel floor(i * full / level)."""
+    resized = torch.nn.functional.interpolate(mask[:, None].float(), size=shape, mode="nearest")
+    return resized[:, 0].bool()
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    """[B, 2]: unpadded share of the first row (x) and of the first column (y)."""
+    return torch.stack([(~mask[:, 0, :]).float().mean(dim=1), (~mask[:, :, 0]).float().mean(dim=1)], dim=-1)
+
+
+def _cell_centres(shape: tuple[int, int], ratio: Tensor) -> Tensor:
+    """[B, h * w, 2] centres of a level's cells as shares of the unpadded area."""
+    height, width = shape
+    y = (torch.arange(height) + 0.5)[None] / (ratio[:, 1:] * height)
+    x = (torch.arange(width) + 0.5)[None] / (ratio[:, :1] * width)
+    return torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1).flatten(1, 2)

@@ -1,0 +1,47 @@
+"""From logits and boxes to scored detections in pixels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one frame, best first."""
+
+    boxes: Tensor  # float32 [N, 4] x0 y0 x1 y1 in pixels of the original frame, unclipped
+    scores: Tensor  # float32 [N] in [0, 1]
+    labels: Tensor  # int64 [N] category ids; 1 is the first class name
+
+    def above(self, threshold: float) -> "Detections":
+        """The detections with at least this score."""
+        keep = self.scores >= threshold
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+
+def select_detections(
+    logits: Tensor, boxes: Tensor, height: int, width: int, top: int = 100, keep_class0: bool = False
+) -> list[Detections]:
+    """The `top` best (query, class) pairs of each target frame.
+
+    Args:
+        logits: [T, Q, classes].
+        boxes: [T, Q, 4] cx cy w h in [0, 1].
+        height, width: of the original frame in pixels.
+        keep_class0: keep the class that no annotation uses, as the published code does.
+
+    Returns:
+        One `Detections` per target frame, on the device of the logits.
+    """
+    scores = logits.float().sigmoid()
+    first_class = 0 if keep_class0 else 1
+    scores = scores[..., first_class:]
+    classes = scores.shape[-1]
+    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
+    labels = index % classes + first_class
+    centre, size = boxes.float().split(2, dim=-1)
+    corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    corners = corners.gather(1, (index // classes).unsqueeze(-1).expand(-1, -1, 4))
+    corners = corners * corners.new_tensor([width, height, width, height])
+    return [Detections(*frame) for frame in zip(corners, scores, labels, strict=True)]
