@@ -101,9 +101,7 @@ def load_json(file: Path) -> dict:
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except RecursionError as error:
         raise DataError(f"{file}: nested too deeply for an annotation file; export it again") from error
     except ValueError as error:
@@ -152,9 +150,7 @@ class _Reader:
         images = tuple(self._entries(document, "images", lambda item, at: self._image(item, at, videos)))
         images = self._distinct_frames(images, videos)
         known = {image.id for image in images}
-        boxes = tuple(
-            self._entries(document, "annotations", lambda item, at: self._box(item, at, categories, known))
-        )
+        boxes = tuple(self._entries(document, "annotations", lambda item, at: self._box(item, at, categories, known)))
         return Annotations(file=self.file, categories=categories, videos=videos, images=images, boxes=boxes)
 
     def _entries(self, document: dict, key: str, parse: Callable) -> Iterator:
@@ -173,9 +169,7 @@ class _Reader:
                     identity = self._integer(item, "id")
                     self.entry += f" (id {identity})"
                     if identity in ids:
-                        self._refuse(
-                            "duplicate id", f"id {identity} occurs twice", "give every entry its own id"
-                        )
+                        self._refuse("duplicate id", f"id {identity} occurs twice", "give every entry its own id")
                     ids.add(identity)
                 yield parse(item, position)
             except EntryError as error:
@@ -193,9 +187,7 @@ class _Reader:
             self._refuse("unknown video", f"video_id {video_id} is not among `videos`", "add the video")
         annotated = item.get("annotated", True)
         if not isinstance(annotated, bool):
-            self._refuse(
-                "wrong type", f"annotated is {annotated!r:.40}", "write true or false, or leave it out"
-            )
+            self._refuse("wrong type", f"annotated is {annotated!r:.40}", "write true or false, or leave it out")
         return ImageEntry(
             entry=self.entry,
             position=position,
@@ -238,9 +230,7 @@ class _Reader:
         x, y, w, h = map(float, bbox)
         return x, y, w, h
 
-    def _distinct_frames(
-        self, images: tuple[ImageEntry, ...], videos: dict[int, str]
-    ) -> tuple[ImageEntry, ...]:
+    def _distinct_frames(self, images: tuple[ImageEntry, ...], videos: dict[int, str]) -> tuple[ImageEntry, ...]:
         """Drops (and reports) a second image at the same place of a video."""
         kept: dict[tuple[int, int], ImageEntry] = {}
         for image in images:
@@ -248,9 +238,7 @@ class _Reader:
             if place in kept:
                 taken = kept[place].entry
                 what = f"frame_id {image.frame_id} of video {videos[image.video_id]!r} is also {taken}"
-                self._report(
-                    image.entry, "duplicate frame", what, "number the frames of a video 0, 1, 2, ..."
-                )
+                self._report(image.entry, "duplicate frame", what, "number the frames of a video 0, 1, 2, ...")
                 continue
             kept[place] = image
         return tuple(kept.values())

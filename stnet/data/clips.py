@@ -39,7 +39,7 @@ def plan_clips(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -
     Raises ValueError unless length >= 1 and 1 <= targets <= frames_per_clip.
     """
     _check(length, frames_per_clip, targets)
-    offsets = _local_offsets(frames_per_clip, targets)
+    offsets = local_offsets(frames_per_clip, targets)
     spread = _global_frames(length, frames_per_clip - len(offsets))
     left, right = -min(offsets[:targets]), max(offsets[:targets])
     clips = []
@@ -64,14 +64,15 @@ def sample_clip(
     _check(length, frames_per_clip, targets)
     if not 0 <= centre < length:
         raise ValueError(f"centre {centre} is not a frame of a video of {length} frames")
-    offsets = _local_offsets(frames_per_clip, targets)
+    offsets = local_offsets(frames_per_clip, targets)
     count = frames_per_clip - len(offsets)
     rest = np.array([frame for frame in range(length - 1) if frame != centre] or [centre])
     drawn = rng.choice(rest, size=count, replace=len(rest) < count)
     return _clamp([centre + offset for offset in offsets], length) + tuple(int(frame) for frame in drawn)
 
 
-def _local_offsets(frames_per_clip: int, targets: int) -> tuple[int, ...]:
+def local_offsets(frames_per_clip: int, targets: int) -> tuple[int, ...]:
+    """Where the local frames of a clip lie relative to its centre, in clip order."""
     order = [0, -1, 1]
     distance = 2
     while len(order) < frames_per_clip:

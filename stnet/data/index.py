@@ -121,13 +121,9 @@ def find_annotation_file(root: Path, split: str | Path) -> Path:
         return given if given.is_file() else root / given
     found = [root / name for name in SPLIT_FILES[split] if (root / name).is_file()]
     if not found:
-        raise DataError(
-            f"{root}: no {' or '.join(SPLIT_FILES[split])}; check the folder or name the file itself"
-        )
+        raise DataError(f"{root}: no {' or '.join(SPLIT_FILES[split])}; check the folder or name the file itself")
     if len(found) > 1:
-        raise DataError(
-            f"{root}: both {found[0].name} and {found[1].name}; name the one to use, or remove one"
-        )
+        raise DataError(f"{root}: both {found[0].name} and {found[1].name}; name the one to use, or remove one")
     return found[0]
 
 
@@ -255,9 +251,7 @@ class _Builder:
             boxes.append(corners)
             labels.append(self._label(entry, image, label))
         if entries and not boxes:
-            self._repaired(
-                "frame left without boxes", image.entry, f"{image.file_name}: counts as not annotated"
-            )
+            self._repaired("frame left without boxes", image.entry, f"{image.file_name}: counts as not annotated")
         return Frame(
             path=self._path(image),
             image_id=image.id,
@@ -273,9 +267,7 @@ class _Builder:
         written = self.labels[entry.category_id]
         if label is None or label == written:
             return written
-        self._repaired(
-            "BUV erratum", entry.entry, f"{image.file_name}: the patient's lesion is malignant: relabelled"
-        )
+        self._repaired("BUV erratum", entry.entry, f"{image.file_name}: the patient's lesion is malignant: relabelled")
         return label
 
     def _path(self, image: ImageEntry) -> Path:

@@ -121,9 +121,7 @@ def buv(names: list[str]) -> dict:
             {"id": i, "file_name": f"{name}/0.png", "height": 8, "width": 8, "video_id": i, "frame_id": 0}
             for i, name in enumerate(names)
         ],
-        "annotations": [
-            {"image_id": i, "category_id": 1, "bbox": [1, 1, 4, 4]} for i, name in enumerate(names)
-        ],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [1, 1, 4, 4]} for i, name in enumerate(names)],
     }
 
 
