@@ -1,43 +1,15 @@
-"""Count the warp instructions a compiled kernel issues, without a GPU.
+"""What one program of a kernel issues: counts by opcode, class and access width."""
 
-From a Triton kernel compiled ahead of time (in a process without TRITON_INTERPRET):
-
-    compiled = triton.compile(ASTSource(...), target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    analysis = analyse_kernel(compiled, {"value": np.zeros(8, np.float16), "frames": 6, ...}, program=(3, 0, 0))
-    analysis.executed / (queries_per_program * samples)     # N: warp instructions per (query, head, sample)
-    analysis.loads, analysis.reductions, analysis.classes   # {16: 1792}, {"F32x4": 3584}, {"fp32": ...}
-
-`arguments` are by parameter name: ints and floats as the launcher would pass them, an array for a pointer whose contents
-the control flow depends on (a frame table, spatial shapes), a tuple for a tuple parameter. Pointers may be left out:
-each gets an address of its own, aligned to 16 bytes, with unknown contents. Choose a `program` inside the grid whose
-tile is full, since the walk follows its bounds checks.
-
-From any cubin, with the kernel's parameters as raw values in order (`_` leaves one unknown):
-
-    python -m bench.sass kernel.cubin --arguments 0x1000 0x2000 6 _ --num-warps 1 --trips 5
-
-How it counts: every warp of one program is walked from entry to exit (`bench.warp`), evaluating the integer and
-predicate instructions of all lanes, so trip counts of unrolled loops and their remainders follow from the arguments.
-An issued instruction counts once however many lanes are active, also when its guard is false, because it takes an
-issue slot. A branch on an unknown value falls through and is listed in `Analysis.assumptions`; a loop on an unknown
-value needs `trips`. Whoever reports a number checks it against a count known beforehand: 16-byte gathers and
-reductions per sample (`Analysis.loads`, `Analysis.reductions`).
-"""
-
-import argparse
-import json
 import struct
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.cubin import Cubin, CubinError, Instruction, Parameter, read_cubin
-from bench.warp import Launch, WalkError, walk
+from bench.sass.cubin import Cubin, Instruction, Parameter, read_cubin
+from bench.sass.warp import Launch, walk
 
 _POINTER_STEP = 1 << 36
 _CLASSES = (
@@ -111,7 +83,8 @@ def analyse(
     """Walk one program of the cubin's kernel with these arguments, in the kernel's parameter order.
 
     None leaves an argument unknown; an array stands for a pointer to its contents. Arguments beyond those given are
-    unknown, except 8-byte ones, taken as pointers. `trips`: iterations of undecidable loops in address order.
+    unknown, except 8-byte ones, taken as pointers. `trips`: iterations of undecidable loops,
+    in the order in which the walk meets them.
 
     Raises CubinError for bytes that are no cubin, WalkError for an undecidable loop, ValueError for arguments that do
     not fit the parameters.
@@ -259,79 +232,3 @@ def _loops(image: Cubin, totals: list[int]) -> tuple[str, ...]:
             body = index - at[ins.target] + 1
             texts.append(f"{ins.target:#06x}-{ins.address:#06x}: {totals[index]} iterations of {body} instructions")
     return tuple(texts)
-
-
-def _argument(text: str) -> int | float | None:
-    if text == "_":
-        return None
-    try:
-        return int(text, 0)
-    except ValueError:
-        return float(text)
-
-
-def _program(text: str) -> tuple[int, int, int]:
-    parts = [int(part) for part in text.split(",")]
-    if not 1 <= len(parts) <= 3:
-        raise ValueError(text)
-    return (*parts, *[0] * (3 - len(parts)))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.sass", description="Count the warp instructions that one program of a cubin issues."
-    )
-    parser.add_argument("cubin", type=Path, help="file written from compiled.asm['cubin']")
-    parser.add_argument(
-        "--arguments", type=_argument, nargs="*", default=[], help="kernel arguments in order; _ leaves one unknown"
-    )
-    parser.add_argument("--program", type=_program, default=(0, 0, 0), help="program (block) index x[,y[,z]]")
-    parser.add_argument("--num-warps", type=int, default=1, help="warps per program (default 1)")
-    parser.add_argument(
-        "--trips", type=_numbers, default=(), help="iterations of undecidable loops in address order: 5,4"
-    )
-    parser.add_argument("--samples", type=float, help="divide by this many (query, head, sample) triples per program")
-    parser.add_argument("--json", action="store_true", help="print the analysis as JSON")
-    return parser
-
-
-def _print(analysis: Analysis, samples: float | None) -> None:
-    per = f", {analysis.executed / samples:.2f} per sample" if samples else ""
-    print(f"{analysis.kernel} sm_{analysis.arch}: {analysis.registers} registers, {analysis.stack} bytes of stack")
-    print(f"{analysis.executed} warp instructions ({analysis.static_instructions} in the code){per}")
-    for name, count in analysis.classes.items():
-        share = f"  {count / samples:.3f} per sample" if samples else ""
-        print(f"  {name:14} {count:9}{share}")
-    for name in ("loads", "stores", "reductions", "atomics"):
-        print(f"{name}: {getattr(analysis, name) or 'none'}")
-    for text in (*analysis.loops, *(f"assumed: {one}" for one in analysis.assumptions)):
-        print(text)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (2: unusable input)."""
-    options = _parser().parse_args(argv)
-    try:
-        analysis = analyse(
-            options.cubin.read_bytes(),
-            options.arguments,
-            program=options.program,
-            num_warps=options.num_warps,
-            trips=options.trips,
-        )
-    except (OSError, CubinError, WalkError, ValueError) as error:
-        print(f"error: {options.cubin}: {error}", file=sys.stderr)
-        return 2
-    if options.json:
-        print(json.dumps(asdict(analysis), indent=2))
-    else:
-        _print(analysis, options.samples)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,8 @@ The machine evaluates the integer, predicate and uniform instructions of all 32 
 (floating point, values loaded from memory whose contents were not given) is *unknown*, and unknown operands give
 unknown results. Loop counters and branch conditions follow from the arguments, so trip counts need not be told and
 unrolled loops with remainders are counted as they run. Where a branch depends on something unknown the machine
-follows a documented assumption and records it (`Walk.assumptions`).
+takes the way that issues fewer instructions, since that is where rare repairs (a division's slow path, a tile repeated
+after an overflow) are not run, and records it (`Walk.assumptions`).
 """
 
 import re
@@ -14,8 +15,10 @@ from functools import cache
 
 import numpy as np
 
-from bench.cubin import Cubin, Instruction
-from bench.semantics import SEMANTICS, forget
+from bench.sass.arithmetic import ARITHMETIC
+from bench.sass.cubin import Cubin, Instruction
+from bench.sass.operands import forget
+from bench.sass.transfers import TRANSFERS
 
 WARP = 32
 _MAX_STEPS = 4_000_000
@@ -26,11 +29,17 @@ _ZERO_SOURCES = {"RZ", "URZ", "SRZ"}
 # (threads per block, blocks in the grid) in constant bank 0, before and since sm_100
 _LAUNCH_OFFSETS = {False: (0x0, 0xC), True: (0x360, 0x370)}
 
+_SEMANTICS = ARITHMETIC | TRANSFERS
+
 Value = np.ndarray | None
 
 
 class WalkError(RuntimeError):
     """The walk cannot continue: an undecidable loop, an indirect branch or too many steps."""
+
+    def __init__(self, message: str, undecided: tuple[int, ...] = ()):
+        super().__init__(message)
+        self.undecided = undecided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +58,56 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """How often the instruction at each index was issued by this warp, and what had to be assumed."""
+    """How often the instruction at each index was issued by this warp, and what had to be assumed.
+
+    `undecided`: addresses of forward branches and exits on unknown values; `taken`: those of them that were taken.
+    """
 
     counts: tuple[int, ...]
     assumptions: tuple[str, ...]
+    undecided: tuple[int, ...]
+    taken: frozenset[int]
+
+    @property
+    def length(self) -> int:
+        return sum(self.counts)
 
 
 def walk(cubin: Cubin, launch: Launch, *, warp: int = 0, trips: Sequence[int] = ()) -> Walk:
     """Issue the instructions of one warp from the kernel's entry to its exit.
 
-    `trips`: iterations of those loops whose back branch is undecidable, in order of their address. Assumptions, each
-    recorded: an undecidable forward branch falls through, an undecidable exit does not exit, and where lanes disagree
-    a forward branch falls through and a backward one is taken.
+    `trips`: iterations of the loops whose back branch is undecidable, in the order in which the walk meets them (inner
+    loops first). Each undecidable forward branch or exit goes the shorter way; where lanes disagree a forward branch
+    falls through, an exit is not taken and a backward branch is. All of it is recorded in the assumptions.
 
     Raises WalkError where a loop is undecidable and `trips` has no number for it.
     """
-    return _Machine(cubin, launch, warp, trips).run()
+    best, failure = _attempt(cubin, launch, warp, trips, frozenset())
+    tried: set[int] = set()
+    while fresh := [at for at in (best or failure).undecided if at not in tried]:
+        tried.add(fresh[0])
+        taken = (best.taken if best else frozenset()) | {fresh[0]}
+        other, error = _attempt(cubin, launch, warp, trips, taken)
+        if other and (best is None or other.length < best.length):
+            best, failure = other, error
+    if best is None:
+        raise failure
+    return best
 
 
-class _Machine:
-    def __init__(self, cubin: Cubin, launch: Launch, warp: int, trips: Sequence[int]):
+def _attempt(
+    cubin: Cubin, launch: Launch, warp: int, trips: Sequence[int], taken: frozenset[int]
+) -> tuple[Walk | None, WalkError | None]:
+    try:
+        return Machine(cubin, launch, warp, trips, taken).run(), None
+    except WalkError as error:
+        return None, error
+
+
+class Machine:
+    """Registers, predicates and constants of one warp; what is missing in a bank is unknown."""
+
+    def __init__(self, cubin: Cubin, launch: Launch, warp: int, trips: Sequence[int], taken: frozenset[int]):
         self.code = cubin.instructions
         self.index = {ins.address: i for i, ins in enumerate(self.code)}
         self.memory = launch.memory
@@ -81,17 +120,30 @@ class _Machine:
         self.assumptions: dict[str, None] = {}
         self.trips = iter(trips)
         self.loop_trips: dict[int, int] = {}
-        self.taken: dict[int, int] = {}
+        self.iterations: dict[int, int] = {}
+        self.undecided: dict[int, None] = {}
+        self.taken = taken
         self.returns: list[int] = []
 
     def run(self) -> Walk:
         at = 0
         for _ in range(_MAX_STEPS):
             if at is None or at >= len(self.code):
-                return Walk(counts=tuple(self.counts), assumptions=tuple(self.assumptions))
+                return self.result()
             self.counts[at] += 1
             at = self.step(at)
-        raise WalkError(f"no exit after {_MAX_STEPS} instructions: is a trip count unbounded?")
+        raise self.error(f"no exit after {_MAX_STEPS} instructions: is a trip count unbounded?")
+
+    def result(self) -> Walk:
+        return Walk(
+            counts=tuple(self.counts),
+            assumptions=tuple(self.assumptions),
+            undecided=tuple(self.undecided),
+            taken=self.taken,
+        )
+
+    def error(self, message: str) -> WalkError:
+        return WalkError(message, tuple(self.undecided))
 
     def step(self, at: int) -> int | None:
         ins = self.code[at]
@@ -105,7 +157,7 @@ class _Machine:
 
     def control(self, at: int, ins: Instruction, base: str) -> int | None:
         if base in ("BRX", "JMX"):
-            raise WalkError(f"indirect branch: {ins}")
+            raise self.error(f"indirect branch: {ins}")
         condition = self.condition(ins)
         if base in ("EXIT", "BPT"):
             return self.leave(at, ins, condition)
@@ -114,7 +166,7 @@ class _Machine:
         if not self.decide(ins, condition):
             return at + 1
         if ins.target is None:
-            raise WalkError(f"branch without a target: {ins}")
+            raise self.error(f"branch without a target: {ins}")
         if base == "CALL":
             self.returns.append(at + 1)
         if ins.target == ins.address:
@@ -132,39 +184,46 @@ class _Machine:
         return lanes
 
     def leave(self, at: int, ins: Instruction, condition: Value) -> int | None:
-        if condition is not None and condition.all():
-            return None
         if condition is None:
-            self.assume(ins, "undecidable exit not taken")
-        elif condition.any():
-            self.assume(ins, "lanes disagree, exit not taken")
+            return None if self.choose(ins) else at + 1
+        if condition.all():
+            return None
+        if condition.any():
+            self.assume(ins, "lanes disagree, not taken")
         return at + 1
 
     def decide(self, ins: Instruction, condition: Value) -> bool:
         backward = ins.target is not None and ins.target <= ins.address and ins.base == "BRA"
         if condition is None:
-            return self.iterate(ins) if backward else self.assume(ins, "undecidable, falls through")
+            return self.iterate(ins) if backward else self.choose(ins)
         if condition.all() or not condition.any():
             return bool(condition[0])
         self.assume(ins, "lanes disagree, " + ("taken" if backward else "falls through"))
         return backward
+
+    def choose(self, ins: Instruction) -> bool:
+        """Whether an undecidable forward branch or exit is taken in this attempt."""
+        self.undecided[ins.address] = None
+        taken = ins.address in self.taken
+        self.assume(ins, "undecidable, " + ("taken" if taken else "not taken"))
+        return taken
 
     def iterate(self, ins: Instruction) -> bool:
         """Whether an undecidable back branch is taken once more, by the caller's trip counts."""
         if ins.address not in self.loop_trips:
             count = next(self.trips, None)
             if count is None:
-                raise WalkError(f"undecidable loop, give its trip count: {ins}")
+                raise self.error(f"undecidable loop, give its trip count: {ins}")
             self.loop_trips[ins.address] = count
-        self.taken[ins.address] = self.taken.get(ins.address, 0) + 1
-        if self.taken[ins.address] < self.loop_trips[ins.address]:
+            self.assume(ins, f"undecidable, a loop of {count} iterations as told")
+        self.iterations[ins.address] = self.iterations.get(ins.address, 0) + 1
+        if self.iterations[ins.address] < self.loop_trips[ins.address]:
             return True
-        self.taken[ins.address] = 0
+        self.iterations[ins.address] = 0
         return False
 
-    def assume(self, ins: Instruction, what: str) -> bool:
+    def assume(self, ins: Instruction, what: str) -> None:
         self.assumptions[f"{what}: {ins}"] = None
-        return False
 
     # -- operands ------------------------------------------------------------------------------------------------
 
@@ -251,7 +310,7 @@ class _Machine:
     # -- execution -----------------------------------------------------------------------------------------------
 
     def execute(self, ins: Instruction) -> None:
-        handler = SEMANTICS.get(ins.base) or SEMANTICS.get(ins.base.removeprefix("U"))
+        handler = _SEMANTICS.get(ins.base) or _SEMANTICS.get(ins.base.removeprefix("U"))
         if handler is None:
             forget(self, ins)
         else:
