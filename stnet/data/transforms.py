@@ -54,7 +54,8 @@ Transform = Callable[[FrameStack, np.random.Generator], FrameStack]
 def resized_size(height: int, width: int, short: int, longest: int | None = None) -> tuple[int, int]:
     """The (height, width) of an image whose short side becomes `short`, its long side at most `longest`.
 
-    The published arithmetic: the short side gives way to `longest` rounded, the long side is truncated.
+    The published arithmetic: the short side gives way to `longest` rounded (so the long side may exceed it by
+    a few pixels), the long side is truncated.
     """
     if longest is not None and max(height, width) / min(height, width) * short > longest:
         short = max(1, round(longest * min(height, width) / max(height, width)))
