@@ -6,8 +6,8 @@ cell and at its successor. The base cell is clamped into the level, so all four 
 then has distance >= 1 and weight 0, and so has every corner of a position that is NaN, infinite or far away. No mask is
 needed and one index serves four loads.
 
-What a weight of zero multiplies must be finite: kernels load without masks, test their sums at the end, and repeat a
-tile whose sums are not finite with the masks of `load_corner`.
+What a weight of zero multiplies must be finite. Kernels therefore load without masks, test their sums at the end
+(`any_not_finite`), and repeat the rare tile that fails with MASKED loads, which skip corners of weight zero.
 
 Every function takes `PTX`: on NVIDIA GPUs some steps are inline assembly (one instruction instead of two to eight);
 elsewhere, and in Triton's interpreter, the same step is plain arithmetic.
@@ -50,7 +50,7 @@ def exp2(x, PTX: tl.constexpr):
 
 
 @triton.jit
-def axis_cell(position, size, PTX: tl.constexpr, THIN: tl.constexpr):
+def axis_cell(position, size, THIN: tl.constexpr, PTX: tl.constexpr):
     """Base cell of positions along one axis and the tent weights of it and its successor.
 
     Args:
@@ -59,20 +59,60 @@ def axis_cell(position, size, PTX: tl.constexpr, THIN: tl.constexpr):
         THIN: whether an axis of the problem may have a single cell; its successor then gets weight 0.
 
     Returns:
-        (cell int32 in [0, max(0, size - 2)] plus ROUND_BITS, near float32, far float32): the caller subtracts
-        ROUND_BITS, usually once for an index combined of both axes.
+        (cell int32 in [0, max(0, size - 2)], near float32, far float32).
     """
     last = size - 2
     if THIN:
         last = tl.maximum(last, 0)
-    # Any cell c with c <= position <= c + 1 will do, so rounding position - 0.5 to nearest replaces a floor.
+    # Any cell c with c <= position + 0.5 <= c + 1 will do, so rounding to nearest replaces a floor.
     shifted = tl.minimum(tl.maximum(position, 0.0), last.to(tl.float32)) + ROUND
     within = position - (shifted - ROUND)
     near = tent(within + 0.5, PTX)
     far = tent(within - 0.5, PTX)
     if THIN:
         far = tl.where(size > 1, far, 0.0)
-    return shifted.to(tl.int32, bitcast=True), near, far
+    return shifted.to(tl.int32, bitcast=True) - ROUND_BITS, near, far
+
+
+@triton.jit
+def level_size(shapes, starts, level):
+    """(height, width, first position) of a level, int32 scalars, from [L, 2] and [L] integer tables."""
+    height = tl.load(shapes + 2 * level).to(tl.int32)
+    width = tl.load(shapes + 2 * level + 1).to(tl.int32)
+    return height, width, tl.load(starts + level).to(tl.int32)
+
+
+@triton.jit
+def row_pointers(base, index, row_bytes, ROW: tl.constexpr, VECTOR: tl.constexpr, PTX: tl.constexpr):
+    """Pointers [N, C] to row `index` [N] int32 of a matrix whose row 0 is at `base` [1, C].
+
+    Args:
+        row_bytes: int32 scalar, ROW elements in bytes. A run-time number makes each pointer one multiply-add; with a
+            constant, ptxas shares a shift among pointers and needs twice the instructions.
+        ROW: elements from row to row.
+        VECTOR: channels known to be contiguous and aligned together (1, 2, 4, 8).
+    """
+    size: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
+    if PTX:
+        address = tl.inline_asm_elementwise(
+            "mad.wide.u32 $0, $1, $2, $3;",
+            "=l,r,r,l",
+            [index[:, None], row_bytes, base.to(tl.int64, bitcast=True)],
+            dtype=tl.int64,
+            is_pure=True,
+            pack=1,
+        )
+        pointers = address.to(base.dtype, bitcast=True)
+    else:
+        pointers = base + index.to(tl.int64)[:, None] * ROW
+    return tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, VECTOR * size])
+
+
+@triton.jit
+def any_not_finite(tile):
+    """Whether a float32 [N, C] tile holds an infinity or NaN, as a scalar."""
+    zero = tl.sum(tl.sum(tile * 0.0, axis=1), axis=0)
+    return zero != 0.0
 
 
 @triton.jit
@@ -88,14 +128,14 @@ def pack_pair(low, high, BFLOAT: tl.constexpr):
 
 
 @triton.jit
-def interpolate_packed(v00, v01, v10, v11, top, bottom, BFLOAT: tl.constexpr):
+def interpolate_packed(v00, v01, v10, v11, top, bottom):
     """Weighted sum of four 16-bit tensors in packed 16-bit arithmetic. NVIDIA only.
 
     Args:
         v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
         top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
     """
-    if BFLOAT:
+    if v00.dtype == tl.bfloat16:
         return tl.inline_asm_elementwise(
             """{
             .reg .b16 l, r; .reg .b32 a, b, s;
@@ -123,6 +163,60 @@ def interpolate_packed(v00, v01, v10, v11, top, bottom, BFLOAT: tl.constexpr):
         dtype=tl.float16,
         is_pure=True,
         pack=2,
+    )
+
+
+@triton.jit
+def matrix_identity(BFLOAT: tl.constexpr):
+    """This lane's part of the 8 x 8 identity, the B operand that makes a matrix instruction an addition. NVIDIA only.
+
+    Lane l holds rows 2 (l % 4) and 2 (l % 4) + 1 of column l / 4: a one where they meet, in the low or the high half.
+    """
+    if BFLOAT:
+        one: tl.constexpr = 0x3F80
+    else:
+        one: tl.constexpr = 0x3C00
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .u32 lane, column, shift; .reg .pred absent;
+        mov.u32 lane, %laneid; shr.u32 column, lane, 2;
+        and.b32 lane, lane, 3; shl.b32 lane, lane, 1;
+        sub.u32 shift, column, lane; setp.gt.u32 absent, shift, 1;
+        shl.b32 shift, shift, 4; shl.b32 $0, $1, shift; @absent mov.b32 $0, 0;
+        }""",
+        "=r,r",
+        [one],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def add_by_matrix_unit(total, first, second, identity):
+    """total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
+
+    A lane's share of the A operand of m16n8k16 has the positions of its share of the result, so that multiplying by the
+    identity (twice, for the two halves of k) adds element by element, whatever the layout of the tensors.
+    """
+    if first.dtype == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+            "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $8}, {$12, $13, $14, $15};",
+            "=f,=f,=f,=f,r,r,r,r,r,r,r,r,f,f,f,f",
+            [first, second, identity, total],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=4,
+        )
+    return tl.inline_asm_elementwise(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $8}, {$12, $13, $14, $15};",
+        "=f,=f,=f,=f,r,r,r,r,r,r,r,r,f,f,f,f",
+        [first, second, identity, total],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=4,
     )
 
 
