@@ -1,0 +1,37 @@
+# Everything a fresh machine needs: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: help install demo test test-all lint bench
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/installed  ## create the virtual environment and install the package into it
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11 (or newer)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dicom,dev]'
+	@touch $@
+
+demo: install  ## find lesions in a phantom video that training never saw
+	$(BIN)/python -m stnet.demo --output demo
+
+test: install  ## the tests, under ten minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: install  ## the tests with the long ones
+	$(PYTEST)
+
+lint: install  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: install  ## benchmarks at small sizes; figures go to bench/results
+	$(BIN)/python -m pytest bench --benchmark-json=bench/results/cpu_benchmark.json

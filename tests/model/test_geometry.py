@@ -1,0 +1,61 @@
+"""Position embedding and reference points, checked cell by cell."""
+
+import math
+
+import pytest
+import torch
+
+from stnet.model.geometry import clip_geometry, sine_embedding
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (4, 1)])
+def test_embedding_of_an_unpadded_map(shape):
+    height, width = shape
+    embedding = sine_embedding(torch.zeros(1, height, width, dtype=torch.bool), 32).view(height, width, 32)
+    for y in range(height):
+        for x in range(width):
+            for half, share in ((0, (y + 0.5) / height), (16, (x + 0.5) / width)):
+                for k in range(8):
+                    angle = share * 2 * math.pi / 10000 ** (2 * k / 16)
+                    assert embedding[y, x, half + 2 * k].item() == pytest.approx(math.sin(angle), abs=1e-4)
+                    assert embedding[y, x, half + 2 * k + 1].item() == pytest.approx(math.cos(angle), abs=1e-4)
+
+
+def test_reference_points_scale_with_the_unpadded_share():
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    mask[:, :48, :32] = False
+    geometry = clip_geometry([(8, 8), (4, 4)], 32, mask, CPU, torch.float32)
+    assert geometry.valid_ratios.tolist() == [[[0.5, 0.75], [0.5, 0.75]]]
+    first, last = geometry.reference_points[0, 0, 0], geometry.reference_points[0, 63, 0]
+    assert first.tolist() == pytest.approx([0.5 / 8, 0.5 / 8])
+    assert last.tolist() == pytest.approx([7.5 / 8, 7.5 / 8])
+    beyond = geometry.reference_points / geometry.valid_ratios[:, None]
+    assert beyond.max() > 1  # queries in padding lie beyond the unpadded image
+
+
+def test_mask_is_resized_to_the_pixel_at_the_floor():
+    mask = torch.zeros(1, 7, 10, dtype=torch.bool)
+    mask[:, :, 7:] = True
+    geometry = clip_geometry([(2, 3)], 32, mask, CPU, torch.float32)
+    # Columns 0, 1, 2 take pixels 0, 3, 6: none is padded.
+    assert geometry.valid_ratios[0, 0].tolist() == [1.0, 1.0]
+
+
+def test_geometry_without_padding_is_kept_and_equals_an_empty_mask():
+    shapes = [(4, 6), (2, 3)]
+    first = clip_geometry(shapes, 32, None, CPU, torch.float32)
+    assert clip_geometry(shapes, 32, None, CPU, torch.float32) is first
+    masked = clip_geometry(shapes, 32, torch.zeros(2, 32, 48, dtype=torch.bool), CPU, torch.float32)
+    for name in ("position_embedding", "reference_points", "valid_ratios"):
+        torch.testing.assert_close(getattr(masked, name)[1:], getattr(first, name), rtol=0, atol=0)
+
+
+def test_embedding_is_float32_arithmetic_in_a_float64_model():
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    mask[:, :40, :40] = False
+    single = clip_geometry([(8, 8)], 32, mask, CPU, torch.float32)
+    double = clip_geometry([(8, 8)], 32, mask, CPU, torch.float64)
+    assert double.position_embedding.dtype == torch.float64
+    assert torch.equal(double.position_embedding.float(), single.position_embedding)
