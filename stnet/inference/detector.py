@@ -1,0 +1,152 @@
+"""Lesions in videos: the product's main interface.
+
+detector = stnet.VideoDetector("tiny")
+for result in detector("clip.mp4"):
+    print(result.index, result.time, result.detections)
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from typing import Any
+
+from stnet.inference.engine import Engine, EngineOptions
+from stnet.inference.inputs import open_videos
+from stnet.inference.pipeline import in_background
+from stnet.inference.reading import OpenVideo, VideoEnd, VideoStart, read_clips
+from stnet.inference.results import FrameResult
+from stnet.inference.running import ClipOutput, ClipRunner
+from stnet.inference.timing import StageTimer
+from stnet.model.checkpoint import load
+from stnet.model.detector import Detector
+from stnet.model.postprocess import Detections, select_detections
+from stnet.video import DEFAULT_FPS
+
+TOP_DETECTIONS = 100
+"""Detections kept per frame, as in the published evaluation."""
+
+BATCH = {"cuda": 8, "cpu": 1}
+"""Clips per batch by device: a GPU needs several to be busy, a CPU is busy with one."""
+
+READ_AHEAD_CLIPS = 4
+"""Clips decoded ahead of the model beyond one batch, and batches of results ahead of the reader of the results."""
+
+
+class VideoDetector:
+    """Finds lesions in every frame of a video.
+
+    Decoding, the model and whatever is done with the results run beside each other; memory does not grow with
+    the length of a video.
+
+    Args:
+        model: the name of a shipped model ("tiny"), a checkpoint file, or a `Detector`.
+        device: "cpu", "cuda", ...; default: a GPU if there is one.
+        dtype: "float32", "tf32", "float16" or "bfloat16"; default: float16 on a GPU, float32 on a CPU.
+        targets: frames predicted per clip (1 to the frames of a clip): 3 is encoder feature shuffle, 1 the
+            single-frame mode, slower by a factor of about three.
+        batch: clips per batch; default: 8 on a GPU, 1 on a CPU. Halves when memory does not suffice.
+        options: finer execution options; `device` and `dtype` given here are ignored.
+        profile: measure the time per stage (`timer.seconds`); slows a GPU down.
+
+    Raises: `ConfigError` for options that cannot be used, `CheckpointError` for the model.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | Detector = "tiny",
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        targets: int = 3,
+        batch: int | None = None,
+        options: EngineOptions | None = None,
+        profile: bool = False,
+    ) -> None:
+        options = EngineOptions() if options is None else options
+        options = dataclasses.replace(options, device=device, dtype=dtype)
+        options.resolved_dtype()
+        self.timer = StageTimer(options.resolved_device()) if profile else None
+        detector = model if isinstance(model, Detector) else load(model)
+        self.engine = Engine(detector, options, targets, self.timer)
+        self.config = detector.config
+        self._runner = ClipRunner(self.engine, batch or BATCH[self.engine.device.type])
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Class names by label."""
+        return dict(enumerate(self.config.class_names, start=1))
+
+    @property
+    def batch(self) -> int:
+        """Clips per batch; smaller than asked for after memory ran out."""
+        return self._runner.batch
+
+    def __call__(
+        self, videos: Any, *, fps: float | Fraction = DEFAULT_FPS, images: bool = False
+    ) -> Iterator[FrameResult]:
+        """Yield the result of every frame, in order, as soon as it is ready.
+
+        Args:
+            videos: a path (video file, folder of frames or of videos, pattern such as "frames/*.png"); frames as
+                a uint8 array or tensor `[N, H, W, 3]` or `[N, H, W]`; an iterable of frames, which is written
+                to a temporary file until it ends because clips reach over the whole video (feeds without an
+                end: `stnet.inference.live`); or a list of such videos, whose results follow each other.
+            fps: frame rate where the input states none.
+            images: keep the frame in every result.
+
+        Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
+            warning.
+        """
+        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
+        with closing(events):
+            for event in events:
+                if isinstance(event, FrameResult):
+                    yield event
+                elif isinstance(event, VideoEnd):
+                    _report(event)
+
+    def events(
+        self, videos: Iterable[OpenVideo], *, images: bool = False
+    ) -> Iterator[VideoStart | FrameResult | VideoEnd]:
+        """Results with the beginning and the end of every video; unusable videos raise nothing here."""
+        items = read_clips(videos, self.config.frames, self.engine.targets, self.timer)
+        depth = self._runner.batch + READ_AHEAD_CLIPS
+        items = in_background(items, depth, "read")
+        outputs = in_background(self._runner.run(items), depth, "model")
+        with closing(outputs):
+            for output in outputs:
+                if isinstance(output, ClipOutput):
+                    yield from self._results(output, images)
+                else:
+                    yield output
+
+    def _results(self, output: ClipOutput, images: bool) -> Iterator[FrameResult]:
+        if self.timer is None:
+            found = self._select(output)
+        else:
+            with self.timer.stage("post"):
+                found = self._select(output)
+        for position, frame in output.task.predicted:
+            yield FrameResult(
+                video=output.task.name,
+                index=frame.index,
+                time=frame.time,
+                detections=found[position],
+                image=frame.image if images else None,
+                file=frame.name,
+            )
+
+    def _select(self, output: ClipOutput) -> list[Detections]:
+        output.wait()
+        task = output.task
+        return select_detections(output.logits, output.boxes, task.height, task.width, TOP_DETECTIONS)
+
+
+def _report(end: VideoEnd) -> None:
+    if end.error is not None:
+        raise end.error
+    if end.status != "ok":
+        warnings.warn(f"{end.name} is {end.status}: {'; '.join(end.problems)}", stacklevel=3)
