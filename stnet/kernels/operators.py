@@ -1,0 +1,220 @@
+"""The two public operators: argument checks and the choice of the backend."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from stnet.kernels.problem import check_msda, check_stda, level_starts
+from stnet.kernels.reference import msda_reference, stda_reference
+from stnet.kernels.registration import msda_forward, stda_forward
+
+BACKENDS = ("auto", "triton", "cpu", "reference")
+MAX_FUSED_HEAD_DIM = 256
+
+_HAS_TRITON = find_spec("triton") is not None
+_HAS_NUMBA = find_spec("numba") is not None
+
+
+def spatial_temporal_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    other_offsets: Tensor,
+    other_logits: Tensor,
+    *,
+    frame_table: Sequence[Sequence[int]] | None = None,
+    other_reference_points: Tensor | None = None,
+    backend: str = "auto",
+    deterministic: bool | None = None,
+) -> Tensor:
+    """Spatial-temporal deformable attention (STNet, MICCAI 2023): bilinear samples of the own and the other frames.
+
+    Each query and head samples `value` at reference point + offset on every level of its own frame (P points) and of W
+    other frames (Pt points each) and sums the samples, weighted by one softmax over all L * P + W * L * Pt logits.
+    Positions follow the half-pixel convention: x = ref_x * w + offset_x - 0.5 pixels on a level w cells wide; with
+    4-component references x = (cx + offset_x / n * ref_w * 0.5) * w - 0.5, n the points per level of that group. Cells
+    outside a level count as zero. A position that is not finite or a cell or more outside samples 0 and gets no
+    gradient; a logit of -inf excludes its sample; a row of only -inf gives 0.
+
+    Inputs may be float32, float16 or bfloat16 in any mix (positions are best kept in float32) with any strides; sums
+    are taken in float32. float64 and heads wider than 256 are computed by the reference. Under autocast a float32 value
+    is cast to autocast's dtype, as a matrix product would; reference points, offsets and logits are used as they come.
+
+    Args:
+        value: features of the source frames, `[B, F, S, H, D]`.
+        spatial_shapes: (h, w) of each of the L levels (1 to 8); their cells, concatenated, are the S positions.
+        reference_points: (x, y) `[B, T, Q, L, 2]` or (cx, cy, w, h) `[B, T, Q, L, 4]` in units of the frame.
+        offsets: own frame, `[B, T, Q, H, L, P, 2]`, in pixels of the level or in multiples of (w, h) / (2 P).
+        logits: own frame, `[B, T, Q, H, L, P]`.
+        other_offsets: other frames, `[B, T, Q, H, W, L, Pt, 2]`; W may be 0.
+        other_logits: other frames, `[B, T, Q, H, W, L, Pt]`.
+        frame_table: for each target frame its own source frame, then its W others. By default target t is source
+            frame t and the others are the remaining frames in ascending order.
+        other_reference_points: reference points for the other frames; by default `reference_points`.
+        backend: "triton" (GPU), "cpu" (Numba), "reference" (PyTorch), or "auto": the fastest that can run here.
+        deterministic: whether gradients have the same bits in every run; by default as
+            `torch.use_deterministic_algorithms` says.
+
+    Returns:
+        `[B, T, Q, H * D]` in the dtype of value.
+
+    Raises:
+        TypeError: a dtype that is not supported.
+        ValueError: shapes, devices or frame indices that do not fit, or a backend that cannot run this call.
+    """
+    problem = check_stda(
+        value,
+        spatial_shapes,
+        reference_points,
+        offsets,
+        logits,
+        other_offsets,
+        other_logits,
+        frame_table,
+        other_reference_points,
+    )
+    if other_reference_points is None:
+        other_reference_points = reference_points
+    inputs = (reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
+    value = _autocast(value)
+    backend = _choose_backend(backend, value, inputs)
+    if backend == "reference":
+        return stda_reference(problem, value, *inputs)
+    output, _ = stda_forward(
+        value,
+        [size for shape in problem.spatial_shapes for size in shape],
+        *inputs[:-1],
+        [frame for row in problem.frame_table for frame in row],
+        inputs[-1],
+        backend,
+        _resolve_deterministic(deterministic),
+    )
+    return output
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor | Sequence[Sequence[int]],
+    level_start_index: Tensor | Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int = 64,
+    *,
+    backend: str = "auto",
+    deterministic: bool | None = None,
+) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, equation 3), a drop-in for the classic CUDA operator.
+
+    Dtypes, strides, positions outside and autocast are treated as in `spatial_temporal_deform_attn`; the weights are
+    used as they are. Levels given as tensors are read on the device, without synchronization.
+
+    Args:
+        value: `[N, S, H, D]`.
+        spatial_shapes: (h, w) of each of the L levels (1 to 64), ints or an integer tensor `[L, 2]` on value's device.
+        level_start_index: first position of each level, ints or an integer tensor `[L]` on value's device.
+        sampling_locations: (x, y) in [0, 1], `[N, Q, H, L, P, 2]`.
+        attention_weights: `[N, Q, H, L, P]`.
+        im2col_step: accepted and ignored; any batch size works.
+        backend: see `spatial_temporal_deform_attn`.
+        deterministic: see `spatial_temporal_deform_attn`.
+
+    Returns:
+        `[N, Q, H * D]` in the dtype of value.
+
+    Raises:
+        TypeError: a dtype that is not supported.
+        ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
+    """
+    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    value = _autocast(value)
+    backend = _choose_backend(backend, value, (sampling_locations, attention_weights))
+    on_device = isinstance(spatial_shapes, Tensor)
+    if backend == "reference":
+        shapes = spatial_shapes.tolist() if on_device else spatial_shapes
+        _check_dense_levels(shapes, level_start_index, value.shape[1])
+        return msda_reference(value, shapes, sampling_locations, attention_weights)
+    return msda_forward(
+        value,
+        spatial_shapes if on_device else None,
+        level_start_index if on_device else None,
+        [] if on_device else [size for shape in spatial_shapes for size in shape],
+        sampling_locations,
+        attention_weights,
+        backend,
+        _resolve_deterministic(deterministic),
+    )
+
+
+def _check_dense_levels(shapes, level_start_index, positions: int) -> None:
+    """The reference takes levels one after another; ints were checked already."""
+    if not isinstance(level_start_index, Tensor):
+        return
+    starts, expected = tuple(level_start_index.tolist()), level_starts(shapes)
+    cells = sum(height * width for height, width in shapes)
+    if starts != expected or cells != positions:
+        raise ValueError(
+            f"level_start_index is {list(starts)}, the shapes give {list(expected)}; they have {cells} cells, "
+            f"value has {positions} positions"
+        )
+
+
+def _autocast(value: Tensor) -> Tensor:
+    device = value.device.type
+    if value.dtype != torch.float32 or device == "meta" or not torch.is_autocast_enabled(device):
+        return value
+    return value.to(torch.get_autocast_dtype(device))
+
+
+def _resolve_deterministic(deterministic: bool | None) -> bool:
+    return torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
+
+
+def _choose_backend(requested: str, value: Tensor, inputs: Sequence[Tensor]) -> str:
+    if requested not in BACKENDS:
+        raise ValueError(f"backend {requested!r} is not one of {', '.join(BACKENDS)}")
+    if requested == "reference":
+        return requested
+    device, head_dim = value.device.type, value.shape[-1]
+    double = any(x.dtype == torch.float64 for x in (value, *inputs))
+    if requested == "auto":
+        return "reference" if double or head_dim > MAX_FUSED_HEAD_DIM else _fastest_backend(device)
+
+    remedy = 'use backend="reference" or "auto"'
+    if double:
+        raise ValueError(f"backend {requested!r} does not compute float64; {remedy}")
+    if head_dim > MAX_FUSED_HEAD_DIM:
+        raise ValueError(f"backend {requested!r} takes heads up to {MAX_FUSED_HEAD_DIM} wide, not {head_dim}; {remedy}")
+    if requested == "triton" and not _HAS_TRITON:
+        raise ValueError(f"backend 'triton' needs the triton package, which is not installed; {remedy}")
+    if requested == "triton" and device != "cuda" and not (device == "cpu" and _interpreting()):
+        raise ValueError(f"backend 'triton' needs tensors on a GPU, value is on {value.device}; {remedy}")
+    if requested == "cpu" and not _HAS_NUMBA:
+        raise ValueError("backend 'cpu' needs the numba package: pip install 'stnet[cpu]'")
+    if requested == "cpu" and device != "cpu":
+        raise ValueError(f"backend 'cpu' needs tensors on the CPU, value is on {value.device}; {remedy}")
+    return requested
+
+
+def _fastest_backend(device: str) -> str:
+    if device == "cuda":
+        if _HAS_TRITON:
+            return "triton"
+        warnings.warn(
+            "triton is not installed: deformable attention runs by its slow reference implementation",
+            stacklevel=4,
+        )
+        return "reference"
+    if device == "meta":  # shapes only
+        return "cpu"
+    return "cpu" if device == "cpu" and _HAS_NUMBA else "reference"
+
+
+def _interpreting() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
