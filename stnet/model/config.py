@@ -53,7 +53,7 @@ class ModelConfig:
             )
         if self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
-                f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of heads ({self.heads})"
+                f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of {self.heads} heads"
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model configuration: dropout is {self.dropout!r}; it must lie in [0, 1)")

@@ -106,7 +106,7 @@ class Detector(nn.Module):
             features: four levels [B, F, d, h, w].
             padding_mask, targets, extra: as in `forward`.
         """
-        clips, frames = features[0].shape[:2]
+        frames = features[0].shape[1]
         if frames != self.config.frames:
             raise ValueError(
                 f"clips have {frames} frames; this model takes {self.config.frames} (its weights depend on it)"

@@ -49,7 +49,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, geometry: ClipGeometry) -> Tensor:
         """Features [B, F, S, d] to features [B, F, S, d]; `position` [B or 1, 1, S, d] is added to the queries."""
-        clips, frames, positions, _ = x.shape
+        clips, frames = x.shape[:2]
         references = geometry.reference_points[:, None].expand(clips, frames, -1, -1, -1)
         # The published model scales the other frames' reference points by the valid ratio of level 0 on all levels.
         other_references = references[:, :, :, :1].expand_as(references)
