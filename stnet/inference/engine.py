@@ -12,7 +12,7 @@ from torch import Tensor
 from stnet.data.transforms import resized_size
 from stnet.errors import ConfigError
 from stnet.inference.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
-from stnet.inference.graphs import GraphedFunction
+from stnet.inference.graphs import Function, GraphedFunction
 from stnet.inference.preprocess import Preprocessor
 from stnet.inference.timing import StageTimer
 from stnet.model.detector import Detector
@@ -93,7 +93,8 @@ class Engine:
         self._timer = timer
         self._preprocessor = Preprocessor(self.device)
         self._model = self._prepared(model)
-        self._extract, self._detect = self._functions()
+        self._extract = self._function(self._extract_all)
+        self._detect: dict[int, Function] = {}
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) at which the model sees frames of this size."""
@@ -113,14 +114,20 @@ class Engine:
             return self._extract([images])
 
     @torch.inference_mode()
-    def detect(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """float32 logits `[B, T, Q, classes]` and boxes `[B, T, Q, 4]` of level maps `[B, F, hidden, h, w]`."""
-        logits, boxes = self._detect(list(levels))
+    def detect(self, levels: Sequence[Tensor], targets: int | None = None) -> tuple[Tensor, Tensor]:
+        """float32 logits `[B, T, Q, classes]` and boxes `[B, T, Q, 4]` of level maps `[B, F, hidden, h, w]`.
+
+        `targets`: the first T frames of each clip are predicted; default: as the engine was made for.
+        """
+        targets = targets or self.targets
+        if targets not in self._detect:
+            self._detect[targets] = self._function(self._detect_all(targets))
+        logits, boxes = self._detect[targets](list(levels))
         return logits, boxes
 
     def free_memory(self) -> None:
         """Give memory kept for speed back to the device, after an out-of-memory error."""
-        for function in (self._extract, self._detect):
+        for function in (self._extract, *self._detect.values()):
             if isinstance(function, GraphedFunction):
                 function.clear()
         if self.device.type == "cuda":
@@ -147,25 +154,26 @@ class Engine:
             self._timer.watch(model.decoder, "decoder")
         return model
 
-    def _functions(self):
-        model, targets = self._model, self.targets
-        extract_features, detect = model.extract_features, model.detect
-        if self.options.compile:
-            extract_features, detect = torch.compile(extract_features), torch.compile(detect)
+    def _extract_all(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self._model.extract_features(inputs[0])
 
-        def extract_all(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            return extract_features(inputs[0])
-
-        def detect_all(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            output = detect(inputs, None, targets)
+    def _detect_all(self, targets: int) -> Function:
+        def detect(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            output = self._model.detect(inputs, None, targets)
             return [output.logits.float(), output.boxes.float()]
 
+        return detect
+
+    def _function(self, function: Function) -> Function:
+        if self.options.compile:
+            function = torch.compile(function)
+        function = self._precisely(function)
         # Timers wait for the device in the middle of the model, which a graph cannot hold.
         if self.device.type != "cuda" or not self.options.graphs or self._timer is not None:
-            return self._precisely(extract_all), self._precisely(detect_all)
-        return GraphedFunction(self._precisely(extract_all)), GraphedFunction(self._precisely(detect_all))
+            return function
+        return GraphedFunction(function)
 
-    def _precisely(self, function):
+    def _precisely(self, function: Function) -> Function:
         """The function with products in TensorFloat-32 exactly if that was chosen."""
         if self.device.type != "cuda" or self.dtype != torch.float32:
             return function

@@ -30,7 +30,7 @@ def open_videos(videos: Any, fps: Fraction) -> Iterator[OpenVideo]:
     elif isinstance(videos, VideoInput):
         yield videos.name, lambda: videos.open(fps)
     elif isinstance(videos, np.ndarray | torch.Tensor):
-        yield "array", lambda: ArraySource(_array(videos), "array", fps)
+        yield "array", lambda: ArraySource(as_array(videos), "array", fps)
     elif isinstance(videos, Iterable):
         yield from _several(iter(videos), fps)
     else:
@@ -43,7 +43,7 @@ def _several(items: Iterator[Any], fps: Fraction) -> Iterator[OpenVideo]:
         raise VideoError("no video and no frame given")
     items = itertools.chain([first], items)
     if _is_image(first):
-        yield "frames", lambda: SpooledSource((_array(image) for image in items), "frames", fps)
+        yield "frames", lambda: SpooledSource((as_array(image) for image in items), "frames", fps)
         return
     for number, item in enumerate(items):
         for name, open_video in open_videos(item, fps):
@@ -60,7 +60,7 @@ def _is_image(item: Any) -> bool:
     return isinstance(item, np.ndarray | torch.Tensor) and item.ndim < 4
 
 
-def _array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+def as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
     """Frames with channels last; tensors may have them first, as torchvision's do."""
     if isinstance(frames, np.ndarray):
         return frames

@@ -1,0 +1,273 @@
+"""Live mode: frames come one at a time, from a scanner or a camera, and each is answered before the next.
+
+Nothing of the future is known, so a clip is the newest frame t, t-1 and t-2, and global frames spread over the past
+instead of over the whole video. With a delay of one frame it is t, t-1, t+1 as in training, for frame t when t+1 is
+there. Every frame passes the backbone once; memory does not grow with the length of the feed.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stnet.errors import ConfigError, VideoError
+from stnet.inference.detector import TOP_DETECTIONS, VideoDetector
+from stnet.inference.inputs import as_array
+from stnet.inference.pipeline import POLL_SECONDS
+from stnet.inference.results import FrameResult
+from stnet.model.postprocess import Detections, select_detections
+from stnet.video import VideoFrame
+from stnet.video.arrays import as_rgb
+
+Policy = Literal["drop-oldest", "wait"]
+
+LATENCIES_KEPT = 10_000
+"""The latest latencies that statistics are taken over."""
+
+PAST_FRAMES = 16
+"""Most past frames whose features are kept as candidates for global frames (at least twice as many as used)."""
+
+
+MOMENT = 1e-4
+"""Seconds the feed waits for room before a frame is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveResult(FrameResult):
+    """A frame's detections, and the seconds from its arrival to this result."""
+
+    latency: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveStatistics:
+    """How a feed went: frames answered and dropped, and latencies in seconds (0 before the first frame)."""
+
+    frames: int
+    dropped: int
+    median: float
+    percentile_99: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arrival:
+    frame: VideoFrame
+    at: float
+
+
+class LiveDetector:
+    """Detects lesions in a feed of frames.
+
+    Args:
+        detector: its model, device and precision are used.
+        delay: 0, answer each frame at once; 1, when the next one is there (nearer to the offline mode).
+        waiting: frames that may wait while the model is busy.
+        policy: what happens when one more arrives: "drop-oldest" discards the one that waited longest (it
+            gets no result), "wait" lets the feed wait (nothing is lost, for files and pipes).
+
+    Raises: `ConfigError` for values out of range.
+    """
+
+    def __init__(
+        self, detector: VideoDetector, *, delay: int = 0, waiting: int = 2, policy: Policy = "drop-oldest"
+    ) -> None:
+        if delay not in (0, 1):
+            raise ConfigError(f"delay {delay}; a live result may be delayed by 0 or 1 frame")
+        if waiting < 1:
+            raise ConfigError(f"waiting {waiting}; at least one frame must be able to wait")
+        if policy not in ("drop-oldest", "wait"):
+            raise ConfigError(f"policy {policy!r}; use drop-oldest or wait")
+        self._detector, self._delay, self._waiting, self._policy = detector, delay, waiting, policy
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._answered = self._dropped = 0
+
+    @property
+    def statistics(self) -> LiveStatistics:
+        """Of all feeds of this object so far."""
+        latencies = np.array(self._latencies or [0.0])
+        return LiveStatistics(
+            frames=self._answered,
+            dropped=self._dropped,
+            median=float(np.median(latencies)),
+            percentile_99=float(np.percentile(latencies, 99)),
+        )
+
+    def __call__(self, feed: Iterable[Any], *, name: str = "live", images: bool = False) -> Iterator[LiveResult]:
+        """Yield results until the feed ends.
+
+        Args:
+            feed: uint8 images `[H, W, 3]` or `[H, W]` (arrays or tensors, timed by their arrival) or
+                `VideoFrame`s, all of one size. It is iterated in a thread of its own.
+            name: the feed's name in the results.
+            images: keep the frame in every result.
+
+        Raises: `VideoError` for frames that cannot be used, and whatever the feed raises.
+        """
+        window = _Window(self._detector.config.frames, self._delay)
+        arrivals = _Arrivals(feed, name, self._waiting, self._policy)
+        size: tuple[int, ...] | None = None
+        try:
+            for arrival in arrivals:
+                self._dropped += arrivals.take_dropped()
+                shape = arrival.frame.image.shape
+                size = size or shape
+                if shape != size:
+                    raise VideoError(f"{name}: frame size changes from {list(size[:2])} to {list(shape[:2])}")
+                window.append(arrival, self._features(arrival.frame.image))
+                if window.ready:
+                    yield self._answer(window, name, images)
+            if window.finish():
+                yield self._answer(window, name, images)
+        finally:
+            arrivals.stop()
+            self._dropped += arrivals.take_dropped()
+
+    def _features(self, image: np.ndarray) -> list[Tensor]:
+        engine = self._detector.engine
+        levels = engine.extract(engine.images([image], engine.size_of(*image.shape[:2])))
+        # Copied, since graphs reuse the memory of their outputs.
+        return [level.clone() for level in levels]
+
+    @torch.inference_mode()
+    def _answer(self, window: "_Window", name: str, images: bool) -> LiveResult:
+        arrival, clip = window.clip()
+        levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
+        logits, boxes = self._detector.engine.detect(levels, targets=1)
+        height, width = arrival.frame.image.shape[:2]
+        detections = select_detections(logits[0], boxes[0], height, width, TOP_DETECTIONS)[0]
+        detections = Detections(detections.boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
+        latency = time.perf_counter() - arrival.at
+        self._latencies.append(latency)
+        self._answered += 1
+        return LiveResult(
+            video=name,
+            index=arrival.frame.index,
+            time=arrival.frame.time,
+            detections=detections,
+            image=arrival.frame.image if images else None,
+            file=arrival.frame.name,
+            latency=latency,
+        )
+
+
+class _Window:
+    """The features a live clip is made of: the latest three frames, and a sparse selection of older ones.
+
+    The selection keeps every s-th frame of the past and doubles s when it is full, so it stays evenly spread.
+    """
+
+    def __init__(self, frames_per_clip: int, delay: int) -> None:
+        self._globals = max(0, frames_per_clip - 3)
+        self._locals, self._delay = min(3, frames_per_clip), delay
+        self._latest: deque[tuple[_Arrival, list[Tensor]]] = deque(maxlen=3)
+        self._past: list[list[Tensor]] = []
+        self._capacity = max(PAST_FRAMES, 2 * self._globals)
+        self._stride, self._count, self._finished = 1, 0, False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the newest frame allows an answer."""
+        return self._count > self._delay
+
+    def append(self, arrival: _Arrival, features: list[Tensor]) -> None:
+        """Take in the newest frame."""
+        features = [level[0] for level in features]
+        self._latest.append((arrival, features))
+        if self._count % self._stride == 0:
+            if len(self._past) == self._capacity:
+                self._past = self._past[::2]
+                self._stride *= 2
+            if self._count % self._stride == 0:
+                self._past.append(features)
+        self._count += 1
+
+    def finish(self) -> bool:
+        """End the feed; True when a delayed frame still waits for its answer."""
+        self._finished = True
+        return self._delay > 0 and self._count > 0
+
+    def clip(self) -> tuple[_Arrival, list[list[Tensor]]]:
+        """The frame to be answered and the features of its clip, clamped where the feed has not begun yet."""
+        newest = len(self._latest) - 1
+        centre = newest if self._finished or not self._delay else newest - 1
+        offsets = (0, -1, 1) if self._delay else (0, -1, -2)
+        chosen = [self._latest[min(max(centre + offset, 0), newest)] for offset in offsets[: self._locals]]
+        count = len(self._past)
+        spread = [self._past[(2 * part + 1) * count // (2 * self._globals)] for part in range(self._globals)]
+        return self._latest[centre][0], [features for _, features in chosen] + spread
+
+
+class _Arrivals:
+    """Frames of a feed, received in a thread, at most `waiting` of them not yet taken."""
+
+    def __init__(self, feed: Iterable[Any], name: str, waiting: int, policy: Policy) -> None:
+        self._feed, self._name, self._policy = feed, name, policy
+        self._queue: queue.Queue = queue.Queue(maxsize=waiting)
+        self._stopped = threading.Event()
+        self._dropped, self._lock = 0, threading.Lock()
+        threading.Thread(target=self._receive, name="stnet-feed", daemon=True).start()
+
+    def __iter__(self) -> Iterator[_Arrival]:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, _Arrival):
+                yield item
+                continue
+            if item is not None:
+                raise item
+            return
+
+    def take_dropped(self) -> int:
+        """Frames dropped since the last call."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def stop(self) -> None:
+        """Stop receiving; a thread that waits for the feed ends with its next frame."""
+        self._stopped.set()
+
+    def _receive(self) -> None:
+        error: BaseException | None = None
+        try:
+            start = time.perf_counter()
+            for index, item in enumerate(self._feed):
+                now = time.perf_counter()
+                if not self._put(_Arrival(frame=_frame(item, index, now - start, self._name), at=now)):
+                    return
+        except BaseException as caught:  # raised again where the results are read
+            error = caught
+        self._put(error, droppable=False)
+
+    def _put(self, item: object, droppable: bool = True) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=MOMENT if droppable and self._policy == "drop-oldest" else POLL_SECONDS)
+                return True
+            except queue.Full:
+                if droppable and self._policy == "drop-oldest":
+                    self._drop_one()
+        return False
+
+    def _drop_one(self) -> None:
+        try:
+            self._queue.get_nowait()
+        except queue.Empty:
+            return
+        with self._lock:
+            self._dropped += 1
+
+
+def _frame(item: Any, index: int, seconds: float, name: str) -> VideoFrame:
+    if isinstance(item, VideoFrame):
+        return item
+    if not isinstance(item, np.ndarray | torch.Tensor):
+        raise VideoError(f"{name}: frame {index} is a {type(item).__name__}; expected an image [H, W, 3] or [H, W]")
+    return VideoFrame(index=index, time=seconds, image=as_rgb(as_array(item), f"{name}, frame {index}"))
