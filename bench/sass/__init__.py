@@ -6,7 +6,7 @@ From a Triton kernel compiled ahead of time (in a process without TRITON_INTERPR
     compiled = triton.compile(ASTSource(...), target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
     analysis = analyse_kernel(compiled, {"frames": 6, "frame_table": table, ...}, program=(3, 0, 0))
     analysis.executed / (queries_per_program * samples)     # N: warp instructions per (query, head, sample)
-    analysis.loads, analysis.reductions, analysis.classes   # {16: 1792}, {"F32x4": 3584}, {"fp32": ...}
+    analysis.gathers, analysis.reductions, analysis.classes   # {16: 896}, {"F32x4": 3584}, {"fp32": ...}
 
 Arguments are by parameter name: ints and floats as the launcher would pass them, a numpy array for a pointer whose
 contents decide the control flow (spatial shapes on the device, say), a tuple for a tuple parameter. Pointers may be
@@ -22,7 +22,7 @@ predicate instructions of all lanes, so trip counts of unrolled loops and their 
 An issued instruction counts once however many lanes are active, also when its guard is false, because it takes an
 issue slot. A forward branch on an unknown value goes the way that issues fewer instructions and is listed in
 `Analysis.assumptions`; a loop on an unknown value needs `trips`. Whoever reports a number checks it against one known
-beforehand: gathers and reductions per sample (`Analysis.loads`, `Analysis.reductions`).
+beforehand: gathers and reductions per sample (`Analysis.gathers`, `Analysis.reductions`).
 """
 
 from bench.sass.analysis import Analysis, analyse, analyse_kernel, ordered_arguments

@@ -58,7 +58,7 @@ def _print(analysis: Analysis, samples: float | None) -> None:
     for name, count in analysis.classes.items():
         share = f"  {count / samples:.3f} per sample" if samples else ""
         print(f"  {name:14} {count:9}{share}")
-    for name in ("loads", "stores", "reductions", "atomics"):
+    for name in ("loads", "gathers", "stores", "reductions", "atomics"):
         print(f"{name}: {getattr(analysis, name) or 'none'}")
     for text in (*analysis.loops, *(f"assumed: {one}" for one in analysis.assumptions)):
         print(text)

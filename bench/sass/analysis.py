@@ -2,7 +2,7 @@
 
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,10 @@ _WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
 class Analysis:
     """What one program of a kernel issues, all its warps together.
 
-    `loads` and `stores`: global accesses by bytes per lane; `reductions` and `atomics` by element type and vector
-    (`F32x4`). `static_spills` counts LDL and STL in the code, `stack` bytes per thread. `shared` is the statically
-    allocated part: Triton's own is in the compiled kernel's metadata.
+    `loads` and `stores`: global accesses by bytes per lane, without those whose guard was false in all lanes;
+    `gathers`: the loads among them whose address depends on loaded data. `reductions` and `atomics`: by element type
+    and vector length (`F32x4`). `static_spills` counts LDL and STL in the code, `stack` bytes per thread. `shared` is
+    the statically allocated part: Triton's own is in the compiled kernel's metadata.
     """
 
     kernel: str
@@ -59,6 +60,7 @@ class Analysis:
     classes: dict[str, int]
     opcodes: dict[str, int]
     loads: dict[int, int]
+    gathers: dict[int, int]
     stores: dict[int, int]
     reductions: dict[str, int]
     atomics: dict[str, int]
@@ -93,13 +95,18 @@ def analyse(
     constants, memory = _place(image, arguments)
     launch = Launch(constants=constants, memory=memory, program=program, grid=grid, num_warps=num_warps)
     walks = [walk(image, launch, warp=warp, trips=trips) for warp in range(num_warps)]
-    totals = [sum(counts) for counts in zip(*(one.counts for one in walks), strict=True)]
     return _summarize(
         image,
-        totals,
+        _total(one.counts for one in walks),
+        _total(one.active for one in walks),
+        _total(one.scattered for one in walks),
         executed_per_warp=tuple(sum(one.counts) for one in walks),
         assumptions=tuple(dict.fromkeys(text for one in walks for text in one.assumptions)),
     )
+
+
+def _total(counts: Iterable[tuple[int, ...]]) -> list[int]:
+    return [sum(of_one) for of_one in zip(*counts, strict=True)]
 
 
 def analyse_kernel(compiled: Any, arguments: Mapping[str, Any], **options: Any) -> Analysis:
@@ -168,19 +175,21 @@ def _encode(value: int | float | bytes, parameter: Parameter, index: int) -> byt
     return data
 
 
-def _summarize(image: Cubin, totals: list[int], **walked: Any) -> Analysis:
+def _summarize(image: Cubin, issued: list[int], active: list[int], scattered: list[int], **walked: Any) -> Analysis:
     opcodes: Counter[str] = Counter()
-    kinds: dict[str, Counter] = {name: Counter() for name in ("classes", "loads", "stores", "reductions", "atomics")}
-    for ins, count in zip(image.instructions, totals, strict=True):
-        if not count:
-            continue
-        opcodes[ins.opcode] += count
+    classes: Counter[str] = Counter()
+    accesses: dict[str, Counter] = {name: Counter() for name in ("loads", "gathers", "stores", "reductions", "atomics")}
+    for ins, count, effective, unknown in zip(image.instructions, issued, active, scattered, strict=True):
         kind = classify(ins)
-        kinds["classes"][kind] += count
-        if kind in ("global load", "global store"):
-            kinds["loads" if kind == "global load" else "stores"][access_bytes(ins)] += count
+        opcodes[ins.opcode] += count
+        classes[kind] += count
+        if kind == "global load":
+            accesses["loads"][access_bytes(ins)] += effective
+            accesses["gathers"][access_bytes(ins)] += unknown
+        elif kind == "global store":
+            accesses["stores"][access_bytes(ins)] += effective
         elif kind in ("reduction", "atomic"):
-            kinds["reductions" if kind == "reduction" else "atomics"][reduction_type(ins)] += count
+            accesses[kind + "s"][reduction_type(ins)] += effective
     return Analysis(
         kernel=image.kernel,
         arch=image.arch,
@@ -189,12 +198,17 @@ def _summarize(image: Cubin, totals: list[int], **walked: Any) -> Analysis:
         shared=image.shared,
         static_instructions=len(image.instructions),
         static_spills=sum(ins.base in ("LDL", "STL") for ins in image.instructions),
-        executed=sum(totals),
-        opcodes=dict(opcodes.most_common()),
-        loops=_loops(image, totals),
-        **{name: dict(counter.most_common()) for name, counter in kinds.items()},
+        executed=sum(issued),
+        opcodes=_nonzero(opcodes),
+        classes=_nonzero(classes),
+        loops=_loops(image, issued),
+        **{name: _nonzero(counter) for name, counter in accesses.items()},
         **walked,
     )
+
+
+def _nonzero(counter: Counter) -> dict:
+    return {key: number for key, number in counter.most_common() if number}
 
 
 def classify(ins: Instruction) -> str:

@@ -139,7 +139,7 @@ def _sections(data: bytes) -> dict[str, bytes]:
         entry_size, count, names_index = struct.unpack_from("<HHH", data, 58)
         headers = [struct.unpack_from("<IIQQQQ", data, table + i * entry_size) for i in range(count)]
         names_start, names_size = headers[names_index][4:6]
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise CubinError(f"not a cubin: broken section table ({error})") from error
     names = data[names_start : names_start + names_size]
     no_bits = 8

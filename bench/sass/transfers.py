@@ -158,7 +158,7 @@ def _float_to_integer(m: Machine, ins: Instruction) -> None:
 
 def _load_global(m: Machine, ins: Instruction) -> None:
     """A load from memory whose contents the launch gave; anything else is unknown."""
-    address = _address(m, ins.operands[-1]) if m.memory and len(ins.operands) == 2 else None
+    address = global_address(m, ins) if m.memory and len(ins.operands) == 2 else None
     widths = [part for part in ins.parts if part in ("U8", "S8", "U16", "S16", "64", "128", "256")]
     size = 4 if not widths else int(widths[0].lstrip("US")) // 8
     data = None if address is None or size > 16 else _read(m, address, size)
@@ -175,9 +175,9 @@ def _load_global(m: Machine, ins: Instruction) -> None:
             m.write(ins, f"R{int(first[0]) + offset}", value)
 
 
-def _address(m: Machine, operand: str) -> Value:
-    """Byte address of `[R2.64+UR4+0x10]` (with or without a descriptor), int64 lanes."""
-    match = _MEMORY_OPERAND.search(operand)
+def global_address(m: Machine, ins: Instruction) -> Value:
+    """Byte address of `[R2.64+UR4+0x10]` (with or without a descriptor), int64 lanes; None where unknown."""
+    match = next(filter(None, map(_MEMORY_OPERAND.search, ins.operands)), None)
     if match is None:
         return None
     total = np.zeros(32, np.int64)

@@ -18,13 +18,14 @@ import numpy as np
 from bench.sass.arithmetic import ARITHMETIC
 from bench.sass.cubin import Cubin, Instruction
 from bench.sass.operands import forget
-from bench.sass.transfers import TRANSFERS
+from bench.sass.transfers import TRANSFERS, global_address
 
 WARP = 32
 _MAX_STEPS = 4_000_000
 _REGISTER = re.compile(r"^(U?R)(\d+|Z)$")
 _PREDICATE = re.compile(r"^U?P(\d|T)$")
 _CONSTANT = re.compile(r"^c\[0x0\]\[(0x[0-9a-f]+)\]$")
+_GLOBAL_ACCESSES = {"LDG", "LD", "STG", "ST", "RED", "REDG", "ATOM", "ATOMG"}
 _ZERO_SOURCES = {"RZ", "URZ", "SRZ"}
 # (threads per block, blocks in the grid) in constant bank 0, before and since sm_100
 _LAUNCH_OFFSETS = {False: (0x0, 0xC), True: (0x360, 0x370)}
@@ -36,10 +37,6 @@ Value = np.ndarray | None
 
 class WalkError(RuntimeError):
     """The walk cannot continue: an undecidable loop, an indirect branch or too many steps."""
-
-    def __init__(self, message: str, undecided: tuple[int, ...] = ()):
-        super().__init__(message)
-        self.undecided = undecided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +57,18 @@ class Launch:
 class Walk:
     """How often the instruction at each index was issued by this warp, and what had to be assumed.
 
-    `undecided`: addresses of forward branches and exits on unknown values; `taken`: those of them that were taken.
+    `active`: the part of `counts` whose guard was not false in all lanes; `scattered`: the part of `active` whose
+    memory address depends on loaded data. `undecided`: addresses of forward branches and exits on unknown values;
+    `taken`: those of them that were taken; `told_loops`: back branches that followed the given trip counts.
     """
 
     counts: tuple[int, ...]
+    active: tuple[int, ...]
+    scattered: tuple[int, ...]
     assumptions: tuple[str, ...]
     undecided: tuple[int, ...]
     taken: frozenset[int]
+    told_loops: tuple[int, ...]
 
     @property
     def length(self) -> int:
@@ -77,31 +79,25 @@ def walk(cubin: Cubin, launch: Launch, *, warp: int = 0, trips: Sequence[int] = 
     """Issue the instructions of one warp from the kernel's entry to its exit.
 
     `trips`: iterations of the loops whose back branch is undecidable, in the order in which the walk meets them (inner
-    loops first). Each undecidable forward branch or exit goes the shorter way; where lanes disagree a forward branch
-    falls through, an exit is not taken and a backward branch is. All of it is recorded in the assumptions.
+    loops first). The compiler may have split one loop of the source into an unrolled one and a remainder, so memory
+    contents that decide the loop are the better help. Each undecidable forward branch or exit goes the shorter way,
+    but none jumps over such a loop; where lanes disagree a forward branch falls through, an exit is not taken and a
+    backward branch is. All of it is recorded in the assumptions.
 
     Raises WalkError where a loop is undecidable and `trips` has no number for it.
     """
-    best, failure = _attempt(cubin, launch, warp, trips, frozenset())
+    best = Machine(cubin, launch, warp, trips, frozenset()).run()
+    targets = {ins.address: ins.target for ins in cubin.instructions}
     tried: set[int] = set()
-    while fresh := [at for at in (best or failure).undecided if at not in tried]:
-        tried.add(fresh[0])
-        taken = (best.taken if best else frozenset()) | {fresh[0]}
-        other, error = _attempt(cubin, launch, warp, trips, taken)
-        if other and (best is None or other.length < best.length):
-            best, failure = other, error
-    if best is None:
-        raise failure
+    while fresh := [at for at in best.undecided if at not in tried]:
+        at = fresh[0]
+        tried.add(at)
+        if any(at < loop < (targets[at] or at) for loop in best.told_loops):
+            continue
+        other = Machine(cubin, launch, warp, trips, best.taken | {at}).run()
+        if other.length < best.length:
+            best = other
     return best
-
-
-def _attempt(
-    cubin: Cubin, launch: Launch, warp: int, trips: Sequence[int], taken: frozenset[int]
-) -> tuple[Walk | None, WalkError | None]:
-    try:
-        return Machine(cubin, launch, warp, trips, taken).run(), None
-    except WalkError as error:
-        return None, error
 
 
 class Machine:
@@ -117,6 +113,8 @@ class Machine:
         self.constants = _constant_bank(cubin, launch)
         self.special = _special_registers(launch, warp)
         self.counts = [0] * len(self.code)
+        self.active = [0] * len(self.code)
+        self.scattered = [0] * len(self.code)
         self.assumptions: dict[str, None] = {}
         self.trips = iter(trips)
         self.loop_trips: dict[int, int] = {}
@@ -132,24 +130,29 @@ class Machine:
                 return self.result()
             self.counts[at] += 1
             at = self.step(at)
-        raise self.error(f"no exit after {_MAX_STEPS} instructions: is a trip count unbounded?")
+        raise WalkError(f"no exit after {_MAX_STEPS} instructions: is a trip count unbounded?")
 
     def result(self) -> Walk:
         return Walk(
             counts=tuple(self.counts),
+            active=tuple(self.active),
+            scattered=tuple(self.scattered),
             assumptions=tuple(self.assumptions),
             undecided=tuple(self.undecided),
             taken=self.taken,
+            told_loops=tuple(self.loop_trips),
         )
-
-    def error(self, message: str) -> WalkError:
-        return WalkError(message, tuple(self.undecided))
 
     def step(self, at: int) -> int | None:
         ins = self.code[at]
         base = ins.base
         if base in ("BRA", "JMP", "CALL", "RET", "EXIT", "BRX", "JMX", "BPT"):
             return self.control(at, ins, base)
+        lanes = self.guard(ins)
+        if lanes is None or lanes.any():
+            self.active[at] += 1
+            if base in _GLOBAL_ACCESSES and global_address(self, ins) is None:
+                self.scattered[at] += 1
         self.execute(ins)
         return at + 1
 
@@ -157,7 +160,7 @@ class Machine:
 
     def control(self, at: int, ins: Instruction, base: str) -> int | None:
         if base in ("BRX", "JMX"):
-            raise self.error(f"indirect branch: {ins}")
+            raise WalkError(f"indirect branch: {ins}")
         condition = self.condition(ins)
         if base in ("EXIT", "BPT"):
             return self.leave(at, ins, condition)
@@ -166,7 +169,7 @@ class Machine:
         if not self.decide(ins, condition):
             return at + 1
         if ins.target is None:
-            raise self.error(f"branch without a target: {ins}")
+            raise WalkError(f"branch without a target: {ins}")
         if base == "CALL":
             self.returns.append(at + 1)
         if ins.target == ins.address:
@@ -213,7 +216,7 @@ class Machine:
         if ins.address not in self.loop_trips:
             count = next(self.trips, None)
             if count is None:
-                raise self.error(f"undecidable loop, give its trip count: {ins}")
+                raise WalkError(f"undecidable loop, give its trip count: {ins}")
             self.loop_trips[ins.address] = count
             self.assume(ins, f"undecidable, a loop of {count} iterations as told")
         self.iterations[ins.address] = self.iterations.get(ins.address, 0) + 1
