@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stnet.kernels.problem import check_msda, check_stda, level_starts
 from stnet.kernels.reference import msda_reference, stda_reference
-from stnet.kernels.registration import msda_forward, stda_forward
+from stnet.kernels.registration import msda_backward, msda_forward, stda_forward
 
 BACKENDS = ("auto", "triton", "cpu", "reference")
 MAX_FUSED_HEAD_DIM = 256
@@ -148,6 +148,51 @@ def ms_deform_attn(
         attention_weights,
         backend,
         _resolve_deterministic(deterministic),
+    )
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    *,
+    backend: str = "auto",
+    deterministic: bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `ms_deform_attn` for code that keeps its own autograd function, as the classic operator's users do.
+
+    Args:
+        grad_output: `[N, Q, H * D]`; the others as in `ms_deform_attn`, levels as tensors.
+
+    Returns:
+        Gradients of value, sampling locations and attention weights.
+    """
+    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    inputs = (value, sampling_locations, attention_weights)
+    backend = _choose_backend(backend, value, inputs[1:])
+    if backend == "reference":
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        with torch.enable_grad():
+            output = ms_deform_attn(
+                leaves[0], spatial_shapes, level_start_index, *leaves[1:], backend=backend, deterministic=deterministic
+            )
+        return torch.autograd.grad(output, leaves, grad_output)
+    return tuple(
+        msda_backward(
+            grad_output.to(value.dtype),
+            value,
+            spatial_shapes,
+            level_start_index,
+            [],
+            sampling_locations,
+            attention_weights,
+            [True] * 3,
+            backend,
+            _resolve_deterministic(deterministic),
+        )
     )
 
 

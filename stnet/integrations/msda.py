@@ -1,0 +1,74 @@
+"""A stand-in for the compiled extension `MultiScaleDeformableAttention` of the Deformable DETR family.
+
+    import stnet.integrations.msda; stnet.integrations.msda.install()
+
+before the model's code is imported. Repositories that call `MSDA.ms_deform_attn_forward` and `ms_deform_attn_backward`
+(Deformable DETR, DINO, Mask2Former, DAB-DETR, the published STNet with its 20 stacked levels, ...) then run unmodified,
+in training and inference, on any device and in half precision too.
+"""
+
+import sys
+from types import ModuleType
+
+from torch import Tensor
+
+from stnet.kernels import ms_deform_attn
+from stnet.kernels.operators import ms_deform_attn_backward as gradients
+
+MODULE_NAME = "MultiScaleDeformableAttention"
+
+
+def install(replace: bool = False) -> ModuleType:
+    """Make `import MultiScaleDeformableAttention` give this module's functions; calling it again changes nothing.
+
+    Args:
+        replace: take the place of a compiled extension that is loaded already. Code that imported it earlier keeps it.
+
+    Raises:
+        RuntimeError: another module of that name is loaded and `replace` is False.
+    """
+    loaded = sys.modules.get(MODULE_NAME)
+    if loaded is not None and getattr(loaded, "__stnet__", False):
+        return loaded
+    if loaded is not None and not replace:
+        raise RuntimeError(
+            f"{MODULE_NAME} is loaded from {getattr(loaded, '__file__', 'elsewhere')}; call install() before the "
+            "model's code is imported, or pass replace=True"
+        )
+    module = ModuleType(MODULE_NAME, __doc__)
+    module.__stnet__ = True
+    module.ms_deform_attn_forward = ms_deform_attn_forward
+    module.ms_deform_attn_backward = ms_deform_attn_backward
+    sys.modules[MODULE_NAME] = module
+    return module
+
+
+def uninstall() -> None:
+    """Undo `install` for code imported from now on."""
+    if getattr(sys.modules.get(MODULE_NAME), "__stnet__", False):
+        del sys.modules[MODULE_NAME]
+
+
+def ms_deform_attn_forward(
+    value: Tensor,  # [N, S, H, D]
+    spatial_shapes: Tensor,  # [L, 2]
+    level_start_index: Tensor,  # [L]
+    sampling_locations: Tensor,  # [N, Q, H, L, P, 2]
+    attention_weights: Tensor,  # [N, Q, H, L, P]
+    im2col_step: int,
+) -> Tensor:
+    """The classic extension's forward: `[N, Q, H * D]`."""
+    return ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,  # [N, Q, H * D]
+    im2col_step: int,
+) -> list[Tensor]:
+    """The classic extension's backward: gradients of value, sampling locations and attention weights."""
+    return list(gradients(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, grad_output))
