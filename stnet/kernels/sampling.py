@@ -231,7 +231,10 @@ def split_pairs(tile):
 @triton.jit
 def column(tile, i: tl.constexpr):
     """Column i of a [N, 1] or [N, 2] tensor, [N]."""
-    if tile.shape[1] == 1:
-        return tl.reshape(tile, [tile.shape[0]])
-    first, second = tl.split(tile)
-    return first if i == 0 else second
+    WIDTH: tl.constexpr = tile.shape[1]
+    if WIDTH == 1:
+        chosen = tl.reshape(tile, [tile.shape[0]])
+    else:
+        first, second = tl.split(tile)
+        chosen = first if i == 0 else second
+    return chosen
