@@ -124,8 +124,7 @@ def _check(frames: Sequence[ScoredFrame], classes: int) -> None:
         unnamed = frame.true_labels[(frame.true_labels < 1) | (frame.true_labels > classes)]
         if len(unnamed):
             raise ValueError(
-                f"image {frame.image_id} of {frame.video} has category {unnamed[0]}, "
-                f"there are {classes} classes"
+                f"image {frame.image_id} of {frame.video} has category {unnamed[0]}, there are {classes} classes"
             )
 
 

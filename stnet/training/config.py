@@ -34,14 +34,14 @@ class TrainConfig:
     batch_size: int = setting(1, "clips per optimizer step, over all processes and accumulation steps")
     accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
-    targets: int = setting(3, "frames of a clip that are predicted and supervised")
+    targets: int = setting(3, "frames of a clip that are supervised: up to 3 local ones, then global ones")
     augmentation: str = setting("paper", "augmentation of training clips", AUGMENTATIONS)
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 
-    learning_rate: float = setting(5e-5, "of all but the backbone")
-    backbone_learning_rate: float = setting(2e-5, "of the backbone")
+    learning_rate: float = setting(5e-5, "learning rate of all but the backbone")
+    backbone_learning_rate: float = setting(2e-5, "learning rate of the backbone")
     offsets_factor: float = setting(0.1, "learning rate factor of sampling offsets and reference points")
-    weight_decay: float = setting(1e-4, "of AdamW")
+    weight_decay: float = setting(1e-4, "weight decay of AdamW")
     clip_norm: float = setting(0.1, "gradients are scaled down to this norm; 0: never")
     schedule: str = setting("step", "step: tenfold drop; cosine: half a period to one hundredth", SCHEDULES)
     drop_at: float = setting(0.8, "where the step schedule drops, as a share of the training")
@@ -51,9 +51,10 @@ class TrainConfig:
     auxiliary_losses: bool = setting(True, "supervise every decoder layer, not only the last")
     auxiliary_repeats: int = setting(1, "queries per lesion in the layers before the last")
     class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
-    denoising: int = setting(0, "noised copies of every lesion given to the decoder as extra queries; 0: none")
 
-    backbone_weights: str = setting("", "torchvision weights for the backbone: 'imagenet' or a file")
+    backbone_weights: str = setting(
+        "imagenet", "torchvision weights for the backbone: 'imagenet', a torchvision name or a file"
+    )
     start_from: str = setting("", "checkpoint to start from; what fits is taken, the rest is listed")
     freeze: tuple[str, ...] = setting((), "parts that keep their weights", FREEZABLE)
 
@@ -67,7 +68,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("clips_per_epoch", "warmup_steps", "denoising", "weight_decay", "clip_norm", "seed"):
+        for name in ("clips_per_epoch", "warmup_steps", "weight_decay", "clip_norm", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "backbone_learning_rate", "offsets_factor"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
@@ -163,7 +164,6 @@ def _improved() -> TrainConfig:
         auxiliary_repeats=4,
         class_loss="quality",
         precision="bfloat16",
-        backbone_weights="imagenet",
     )
 
 
@@ -179,6 +179,7 @@ def _tiny() -> TrainConfig:
         warmup_steps=100,
         ema_decay=0.998,
         auxiliary_repeats=4,
+        backbone_weights="",
         best_metric="agnostic_ap50",
     )
 

@@ -1,0 +1,285 @@
+"""Command line of training: `train.py` and `stnet-train`."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stnet.data.index import DatasetIndex, load_index
+from stnet.errors import ConfigError, StnetError
+from stnet.evaluation.coco import CocoMetrics
+from stnet.evaluation.predict import PredictionOptions
+from stnet.evaluation.protocol import PROTOCOLS
+from stnet.model.checkpoint import load
+from stnet.training.config import PRESETS, TrainConfig
+from stnet.training.distributed import World, join_world
+from stnet.training.interrupt import Interrupted
+from stnet.training.loop import RunOptions, Trainer
+from stnet.training.matcher import NonFiniteError
+from stnet.training.progress import Reporter
+from stnet.training.run_folder import RunFolder
+from stnet.training.state import replace_file
+from stnet.training.step import AUTOCAST
+from stnet.training.validation import show, validate
+
+OUT_OF_MEMORY = (
+    "out of memory; raise --accumulate (same result, less memory), add --checkpoint-activations or "
+    "--precision bfloat16, or lower --batch-size"
+)
+DEFAULTS = RunOptions()
+EXAMPLES = """examples:
+  train.py --data miccai_buv --output runs/a                        the published recipe
+  train.py --data phantoms --output runs/tiny --preset tiny         a small model, on a CPU
+  train.py --data miccai_buv --output runs/a --resume               go on where it stopped
+  train.py --evaluate runs/a/best.safetensors --data miccai_buv     evaluate only
+  torchrun --nproc_per_node=8 train.py --data ... --output ...      several GPUs
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options; those of the recipe are the fields of TrainConfig."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train STNet on ultrasound videos with lesion boxes, or evaluate a checkpoint.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--data", required=True, type=Path, metavar="DIR", help="dataset folder (BUV layout)")
+    run.add_argument("--output", type=Path, metavar="DIR", help="run folder to create; never overwritten")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
+    )
+    run.add_argument(
+        "--save-minutes",
+        type=float,
+        default=DEFAULTS.save_minutes,
+        metavar="MINUTES",
+        help="time between checkpoints within an epoch (default %(default)g)",
+    )
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
+
+    evaluation = parser.add_argument_group("evaluation only")
+    evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
+    evaluation.add_argument("--split", default="val", help="val, train or an annotation file (default %(default)s)")
+    evaluation.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="all: every annotated frame; published: the centre frames of STNet's own script (default %(default)s)",
+    )
+
+    recipe = parser.add_argument_group("recipe", "defaults come from the preset")
+    recipe.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="recipe (default %(default)s)")
+    recipe.add_argument(
+        "--model",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="change the preset's model, for example queries=100 dropout=0",
+    )
+    presets = {name: TrainConfig.preset(name) for name in PRESETS}
+    for known in dataclasses.fields(TrainConfig):
+        if known.name != "model":
+            _add_setting(recipe, known, {name: getattr(preset, known.name) for name, preset in presets.items()})
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal."""
+    options = build_parser().parse_args(arguments)
+    world = None
+    try:
+        if options.deterministic:
+            torch.use_deterministic_algorithms(True)
+        world = join_world(options.device)
+        reporter = Reporter(quiet=not world.is_first)
+        if options.evaluate:
+            _evaluate(options, world, reporter)
+        else:
+            _train(options, world, reporter)
+    except NonFiniteError as error:
+        return _fail(f"{error}; nothing was updated", 1)
+    except StnetError as error:
+        return _fail(str(error), 2)
+    except torch.OutOfMemoryError:
+        return _fail(OUT_OF_MEMORY, 1)
+    except Interrupted as stopped:
+        print("stopped; go on with --resume", file=sys.stderr)
+        return stopped.exit_code
+    finally:
+        if world is not None:
+            world.close()
+    return 0
+
+
+def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
+    if options.output is None:
+        raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
+    folder = RunFolder(options.output)
+    given = given_settings(options)
+    if options.resume:
+        config = _unchanged(folder.reopen(), given)
+    else:
+        config = configured(options.preset, given)
+    train = load_index(options.data, "train", class_names=config.model.class_names if options.resume else None)
+    val = load_index(options.data, "val", class_names=train.class_names)
+    config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
+    _report_repairs((train, val), reporter)
+    if not options.resume and world.is_first:
+        facts = {"data": str(options.data.resolve()), "processes": world.size, "device": str(world.device)}
+        folder.create(config, facts)
+    run_options = RunOptions(
+        workers=options.workers, save_minutes=options.save_minutes, tensorboard=options.tensorboard
+    )
+    trainer = Trainer(config, train, val, folder, world, run_options, reporter)
+    if options.resume:
+        trainer.resume()
+    trainer.run()
+    reporter.message(f"done; weights, curves and pictures are in {folder.path}")
+
+
+def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
+    given = given_settings(options)
+    unused = sorted(set(given) - {"precision", "score_threshold"})
+    if unused or options.resume:
+        name = unused[0] if unused else "resume"
+        raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
+    settings = TrainConfig(**given)
+    model = load(options.evaluate, device=world.device)
+    index = load_index(options.data, options.split, class_names=model.config.class_names)
+    _report_repairs((index,), reporter)
+    predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
+    result = validate(model, index, predict, settings.score_threshold, world, reporter)
+    if result is None:
+        return
+    show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
+    if options.output is not None:
+        _write_result(options, result.metrics)
+        reporter.message(f"written to {options.output / 'evaluation.json'}")
+
+
+def _write_result(options: argparse.Namespace, metrics: CocoMetrics) -> None:
+    content = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
+    content |= {"protocol": options.protocol, **metrics.to_dict()}
+    path = options.output / "evaluation.json"
+    if path.exists():
+        raise ConfigError(f"--output: {path} exists; choose another folder")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+    except OSError as error:
+        raise ConfigError(f"--output: {path} cannot be written ({error})") from error
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe settings named on the command line; `model` as a dictionary of texts."""
+    names = {known.name for known in dataclasses.fields(TrainConfig)}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    if "freeze" in given:
+        given["freeze"] = tuple(given["freeze"])
+    return given
+
+
+def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
+    """A preset with the given settings changed.
+
+    Raises:
+        ConfigError: for settings that do not exist or do not fit.
+    """
+    config = TrainConfig.preset(preset)
+    changes = dict(given)
+    if "model" in changes:
+        changes["model"] = _changed_model(config.model, changes["model"])
+    return config.replace(**changes)
+
+
+def _changed_model(model, assignments: list[str]):
+    known = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
+    changes = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or name not in known or name == "class_names":
+            allowed = ", ".join(key for key in known if key != "class_names")
+            raise ConfigError(f"--model {assignment}: expected NAME=VALUE with a NAME of {allowed}")
+        changes[name] = _parsed(f"--model {assignment}", text, type(known[name]))
+    return dataclasses.replace(model, **changes)
+
+
+def _parsed(what: str, text: str, wanted: type) -> Any:
+    if wanted is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{what}: expected true or false")
+        return text.lower() == "true"
+    try:
+        return wanted(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: expected {wanted.__name__}") from error
+
+
+def _unchanged(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """The stored recipe, which the command line may repeat but not change."""
+    wanted = dict(given)
+    if "model" in wanted:
+        wanted["model"] = _changed_model(config.model, wanted["model"])
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: the run being resumed has {getattr(config, name)!r}, not {value!r}; "
+                "leave the option out, or start a new run from its weights with --start-from"
+            )
+    return config
+
+
+def _add_setting(group: argparse._ArgumentGroup, known: dataclasses.Field, defaults: dict[str, Any]) -> None:
+    flag = "--" + known.name.replace("_", "-")
+    shown = ", ".join(f"{name} {_shown(value)}" for name, value in defaults.items())
+    text = f"{known.metadata['help']} ({shown})".replace("%", "%%")
+    common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+    if isinstance(known.default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif isinstance(known.default, tuple):
+        group.add_argument(flag, nargs="*", choices=known.metadata["choices"], **common)
+    elif known.metadata["choices"]:
+        group.add_argument(flag, choices=known.metadata["choices"], **common)
+    else:
+        group.add_argument(flag, type=type(known.default), metavar=type(known.default).__name__.upper(), **common)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _report_repairs(indexes: tuple[DatasetIndex, ...], reporter: Reporter) -> None:
+    for index in indexes:
+        if index.repairs:
+            reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
+            for repair in index.repairs[:3]:
+                reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

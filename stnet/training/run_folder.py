@@ -1,0 +1,167 @@
+"""The folder a run leaves behind.
+
+config.json        the recipe, enough to repeat the run together with the data
+environment.json   versions, device, commit, command, data
+steps.csv          loss of every optimizer step
+metrics.csv        one row per epoch: losses, speed, evaluation
+curves.png         both, drawn after every epoch
+train_batch_N.png  the first batches as the model saw them, boxes drawn
+val_clip_N.png     predictions in the first validation videos, refreshed after every evaluation
+best.safetensors   best weights so far (averaged ones with EMA); last.safetensors: after the last epoch
+evaluation.json    the last evaluation in full
+checkpoints/       what --resume continues from
+"""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stnet
+from stnet.errors import ConfigError
+from stnet.training.config import TrainConfig
+from stnet.training.state import replace_file
+
+PACKAGES = ("numpy", "torch", "torchvision", "triton", "numba", "scipy", "pycocotools")
+
+
+class RunFolder:
+    """Paths and tables of one run.
+
+    Args:
+        path: the folder; `create` or `reopen` it before anything else.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"
+        self.steps_file = path / "steps.csv"
+        self.metrics_file = path / "metrics.csv"
+        self.curves_file = path / "curves.png"
+        self.evaluation_file = path / "evaluation.json"
+        self.checkpoints = path / "checkpoints"
+        self.best_file = path / "best.safetensors"
+        self.last_file = path / "last.safetensors"
+
+    def create(self, config: TrainConfig, facts: Mapping[str, Any]) -> None:
+        """Start a run in a new or empty folder.
+
+        Raises:
+            ConfigError: where the folder holds anything.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                f"--output {self.path}: exists and is not empty; choose another folder, or go on with --resume"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_file(self.config_file, lambda path: path.write_text(config.to_json() + "\n"))
+        except OSError as error:
+            raise ConfigError(f"--output {self.path}: cannot be written ({error})") from error
+        self.write_json("environment.json", environment() | dict(facts))
+
+    def reopen(self) -> TrainConfig:
+        """The recipe of a run that is to go on.
+
+        Raises:
+            ConfigError: where there is none.
+        """
+        if not self.config_file.is_file():
+            raise ConfigError(f"--resume: {self.path} holds no run (no config.json); start one without --resume")
+        return TrainConfig.from_json(self.config_file.read_text(), str(self.config_file))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        replace_file(self.path / name, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+
+    def append(self, file: Path, row: Mapping[str, Any]) -> None:
+        """Add a row to a CSV file; the first row decides the columns. None becomes an empty cell."""
+        columns = _columns(file) or list(row)
+        new = not file.exists()
+        with file.open("a", newline="") as handle:
+            writer = csv.DictWriter(handle, columns, restval="", extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow({name: "" if value is None else value for name, value in row.items()})
+
+    def rows(self, file: Path) -> list[dict[str, float]]:
+        """The numbers of a CSV file; empty cells are left out."""
+        if not file.exists():
+            return []
+        with file.open(newline="") as handle:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(handle)]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps after `step`, which a resumed run makes again."""
+        for file in (self.steps_file, self.metrics_file):
+            if not file.exists():
+                continue
+            with file.open(newline="") as handle:
+                reader = csv.DictReader(handle)
+                columns, kept = reader.fieldnames or [], [row for row in reader if int(row["step"]) <= step]
+
+            def write(path: Path, columns=columns, kept=kept) -> None:
+                with path.open("w", newline="") as handle:
+                    writer = csv.DictWriter(handle, columns)
+                    writer.writeheader()
+                    writer.writerows(kept)
+
+            replace_file(file, write)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit of this process."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "stnet": stnet.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+    }
+
+
+def _columns(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    with file.open(newline="") as handle:
+        return next(csv.reader(handle), [])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this package runs from, marked where files differ; None when installed."""
+    checkout = Path(stnet.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

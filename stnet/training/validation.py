@@ -1,0 +1,108 @@
+"""Evaluation of a model by all processes together, and how its result is shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stnet.data.index import DatasetIndex
+from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
+from stnet.evaluation.predict import PredictionOptions, predict_frames
+from stnet.evaluation.protocol import planned_clips
+from stnet.model.detector import Detector
+from stnet.training.distributed import World
+from stnet.training.progress import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Metrics, and the scored frames they come from."""
+
+    metrics: CocoMetrics
+    frames: list[ScoredFrame]
+
+
+def validate(
+    model: Detector,
+    index: DatasetIndex,
+    options: PredictionOptions,
+    score_threshold: float,
+    world: World,
+    reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
+) -> Validation | None:
+    """Predict this process's share of the videos, gather all shares, and score them on the first process.
+
+    The metrics do not depend on the number of processes: every video is predicted by itself.
+
+    Args:
+        model: on this process's device; put in evaluation mode meanwhile.
+        check: called between batches; may raise to leave.
+
+    Returns:
+        The result on the first process, None on the others.
+    """
+    planned = planned_clips(index, options.protocol, model.config.frames, options.targets)
+    share = _shares([sum(len(clip.targets) for clip in clips) for clips in planned], world.size)[world.rank]
+    reporter.start("evaluating", sum(len(clip.targets) for number in share for clip in planned[number]))
+
+    def advance(count: int) -> None:
+        reporter.advance(count)
+        check()
+
+    training = model.training
+    model.eval()
+    try:
+        scored = predict_frames(model, index, options, videos=share, advance=advance)
+    finally:
+        model.train(training)
+        reporter.stop()
+    shares = world.gather(scored)
+    if not world.is_first:
+        return None
+    frames = [frame for part in shares for frame in part]
+    metrics = evaluate_frames(frames, index.class_names, score_threshold)
+    return Validation(metrics=metrics, frames=frames)
+
+
+def flat(metrics: CocoMetrics | None, class_names: tuple[str, ...]) -> dict[str, float | None]:
+    """Metrics as named columns; all None without metrics."""
+    names = ("ap", "ap50", "ap75")
+    columns: dict[str, float | None] = {}
+    groups: list[tuple[str, Precision | None]] = [
+        ("{}", metrics and metrics.overall),
+        ("agnostic_{}", metrics and metrics.agnostic),
+        *(("{}_" + name, metrics and metrics.per_class[name]) for name in class_names),
+    ]
+    for pattern, precision in groups:
+        columns |= {pattern.format(name): precision and getattr(precision, name) for name in names}
+    columns["recall"] = metrics and metrics.recall
+    columns["false_positives_per_frame"] = metrics and metrics.false_positives_per_frame
+    return columns
+
+
+def show(metrics: CocoMetrics, title: str, reporter: Reporter) -> None:
+    """Print metrics as a table."""
+    rows = [("all classes", metrics.overall), ("class-agnostic", metrics.agnostic), *metrics.per_class.items()]
+    reporter.table(
+        title,
+        ("", "AP", "AP50", "AP75"),
+        [(name, *(_percent(value) for value in (p.ap, p.ap50, p.ap75))) for name, p in rows],
+    )
+    reporter.message(
+        f"{metrics.frames} frames, {metrics.lesions} lesions; at score {metrics.score_threshold:g}: recall "
+        f"{_percent(metrics.recall)} %, {metrics.false_positives_per_frame:.3f} false positives per frame"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _shares(sizes: list[int], count: int) -> list[list[int]]:
+    """Split items so that the sums of their sizes are alike; each share in ascending order."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(item)
+        loads[lightest] += sizes[item]
+    return [sorted(share) for share in shares]
