@@ -1,0 +1,347 @@
+"""Synthetic breast ultrasound videos with known lesions, in the layout of `stnet.data.index`.
+
+    python -m stnet.data.phantom OUT --train-videos 60 --val-videos 12 --frames 24 --height 128 --width 160
+
+A hand-held probe sweeps over a random breast: skin, fat with ligaments, glandular tissue, pectoral muscle and
+ribs. Lesions enter and leave the view. Benign ones are smooth, oval, wider than tall, with a brighter wake;
+malignant ones are irregular, spiculated, taller than wide, with a halo and a shadow. Islands of fat, tiny
+cysts and shadows are there to be mistaken for them.
+
+A lesion has a box in a frame where its section is at least 4 mm wide and high and at least 5 dB darker than
+its surroundings; elsewhere it has faded. The same seed and options give the same bytes on the same platform.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import Progress
+
+from stnet.data.index import FRAMES_FOLDER, LESION_CLASSES
+from stnet.data.phantom_anatomy import Breast, Lesion, draw_lesion
+from stnet.data.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.errors import ConfigError, StnetError
+
+FRAMES = 24
+HEIGHT = 128
+WIDTH = 160
+MIN_SIDE, MAX_SIDE = 48, 1024
+MARKER = "phantom.json"
+
+# The lesions of the videos of a data set, in turn: small sets hold both classes, two lesions and none.
+LESION_PATTERN: tuple[tuple[str, ...], ...] = (
+    ("benign",),
+    ("malignant",),
+    (),
+    ("benign", "malignant"),
+    ("malignant",),
+    ("benign",),
+    ("malignant",),
+    ("benign",),
+    ("malignant", "malignant"),
+    ("benign", "benign"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PhantomVideo:
+    """`frames` uint8 [F, H, W, 3]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n]
+    (1 benign, 2 malignant) and `instances` int64 [n] (which lesion of the video, from 0)."""
+
+    frames: np.ndarray
+    boxes: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+    instances: tuple[np.ndarray, ...]
+
+
+def render_phantom(
+    seed: int | Sequence[int],
+    *,
+    frames: int = FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    lesions: Sequence[str] | None = None,
+) -> PhantomVideo:
+    """Renders one video.
+
+    `lesions` holds the class names of none, one or two lesions; by default they are drawn. Raises
+    `ConfigError` for sizes and classes that cannot be rendered.
+    """
+    _check_size(frames, height, width)
+    seed = (seed,) if isinstance(seed, int) else tuple(seed)
+    rng = np.random.default_rng(seed)
+    if lesions is None:
+        lesions = LESION_PATTERN[rng.integers(len(LESION_PATTERN))]
+    _check_lesions(lesions)
+    scanner = draw_scanner(rng)
+    placed = _place_lesions(rng, scanner, scanner.depth_mm * width / height, lesions)
+    poses = _draw_sweep(rng, placed, frames)
+    renderer = Renderer(Breast(rng, scanner.depth_mm, placed), scanner, height, width, seed)
+    rendered = [renderer.render(pose) for pose in poses]
+    labels = np.array([LESION_CLASSES.index(name) + 1 for name in lesions], dtype=np.int64)
+    seen = [np.array([i for i, box in enumerate(boxes) if box is not None], dtype=np.int64) for _, boxes in rendered]
+    return PhantomVideo(
+        frames=np.repeat(np.stack([frame for frame, _ in rendered])[..., None], 3, axis=3),
+        boxes=tuple(
+            np.array([boxes[i] for i in visible], dtype=np.float32).reshape(-1, 4)
+            for (_, boxes), visible in zip(rendered, seen, strict=True)
+        ),
+        labels=tuple(labels[visible] for visible in seen),
+        instances=tuple(seen),
+    )
+
+
+def write_phantoms(
+    root: str | Path,
+    videos_train: int,
+    videos_val: int,
+    seed: int,
+    *,
+    frames: int = FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    overwrite: bool = False,
+    workers: int = 1,
+    on_video: Callable[[], None] = lambda: None,
+) -> Path:
+    """Writes a data set of phantom videos and returns its folder.
+
+    `workers` processes render in parallel without changing a byte; `on_video` is called after every video.
+    Raises `ConfigError` for options that cannot be used and for a folder that is not empty; `overwrite`
+    replaces an earlier phantom data set, and nothing else.
+    """
+    root = Path(root)
+    _check_size(frames, height, width)
+    if min(videos_train, videos_val) < 0 or videos_train + videos_val == 0:
+        raise ConfigError(f"{videos_train} train and {videos_val} val videos: give at least one in all")
+    _prepare_folder(root, overwrite)
+    options = {"seed": seed, "frames": frames, "height": height, "width": width}
+    counts = {"train": videos_train, "val": videos_val}
+    (root / MARKER).write_text(json.dumps(options | {"videos": counts}, indent=2) + "\n")
+    jobs = [
+        _Job(root=root, split=split, number=number, **options)
+        for split, count in counts.items()
+        for number in range(count)
+    ]
+    written: dict[str, list[dict]] = {"train": [], "val": []}
+    for job, video in zip(jobs, _run(jobs, workers), strict=True):
+        written[job.split].append(video)
+        on_video()
+    for split, videos in written.items():
+        if videos:
+            (root / f"{split}.json").write_text(json.dumps(_annotation_file(videos)) + "\n")
+    return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    root: Path
+    split: str
+    number: int
+    seed: int
+    frames: int
+    height: int
+    width: int
+
+
+def _run(jobs: list[_Job], workers: int):
+    if workers == 1:
+        yield from map(_write_video, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_write_video, jobs)
+
+
+def _write_video(job: _Job) -> dict:
+    """Renders and writes the frames of a video; returns what its annotations need."""
+    lesions = LESION_PATTERN[job.number % len(LESION_PATTERN)]
+    video = render_phantom(
+        (job.seed, ("train", "val").index(job.split), job.number),
+        frames=job.frames,
+        height=job.height,
+        width=job.width,
+        lesions=lesions,
+    )
+    kind = max(lesions, key=LESION_CLASSES.index) if lesions else "normal"
+    name = f"{kind}/phantom_{job.split}_{job.number:04d}"
+    folder = job.root / FRAMES_FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(video.frames):
+        Image.fromarray(frame[:, :, 0]).save(folder / f"{number:06d}.png")
+    return {
+        "name": name,
+        "height": job.height,
+        "width": job.width,
+        "boxes": [boxes.tolist() for boxes in video.boxes],
+        "labels": [labels.tolist() for labels in video.labels],
+        "instances": [instances.tolist() for instances in video.instances],
+    }
+
+
+def _annotation_file(videos: list[dict]) -> dict:
+    """The annotation file of a split, with the keys of BUV that mean something here."""
+    document: dict = {
+        "categories": [{"id": i, "name": name} for i, name in enumerate(LESION_CLASSES, start=1)],
+        "videos": [{"id": i, "name": video["name"]} for i, video in enumerate(videos, start=1)],
+        "images": [],
+        "annotations": [],
+    }
+    lesions = 0
+    for video_id, video in enumerate(videos, start=1):
+        for frame_id, boxes in enumerate(video["boxes"]):
+            image_id = len(document["images"]) + 1
+            document["images"].append(
+                {
+                    "id": image_id,
+                    "file_name": f"{video['name']}/{frame_id:06d}.png",
+                    "height": video["height"],
+                    "width": video["width"],
+                    "video_id": video_id,
+                    "frame_id": frame_id,
+                }
+            )
+            for box, label, instance in zip(
+                boxes, video["labels"][frame_id], video["instances"][frame_id], strict=True
+            ):
+                x0, y0, x1, y1 = map(int, box)
+                document["annotations"].append(
+                    {
+                        "id": len(document["annotations"]) + 1,
+                        "image_id": image_id,
+                        "video_id": video_id,
+                        "category_id": label,
+                        "instance_id": lesions + instance + 1,
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": (x1 - x0) * (y1 - y0),
+                        "iscrowd": False,
+                    }
+                )
+        lesions += 2
+    return document
+
+
+def _place_lesions(
+    rng: np.random.Generator, scanner: Scanner, width_mm: float, labels: Sequence[str]
+) -> tuple[Lesion, ...]:
+    """Lesions side by side in the view, at the depth of the gland, near the middle of the sweep."""
+    columns = {1: (0.0,), 2: (-0.26, 0.26)}.get(len(labels), ())
+    mirror = rng.choice((-1, 1))
+    lesions = []
+    for label, column in zip(labels, columns, strict=True):
+        spread = 0.26 if len(labels) == 1 else 0.04
+        x = width_mm * (mirror * column + rng.uniform(-spread, spread))
+        y = rng.uniform(-1, 1) if len(labels) == 1 else rng.uniform(-3.5, 3.5)
+        lesions.append(draw_lesion(rng, label, (x, y, scanner.depth_mm * rng.uniform(0.33, 0.54))))
+    return tuple(lesions)
+
+
+def _draw_sweep(rng: np.random.Generator, lesions: tuple[Lesion, ...], frames: int) -> list[Pose]:
+    """The way of a hand-held probe: across the lesions, or lingering on them, with drift and tremor."""
+    extent = max((lesion.radii[1] + abs(lesion.centre[1]) for lesion in lesions), default=6.0)
+    lingering = rng.random() < 0.35
+    reach = extent * (rng.uniform(0.4, 0.9) if lingering else rng.uniform(0.95, 1.35))
+    time = np.linspace(0, 1, frames) if frames > 1 else np.array([0.5])
+    path = reach * (np.cos(2 * np.pi * time) if lingering else 2 * time - 1)
+    path = rng.choice((-1, 1)) * path + 0.25 * _wander(rng, time)
+    x = rng.uniform(-1.5, 1.5) * (2 * time - 1) + 0.6 * _wander(rng, time)
+    press = 0.015 * _wander(rng, time)
+    turn = rng.uniform(-0.06, 0.06) + 0.015 * _wander(rng, time)
+    tilt = rng.uniform(-0.08, 0.08)
+    return [
+        Pose(x_mm=float(x[i]), y_mm=float(path[i]), turn=float(turn[i]), tilt=tilt, press=float(press[i]))
+        for i in range(frames)
+    ]
+
+
+def _wander(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
+    """A smooth curve with standard deviation about 1."""
+    cycles, phases = rng.uniform(0.4, 2.5, 4), rng.uniform(0, 2 * np.pi, 4)
+    return np.sin(2 * np.pi * cycles * time[:, None] + phases).sum(axis=1) / np.sqrt(2)
+
+
+def _check_size(frames: int, height: int, width: int) -> None:
+    if frames < 1:
+        raise ConfigError(f"frames {frames}: give at least 1")
+    for name, side in (("height", height), ("width", width)):
+        if not MIN_SIDE <= side <= MAX_SIDE:
+            raise ConfigError(f"{name} {side}: give {MIN_SIDE} to {MAX_SIDE} pixels")
+    if not 1 / 2 <= width / height <= 2:
+        raise ConfigError(f"{width}x{height}: neither side may be more than twice the other")
+
+
+def _check_lesions(lesions: Sequence[str]) -> None:
+    if len(lesions) > 2 or not set(lesions) <= set(LESION_CLASSES):
+        raise ConfigError(f"lesions {list(lesions)}: give at most two of {', '.join(LESION_CLASSES)}")
+
+
+def _prepare_folder(root: Path, overwrite: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root} is a file; name a folder")
+    if root.is_dir() and any(root.iterdir()):
+        if not (root / MARKER).is_file():
+            raise ConfigError(f"{root} is not empty and holds no phantoms; name another folder")
+        if not overwrite:
+            raise ConfigError(f"{root} holds phantoms already; add --overwrite to replace them")
+        for split in ("train", "val"):
+            (root / f"{split}.json").unlink(missing_ok=True)
+        for folder in (root / FRAMES_FOLDER).glob("*/phantom_*"):
+            shutil.rmtree(folder)
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stnet.data.phantom",
+        description="Write synthetic breast ultrasound videos with known lesions as a data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="folder to write, new or empty")
+    parser.add_argument("--train-videos", type=int, default=60, help="videos of the train split")
+    parser.add_argument("--val-videos", type=int, default=12, help="videos of the val split")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each video")
+    parser.add_argument("--height", type=int, default=HEIGHT, help="height of the frames in pixels")
+    parser.add_argument("--width", type=int, default=WIDTH, help="width of the frames in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="not negative; same seed, same videos")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier phantom data set")
+    options = parser.parse_args(arguments)
+    try:
+        _write_with_progress(options)
+    except StnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write_with_progress(options: argparse.Namespace) -> None:
+    if options.seed < 0 or options.workers < 1:
+        raise ConfigError(f"seed {options.seed}, workers {options.workers}: give a seed from 0, workers from 1")
+    with Progress(transient=True) as progress:
+        task = progress.add_task("Rendering", total=options.train_videos + options.val_videos)
+        write_phantoms(
+            options.out,
+            options.train_videos,
+            options.val_videos,
+            options.seed,
+            frames=options.frames,
+            height=options.height,
+            width=options.width,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            on_video=lambda: progress.advance(task),
+        )
+    print(f"{options.out}: {options.train_videos} train and {options.val_videos} val videos")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
