@@ -1,7 +1,8 @@
 """Video files written frame by frame: H.264 in MP4, playable everywhere, complete or named `.partial`."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -36,17 +37,17 @@ class VideoWriter:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self._fps, self._size, self._last_tick = Fraction(fps), (height, width), -1
-        try:
-            self._container = av.open(str(self.partial.absolute()), mode="w", format="mp4")
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.partial}: cannot be written ({getattr(error, 'strerror', error)})") from error
-        self._stream = self._container.add_stream(
-            "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
-        )
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.height, self._stream.width = height + height % 2, width + width % 2
-        self._stream.codec_context.time_base = 1 / (Fraction(self._fps.numerator) * TICKS)
         self._closed = False
+        with self._reporting("cannot be written"):
+            self._container = av.open(str(self.partial.absolute()), mode="w", format="mp4")
+            self._stream = self._container.add_stream(
+                "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
+            )
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.height, self._stream.width = height + height % 2, width + width % 2
+            self._stream.codec_context.time_base = 1 / (Fraction(self._fps.numerator) * TICKS)
+            # Creates the file now rather than with the first frame.
+            self._container.start_encoding()
 
     def write(self, image: np.ndarray, time: float | None = None) -> None:
         """Append a frame, uint8 `[H, W, 3]`, shown at `time` seconds (default: one frame after the last)."""
@@ -105,14 +106,17 @@ class VideoWriter:
         return self._last_tick
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
-        try:
+        with self._reporting("cannot be written"):
             self._container.mux(self._stream.encode(frame))
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.partial}: cannot be written ({getattr(error, 'strerror', error)})") from error
 
     def _release(self) -> None:
         self._closed = True
-        try:
+        with self._reporting("cannot be finished"):
             self._container.close()
+
+    @contextmanager
+    def _reporting(self, failure: str) -> Iterator[None]:
+        try:
+            yield
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.partial}: cannot be finished ({getattr(error, 'strerror', error)})") from error
+            raise VideoError(f"{self.partial}: {failure} ({getattr(error, 'strerror', error)})") from error

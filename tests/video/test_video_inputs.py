@@ -1,0 +1,164 @@
+"""Folders, patterns, images and arrays as videos."""
+
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stnet.errors import VideoError
+from stnet.video import ArraySource, SpooledSource, find_inputs, open_source
+
+
+def save_frames(folder, names, size=(40, 30)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", size, (number * 10, 0, 0)).save(folder / name)
+    return folder
+
+
+def test_folder_of_frames_in_natural_order(tmp_path):
+    folder = save_frames(tmp_path / "case 7", ["f10.png", "f2.png", "f1.png", ".hidden.png"])
+    (folder / "notes.txt").write_text("not a frame")
+    source = open_source(folder, fps=Fraction(10))
+    frames = list(source)
+    assert [frame.name for frame in frames] == ["f1.png", "f2.png", "f10.png"]
+    assert [frame.time for frame in frames] == [0.0, 0.1, 0.2]
+    assert (source.name, source.height, source.width, source.status) == ("case 7", 30, 40, "ok")
+    assert source.scan({2}).frames[2].name == "f10.png"
+
+
+def test_mixed_sizes_are_refused_with_names_and_sizes(tmp_path):
+    folder = save_frames(tmp_path / "mixed", ["a.png"])
+    save_frames(folder, ["b.png"], size=(41, 30))
+    with pytest.raises(VideoError, match=r"b\.png: is 41 x 30 pixels, a\.png 40 x 30"):
+        open_source(folder)
+
+
+def test_unreadable_frames_are_skipped_and_reported(tmp_path):
+    folder = save_frames(tmp_path / "frames", [f"{i}.png" for i in range(5)], size=(400, 300))
+    (folder / "1.png").write_bytes(b"no image")
+    damaged = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(damaged[: len(damaged) // 2])
+    source = open_source(folder)
+    frames = list(source)
+    assert [frame.name for frame in frames] == ["0.png", "2.png", "4.png"]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert source.status == "corrupt" and len(source.problems) == 2
+    assert source.scan().length == 3
+
+
+def test_folder_without_a_readable_frame(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(VideoError, match="none of its 1 images"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16", "LA", "CMYK"])
+def test_image_modes(tmp_path, mode):
+    suffix = "tif" if mode == "CMYK" else "png"
+    path = tmp_path / f"a.{suffix}"
+    Image.new(mode, (5, 4)).save(path)
+    (frame,) = open_source(path)
+    assert frame.image.shape == (4, 5, 3) and frame.image.dtype == np.uint8
+
+
+def test_sixteen_bit_gray_keeps_its_upper_bits(tmp_path):
+    Image.fromarray(np.full((4, 5), 0xABCD, np.uint16)).save(tmp_path / "a.png")
+    (frame,) = open_source(tmp_path / "a.png")
+    assert (frame.image == 0xAB).all()
+
+
+def test_stored_orientation_of_images_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    source = open_source(tmp_path / "a.jpg")
+    assert (source.height, source.width) == (40, 30)
+    assert next(iter(source)).image.shape == (40, 30, 3)
+
+
+def test_image_with_too_many_pixels(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr("stnet.video.source.MAX_PIXELS", 1199)
+    with pytest.raises(VideoError, match="exceed the limit"):
+        open_source(tmp_path / "a.png")
+
+
+def test_patterns_and_lists_of_images_are_one_video(tmp_path):
+    folder = save_frames(tmp_path / "frames", [f"{i}.png" for i in range(12)])
+    for names in ([str(folder / "*.png")], [folder / f"{i}.png" for i in range(12)]):
+        (video,) = find_inputs(names)
+        assert video.name == "frames" and len(video.paths) == 12
+        assert [path.stem for path in video.paths] == [str(i) for i in range(12)]
+    (single,) = find_inputs([folder / "3.png"])
+    assert single.name == "3"
+
+
+def test_folder_of_videos_is_all_of_them(tmp_path, encode):
+    encode(tmp_path / "b.mp4", frames=2)
+    encode(tmp_path / "a.mkv", frames=2)
+    assert [video.name for video in find_inputs([tmp_path])] == ["a", "b"]
+    with pytest.raises(VideoError, match="names 2 videos"):
+        open_source(tmp_path)
+    save_frames(tmp_path, ["x.png"])
+    with pytest.raises(VideoError, match="holds images and video files"):
+        find_inputs([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["-dash.mp4", "with space.mp4", "ünïcode 乳腺.mp4", "a:b.mp4", "[x].mp4", "100%.mp4"])
+def test_awkward_names(tmp_path, encode, monkeypatch, name):
+    encode(tmp_path / "plain.mp4", frames=3)
+    os.rename(tmp_path / "plain.mp4", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_source(name))) == 3
+
+
+def test_nothing_there(tmp_path):
+    for name in ("missing.mp4", "*.mp4", ""):
+        with pytest.raises(VideoError):
+            find_inputs([str(tmp_path / name)])
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="neither a file nor a folder"):
+        find_inputs([tmp_path / "pipe.mp4"])
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 8, 3), (4, 6, 8), (4, 6, 8, 1)])
+def test_arrays(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    source = ArraySource(array, fps=Fraction(5))
+    frames = list(source)
+    assert len(frames) == 4 and frames[3].time == pytest.approx(0.6) and source.status == "ok"
+    expected = array if shape[-1] == 3 else np.repeat(array.reshape(4, 6, 8, 1), 3, axis=3)
+    np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), expected)
+    np.testing.assert_array_equal(source.scan({2, 7}).frames[2].image, expected[2])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 4), np.float32), "expected uint8"),
+        (np.zeros((2, 4, 4, 4), np.uint8), "expected"),
+        (np.zeros((0, 4, 4), np.uint8), "no frame"),
+        (np.zeros((2, 0, 4), np.uint8), "no pixels"),
+        (np.zeros(5, np.uint8), "expected"),
+    ],
+)
+def test_unusable_arrays(array, message):
+    with pytest.raises(VideoError, match=message):
+        ArraySource(array)
+
+
+def test_one_shot_iterables_are_spooled():
+    images = [np.full((4, 5), i, np.uint8) for i in range(6)]
+    source = SpooledSource(iter(images))
+    for _ in range(2):
+        assert [int(frame.image[0, 0, 0]) for frame in source] == list(range(6))
+    assert source.scan({5}).frames[5].image.shape == (4, 5, 3)
+    with pytest.raises(VideoError, match="frame 1 has shape"):
+        SpooledSource(iter([images[0], np.zeros((5, 5), np.uint8)]))
+    with pytest.raises(VideoError, match="no frame"):
+        SpooledSource(iter([]))

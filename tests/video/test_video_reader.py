@@ -1,0 +1,276 @@
+"""Video files: formats, colours, clocks, damage and disguise."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from stnet.errors import VideoError
+from stnet.video import VideoFile, open_source
+
+FASTSTART = {"movflags": "faststart"}
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("mov", "libx264"), ("mkv", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx")],
+)
+def test_decodes_every_frame_in_order(tmp_path, encode, draw_picture, suffix, codec):
+    source = VideoFile(encode(tmp_path / f"clip.{suffix}", codec=codec, frames=30))
+    assert source.status == "unread"
+    frames = list(source)
+    assert [frame.index for frame in frames] == list(range(30))
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(30)], abs=2e-3)
+    assert (source.height, source.width, source.fps) == (48, 64, 25)
+    assert (source.status, source.problems) == ("ok", ())
+    for frame in frames[::7]:
+        expected = draw_picture(frame.index, 48, 64).astype(int)
+        others = draw_picture(frame.index + 1, 48, 64).astype(int)
+        error = np.abs(frame.image - expected).mean()
+        assert error < 12 and error < np.abs(frame.image - others).mean() / 2
+
+
+def test_can_be_read_again_and_scanned(tmp_path, encode):
+    source = VideoFile(encode(tmp_path / "clip.mp4"))
+    first, second = list(source), list(source)
+    found = source.scan({0, 17, 99})
+    assert found.length == len(first) == len(second) == source.declared_frames == 40
+    assert sorted(found.frames) == [0, 17]
+    for index, frame in found.frames.items():
+        np.testing.assert_array_equal(frame.image, first[index].image)
+        assert frame.time == first[index].time
+    np.testing.assert_array_equal(first[39].image, second[39].image)
+
+
+def test_keeps_exact_frame_rates(tmp_path, encode):
+    assert VideoFile(encode(tmp_path / "ntsc.mp4", fps=Fraction(30000, 1001))).fps == Fraction(30000, 1001)
+
+
+def test_variable_frame_rate_keeps_the_time_stamps(tmp_path, encode):
+    ticks = [0, 40, 50, 400, 410, 1000, 1033, 2000]
+    source = VideoFile(encode(tmp_path / "vfr.mkv", frames=8, ticks=ticks))
+    assert [frame.time for frame in source] == pytest.approx([tick / 1000 for tick in ticks], abs=1e-3)
+    assert source.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "height", "width"),
+    [
+        ("libx264", "yuv444p", 48, 64),
+        ("libx264", "gray", 48, 64),
+        ("libx264", "yuv420p10le", 48, 64),
+        ("libx264", "yuv444p", 47, 65),
+        ("ffv1", "gray16le", 33, 31),
+        ("ffv1", "bgr0", 1, 1),
+        ("mjpeg", "yuvj422p", 48, 66),
+    ],
+)
+def test_colour_formats_and_odd_sizes(tmp_path, encode, draw_picture, codec, pix_fmt, height, width):
+    path = encode(tmp_path / "clip.mkv", codec=codec, pix_fmt=pix_fmt, height=height, width=width, frames=5)
+    source = VideoFile(path)
+    frames = list(source)
+    assert len(frames) == 5 and source.status == "ok"
+    for frame in frames:
+        assert frame.image.shape == (height, width, 3) and frame.image.dtype == np.uint8
+        assert np.abs(frame.image - draw_picture(frame.index, height, width).astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_stored_rotation_is_applied(tmp_path, encode, matrix, turns):
+    path = encode(tmp_path / "clip.mp4", frames=3)
+    plain = [frame.image for frame in VideoFile(path)]
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (value << 16 for value in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    source = VideoFile(path)
+    turned = list(source)
+    assert (source.height, source.width) == ((64, 48) if turns % 2 else (48, 64))
+    for frame, image in zip(turned, plain, strict=True):
+        np.testing.assert_array_equal(frame.image, np.rot90(image, turns))
+
+
+def test_mp4_without_its_index_cannot_be_opened(tmp_path, encode, cut):
+    with pytest.raises(VideoError, match=r"clip\.mp4.*cannot be opened"):
+        VideoFile(cut(encode(tmp_path / "clip.mp4"), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("faststart.mp4", "libx264", FASTSTART),
+        ("fragmented.mp4", "libx264", FRAGMENTED),
+        ("clip.mkv", "libx264", {}),
+        ("clip.avi", "mpeg4", {}),
+    ],
+)
+def test_truncated_files_keep_what_was_decoded(tmp_path, encode, cut, name, codec, options):
+    path = encode(tmp_path / name, codec=codec, options=options, frames=120, gop=10)
+    whole = [frame.image for frame in VideoFile(path)]
+    source = VideoFile(cut(path, 0.6))
+    frames = list(source)
+    assert 0 < len(frames) < 110
+    np.testing.assert_array_equal(frames[0].image, whole[0])
+    if name == "fragmented.mp4":  # declares nothing, but breaks off in the middle of a fragment
+        assert source.status in ("truncated", "corrupt")
+    else:
+        assert source.status == "truncated"
+        assert f"{len(frames)} of 120 declared frames" in source.problems[0]
+    assert source.scan().length == len(frames)
+
+
+def test_one_missing_frame_is_tolerated(tmp_path, encode):
+    path = encode(tmp_path / "clip.mp4", options=FASTSTART, frames=30)
+    source = VideoFile(path)
+    source._stated_frames, source._duration = 31, 31 / 25
+    list(source)
+    assert source.status == "ok"
+    source._stated_frames, source._duration = 33, 33 / 25
+    list(source)
+    assert source.status == "truncated"
+
+
+def test_damage_inside_is_reported_as_corrupt(tmp_path, encode):
+    path = encode(tmp_path / "clip.avi", codec="mpeg4", frames=60)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    first, last = data.index(b"movi"), data.rindex(b"idx1")
+    for position in rng.integers(first + (last - first) // 4, last, 200):
+        data[position] ^= 0xFF
+    path.write_bytes(data)
+    source = VideoFile(path)
+    frames = list(source)
+    assert frames
+    assert source.status in ("corrupt", "truncated") and source.problems
+
+
+def test_size_change_ends_the_video(tmp_path, encode):
+    small = encode(tmp_path / "a.mjpeg", codec="mjpeg", pix_fmt="yuvj420p", frames=4).read_bytes()
+    large = encode(tmp_path / "b.mjpeg", codec="mjpeg", pix_fmt="yuvj420p", height=64, width=80, frames=4).read_bytes()
+    path = tmp_path / "both.mjpeg"
+    path.write_bytes(small + large)
+    source = VideoFile(path)
+    assert [frame.image.shape for frame in source] == [(48, 64, 3)] * 4
+    assert source.status == "corrupt" and "64 x 48 to 80 x 64" in source.problems[0]
+
+
+def test_stream_without_frames_is_refused(tmp_path):
+    path = tmp_path / "empty.mkv"
+    with av.open(str(path), mode="w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        output.start_encoding()
+    with pytest.raises(VideoError, match=r"empty\.mkv"):
+        VideoFile(path)
+
+
+def test_stream_of_undecodable_frames_is_refused(tmp_path, encode):
+    path = encode(tmp_path / "clip.avi", codec="mpeg4", frames=3)
+    data = bytearray(path.read_bytes())
+    first, last = data.index(b"movi"), data.rindex(b"idx1")
+    for chunk in (position for position in range(first, last) if data[position : position + 4] == b"00dc"):
+        size = int.from_bytes(data[chunk + 4 : chunk + 8], "little")
+        data[chunk + 8 : chunk + 8 + size] = bytes(size)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="no frame can be decoded"):
+        VideoFile(path)
+
+
+def test_audio_only_is_refused(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), mode="w") as output:
+        stream = output.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="no video stream"):
+        VideoFile(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"not a video at all" * 50, b"GIF89a", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_video_are_refused(tmp_path, content):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"clip\.mp4"):
+        VideoFile(path)
+
+
+def test_disguised_playlists_are_refused(tmp_path, encode):
+    secret = encode(tmp_path / "secret.mp4", frames=4)
+    lists = {
+        "concat.mp4": f"ffconcat version 1.0\nfile {secret.name}\n",
+        "list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret.name}\n#EXT-X-ENDLIST\n",
+        "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret.name}\n#EXT-X-ENDLIST\n",
+        "pipe.mp4": "ffconcat version 1.0\nfile 'http://127.0.0.1:9/x.mp4'\n",
+    }
+    for name, text in lists.items():
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(VideoError, match="cannot be opened"):
+            open_source(path)
+
+
+@pytest.mark.parametrize("name", ["http://127.0.0.1:9/clip.mp4", "rtsp://127.0.0.1/x", "file:///etc/passwd"])
+def test_addresses_are_refused(name):
+    with pytest.raises(VideoError, match="only local files"):
+        open_source(name)
+
+
+def test_too_many_pixels_are_refused(tmp_path, encode, monkeypatch):
+    path = encode(tmp_path / "clip.mp4", frames=2)
+    monkeypatch.setattr("stnet.video.source.MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(VideoError, match="64 x 48 pixels exceed the limit of 3071"):
+        VideoFile(path)
+
+
+def test_leaving_early_closes_the_file(tmp_path, encode):
+    source = VideoFile(encode(tmp_path / "clip.mp4"))
+    frames = iter(source)
+    next(frames)
+    frames.close()
+    assert source.status == "unread"
+    assert len(list(source)) == 40
+
+
+def _mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    mutated = bytearray(data)
+    for position in rng.integers(0, len(data), rng.integers(1, 40)):
+        mutated[position] = rng.integers(256)
+    if rng.random() < 0.3:
+        del mutated[rng.integers(1, len(data)) :]
+    return bytes(mutated)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_byte_flips_never_escape(tmp_path, encode, count):
+    originals = [
+        encode(tmp_path / "a.mp4", options=FASTSTART, frames=20).read_bytes(),
+        encode(tmp_path / "b.mkv", frames=20).read_bytes(),
+        encode(tmp_path / "c.avi", codec="mpeg4", frames=20).read_bytes(),
+    ]
+    rng = np.random.default_rng(count)
+    path = tmp_path / "mutated.mp4"
+    for number in range(count):
+        path.write_bytes(_mutated(originals[number % len(originals)], rng))
+        try:
+            source = VideoFile(path)
+        except VideoError:
+            continue
+        length = sum(1 for _ in source)
+        assert source.status in ("ok", "truncated", "corrupt")
+        assert length <= 200
+
+
+def test_real_clips(shared):
+    counts = {}
+    for path in sorted((shared / "data" / "video").glob("*.mp4")):
+        source = VideoFile(path)
+        counts[path.name] = sum(1 for _ in source)
+        assert source.status == "ok" and counts[path.name] == source.declared_frames
+    assert sorted(counts.values()) == [104, 137, 151, 187]
