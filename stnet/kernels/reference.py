@@ -72,7 +72,8 @@ def msda_reference(
     """
     dtype = _compute_dtype(value)
     batch, _, heads, head_dim = value.shape
-    output = value.new_zeros(batch * heads, head_dim, attention_weights.shape[1], dtype=dtype)
+    queries = attention_weights.shape[1]
+    output = value.new_zeros(batch * heads, head_dim, queries, dtype=dtype)
     for level, (start, (height, width)) in enumerate(
         zip(level_starts(spatial_shapes), spatial_shapes, strict=True)
     ):
@@ -81,7 +82,7 @@ def msda_reference(
         position = location * location.new_tensor((width, height)) - 0.5
         weight = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
         output = output + _weighted_samples(maps.reshape(-1, head_dim, height, width), position, weight)
-    return output.view(batch, heads * head_dim, -1).transpose(1, 2).to(value.dtype)
+    return output.view(batch, heads * head_dim, queries).transpose(1, 2).to(value.dtype)
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
