@@ -302,7 +302,7 @@ def draw_confuser(rng: np.random.Generator, fat: float, gland: float) -> Lesion:
         label="",
         centre=centre,
         radii=(radius * rng.uniform(1.0, 2.2), rng.uniform(2, 5), radius),
-        inside_db=-30.0 if tiny else FAT_DB + rng.uniform(1, 4),
+        inside_db=-30.0 if tiny else FAT_DB + rng.uniform(4, 7),
         texture_db=1.0,
         attenuation=0.0,
         roughness=0.05,
