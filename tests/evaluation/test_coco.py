@@ -31,9 +31,7 @@ FAR = (100, 100, 120, 130)
 
 
 def test_perfect_detections():
-    metrics = evaluate_frames(
-        [frame(1, [(BOX, 1)], [(BOX, 0.9, 1)]), frame(2, [(BOX, 2)], [(BOX, 0.8, 2)])], CLASSES
-    )
+    metrics = evaluate_frames([frame(1, [(BOX, 1)], [(BOX, 0.9, 1)]), frame(2, [(BOX, 2)], [(BOX, 0.8, 2)])], CLASSES)
     for precision in (metrics.overall, metrics.agnostic, *metrics.per_class.values()):
         assert [precision.ap, precision.ap50, precision.ap75] == pytest.approx([1.0] * 3)
     assert metrics.recall == 1 and metrics.false_positives_per_frame == 0
@@ -49,9 +47,7 @@ def test_wrong_class_counts_only_when_agnostic():
 
 
 def test_a_better_scored_false_positive_in_a_lesion_free_frame_halves_precision():
-    with_free = evaluate_frames(
-        [frame(1, [(BOX, 1)], [(BOX, 0.5, 1)]), frame(2, [], [(FAR, 0.9, 1)])], CLASSES
-    )
+    with_free = evaluate_frames([frame(1, [(BOX, 1)], [(BOX, 0.5, 1)]), frame(2, [], [(FAR, 0.9, 1)])], CLASSES)
     assert with_free.overall.ap50 == pytest.approx(0.5)
     assert with_free.false_positives_per_frame == pytest.approx(0.5)
 
