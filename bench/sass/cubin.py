@@ -9,7 +9,7 @@ import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*$")
@@ -86,6 +86,7 @@ def triton_tool(name: str) -> Path:
     return path
 
 
+@lru_cache(maxsize=32)
 def read_cubin(data: bytes, *, kernel: str | None = None) -> Cubin:
     """Disassemble a cubin of one kernel (of several: the one called `kernel`).
 

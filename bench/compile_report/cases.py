@@ -1,0 +1,122 @@
+"""What is compiled: the launch table's candidates on the published layers' shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stnet.kernels.launch import ARCHITECTURES, KERNEL_MODULES, Candidate, candidates
+from stnet.kernels.problem import StdaProblem, default_frame_table
+
+KERNELS = tuple(KERNEL_MODULES)
+TARGETS = ARCHITECTURES
+DTYPES = ("float16", "bfloat16", "float32")
+_SHAPES_512 = ((64, 64), (32, 32), (16, 16), (8, 8))
+_POSITIONS = 5440
+
+
+def _layer(**sizes: int) -> StdaProblem:
+    frames = sizes["source_frames"]
+    table = default_frame_table(sizes["targets"], frames, frames - 1)
+    return StdaProblem(
+        clips=1,
+        positions=_POSITIONS,
+        heads=8,
+        head_dim=32,
+        points=4,
+        other_frames=frames - 1,
+        spatial_shapes=_SHAPES_512,
+        frame_table=table,
+        **sizes,
+    )
+
+
+# The published encoder and decoder layers on one clip of 512 x 512, and the classic operator on one such frame.
+LAYERS = {
+    "encoder": _layer(source_frames=6, targets=6, queries=_POSITIONS, other_points=2, components=2),
+    "decoder": _layer(source_frames=6, targets=3, queries=300, other_points=4, components=4),
+    "classic": _layer(source_frames=1, targets=1, queries=_POSITIONS, other_points=1, components=2),
+}
+
+
+def layers_of(kernel: str) -> tuple[str, ...]:
+    """Names of the layers a kernel serves."""
+    return ("classic",) if kernel.startswith("msda") else ("encoder", "decoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row of the report. `default`: whether the candidate is the one that launches use."""
+
+    kernel: str
+    layer: str
+    dtype: str
+    head_dim: int
+    candidate: Candidate
+    default: bool
+    target: str
+
+    @property
+    def problem(self) -> StdaProblem:
+        return LAYERS[self.layer]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a cell's channels of one head."""
+        return self.head_dim * self.torch_dtype.itemsize
+
+    @property
+    def full_tile_samples(self) -> int:
+        """(query, head, sample) triples of the layer, queries rounded up to whole tiles."""
+        p, block = self.problem, self.candidate.block_queries
+        return p.clips * p.targets * p.heads * p.samples * (-(-p.queries // block) * block)
+
+
+def describe(candidate: Candidate) -> str:
+    """A candidate in one word: `q32-w1-packed`, then what differs from the defaults."""
+    parts = [f"q{candidate.block_queries}", f"w{candidate.num_warps}", candidate.arithmetic]
+    known = {"block_queries", "num_warps", "arithmetic", "milliseconds"}
+    return "-".join([*parts, *(f"{key}{value}" for key, value in candidate.as_json().items() if key not in known)])
+
+
+def cases(
+    *,
+    targets: Sequence[str],
+    kernels: Sequence[str] = KERNELS,
+    layers: Sequence[str] = tuple(LAYERS),
+    dtypes: Sequence[str] = DTYPES,
+    head_dims: Sequence[int] = (32,),
+    defaults_only: bool = False,
+) -> list[Case]:
+    """The launch table's candidates for these keys, in a stable order.
+
+    Raises stnet.errors.ConfigError where the launch table cannot be read.
+    """
+    found = []
+    for kernel in kernels:
+        for layer in (name for name in layers_of(kernel) if name in layers):
+            for dtype in dtypes:
+                for head_dim in head_dims:
+                    for target in targets:
+                        found.extend(_of_key(kernel, layer, dtype, head_dim, target, defaults_only))
+    return found
+
+
+def _of_key(kernel: str, layer: str, dtype: str, head_dim: int, target: str, defaults_only: bool) -> list[Case]:
+    listed = candidates(kernel, target, getattr(torch, dtype), head_dim, LAYERS[layer].queries)
+    return [
+        Case(
+            kernel=kernel,
+            layer=layer,
+            dtype=dtype,
+            head_dim=head_dim,
+            candidate=candidate,
+            default=index == 0,
+            target=target,
+        )
+        for index, candidate in enumerate(listed[:1] if defaults_only else listed)
+    ]

@@ -1,0 +1,75 @@
+"""Regressions of a fresh report against a committed one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+TOLERANCE = 0.02  # of a count per sample: below, the compiler's whims
+_KEY = ("kernel", "layer", "dtype", "head_dim", "candidate", "target")
+
+
+def key_of(row: dict[str, Any]) -> str:
+    """What identifies a row, in one line."""
+    return " ".join(f"D={row[name]}" if name == "head_dim" else str(row[name]) for name in _KEY)
+
+
+def compare(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
+    """One line per regression, each naming its row; empty where there is none.
+
+    Rows of the committed report are expected again where the fresh one covers their kernel, layer, dtype, head width
+    and target; a report of defaults alone is compared with the committed defaults.
+    """
+    old = {key_of(row): row for row in committed["rows"]}
+    new = {key_of(row): row for row in fresh["rows"]}
+    found = [f"{key}: not in the committed report, renew it" for key in new if key not in old]
+    covered = {_scope(row) for row in fresh["rows"]}
+    defaults_only = all(row["default"] for row in fresh["rows"])
+    for key, row in old.items():
+        if key in new:
+            found += [f"{key}: {what}" for what in _regressions(new[key], row)]
+        elif _scope(row) in covered and (row["default"] or not defaults_only):
+            found.append(f"{key}: no longer a candidate, renew the committed report")
+    return found
+
+
+def notes(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
+    """Differences between the reports that explain others: versions, and peers measured in one of them alone."""
+    if fresh["triton"] == committed["triton"]:
+        return []
+    return [f"compiled by Triton {fresh['triton']}, the committed report by {committed['triton']}: counts may differ"]
+
+
+def _scope(row: dict[str, Any]) -> tuple:
+    return tuple(row[name] for name in _KEY if name != "candidate")
+
+
+def _regressions(new: dict[str, Any], old: dict[str, Any]) -> Iterable[str]:
+    if "error" in new or "error" in old:
+        if "error" not in old:
+            yield f"no longer compiles: {new['error']}"
+        return
+    for name, what in (("spill_instructions", "spill instructions"), ("stack_bytes", "bytes of stack")):
+        if new[name] > old[name]:
+            yield f"{what} {old[name]} -> {new[name]} ({old['registers']} -> {new['registers']} registers)"
+    if new["shared_bytes"] > old["shared_bytes"] * (1 + TOLERANCE):
+        yield f"shared memory {old['shared_bytes']} -> {new['shared_bytes']} bytes"
+    if "instructions" in old:
+        if new["instructions"] > old["instructions"] * (1 + TOLERANCE):
+            yield f"warp instructions per sample {old['instructions']} -> {new['instructions']}"
+        yield from _narrower("gathers", new["gathers"], old["gathers"])
+        yield from _narrower("reductions", new["reductions"], old["reductions"])
+    else:
+        yield from _narrower("loads", new["static_loads"], old["static_loads"])
+
+
+def _narrower(name: str, new: dict[str, float], old: dict[str, float]) -> Iterable[str]:
+    """Accesses whose vectors lost width."""
+    before, after = _mean_width(old), _mean_width(new)
+    if before and after < before * (1 - TOLERANCE):
+        yield f"narrower {name}: {old} -> {new}"
+
+
+def _mean_width(accesses: dict[str, float]) -> float:
+    """Mean width of accesses keyed by bytes (`16`) or by type and vector length (`F32x4`)."""
+    total = sum(accesses.values())
+    widths = {key: int(key) if key.isdigit() else int(key.partition("x")[2] or 1) for key in accesses}
+    return sum(widths[key] * count for key, count in accesses.items()) / total if total else 0.0
