@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stnet.kernels.cpu_simd import Width, dot, helper, load, multiply_add, read, store, width_lanes, zeros
 
-_LANES = (64, 32, 16, 8)
+_LANES = (32, 16, 8)
 
 
 def level_table(shapes, starts) -> tuple[np.ndarray, int]:
