@@ -1,9 +1,11 @@
-"""Resizing and normalization on the device, equal to the transform that training and evaluation use.
+"""Resizing and normalization, equal to the transform that training and evaluation use.
 
-Training resizes with Pillow's antialiased bilinear filter: two passes, horizontal then vertical, each a weighted
-mean of the pixels under a triangle that widens with the reduction, each rounded to whole gray levels. Here both
-passes are products with the matrices of those weights, in float32, so the result is Pillow's except where a
-weighted mean lies within rounding error of a half: at most one gray level (of 255) apart, in few pixels.
+On the CPU it is that transform. On a GPU frames are uploaded as they are and resized there. Training resizes with
+Pillow's antialiased bilinear filter: a horizontal and a vertical pass, each a weighted mean of the pixels under a
+triangle that widens with the reduction, with weights of 22 bits after the point, each rounded to whole gray levels.
+Here both passes are products with the matrices of those weights. Split into upper and lower bits, every product and
+sum is a whole number below 2^24 and so exact in float32: the result is Pillow's, bit for bit, for reductions up to 15
+times (beyond, sums may round, and a gray level be one off).
 """
 
 from functools import lru_cache
@@ -12,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stnet.data import transforms
 from stnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+WEIGHT_BITS = 22
+LOWER_BITS = 11
 
 
 class Preprocessor:
@@ -38,18 +44,19 @@ class Preprocessor:
         for position, image in enumerate(images):
             groups.setdefault(image.shape, []).append(position)
         if len(groups) == 1:
-            return self._normalize(resize(self._upload(images), size))
+            return self._prepare(images, size)
         output = torch.empty(len(images), 3, *size, device=self._device)
         for positions in groups.values():
-            output[positions] = resize(self._upload([images[i] for i in positions]), size)
-        return self._normalize(output)
+            output[positions] = self._prepare([images[i] for i in positions], size)
+        return output
 
-    def _upload(self, images: list[np.ndarray]) -> Tensor:
-        """float32 `[N, 3, H, W]` with values 0 to 255."""
-        frames = torch.from_numpy(np.stack(images))
-        if self._device.type == "cuda":
-            frames = frames.pin_memory().to(self._device, non_blocking=True)
-        return frames.permute(0, 3, 1, 2).to(self._device, torch.float32)
+    def _prepare(self, images: list[np.ndarray], size: tuple[int, int]) -> Tensor:
+        """Frames of one size."""
+        frames = np.stack(images)
+        if self._device.type == "cpu":
+            return transforms.normalize(transforms.resize(frames, *size))
+        uploaded = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
+        return self._normalize(resize(uploaded.permute(0, 3, 1, 2).float(), size))
 
     def _normalize(self, images: Tensor) -> Tensor:
         return images * self._scale - self._shift
@@ -57,39 +64,67 @@ class Preprocessor:
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Pillow's antialiased bilinear resizing of float32 `[N, C, H, W]` with whole values from 0 to 255."""
-    height, width = images.shape[-2:]
-    if width != size[1]:
-        images = _product(images, _weights(width, size[1], images.device).T)
-    if height != size[0]:
-        images = _product(_weights(height, size[0], images.device), images)
-    return images
+    if _vertical_first(tuple(images.shape[-2:]), size):
+        return _resize_width(_resize_height(images, size[0]), size[1])
+    return _resize_height(_resize_width(images, size[1]), size[0])
+
+
+@lru_cache(maxsize=64)
+def _vertical_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
+    """The order of Pillow's passes, which its versions choose differently: found by trying both on noise."""
+    if source[0] == target[0] or source[1] == target[1]:
+        return False
+    noise = np.random.default_rng(0).integers(0, 256, (1, *source, 3), dtype=np.uint8)
+    wanted = transforms.resize(noise, *target)
+    found = torch.from_numpy(noise).permute(0, 3, 1, 2).float()
+    found = _resize_height(_resize_width(found, target[1]), target[0])
+    horizontal_first = np.array_equal(found.permute(0, 2, 3, 1).numpy(), wanted)
+    return not horizontal_first
+
+
+def _resize_width(images: Tensor, width: int) -> Tensor:
+    if images.shape[-1] == width:
+        return images
+    upper, lower = _weights(images.shape[-1], width, images.device)
+    return _rounded(_product(images, upper.T), _product(images, lower.T))
+
+
+def _resize_height(images: Tensor, height: int) -> Tensor:
+    if images.shape[-2] == height:
+        return images
+    upper, lower = _weights(images.shape[-2], height, images.device)
+    return _rounded(_product(upper, images), _product(lower, images))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product in full float32 (TF32 would be off by gray levels), rounded half up as Pillow does."""
+    """Matrix product in full float32: TF32 would drop the bits that count."""
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        product = left @ right
+        return left @ right
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-    return product.add_(0.5).floor_().clamp_(0, 255)
+
+
+def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
+    """Gray levels from sums over the upper and the lower bits of the weights, rounded half up."""
+    total = upper.int() * 2**LOWER_BITS + lower.int() + 2 ** (WEIGHT_BITS - 1)
+    return (total >> WEIGHT_BITS).clamp_(0, 255).float()
 
 
 @lru_cache(maxsize=32)
-def _weights(source: int, target: int, device: torch.device) -> Tensor:
-    """Weights `[target, source]` of the triangle filter, each row summing to one.
-
-    Pillow computes them in double precision and rounds them to 22 bits after the point.
-    """
+def _weights(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Upper and lower bits of the triangle filter's weights, whole numbers as float32 `[target, source]`."""
     scale = source / target
     support = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
     first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + support + 0.5).astype(np.int64), source)
     pixels = np.arange(source)
-    distance = np.abs(pixels[None] + 0.5 - centres[:, None]) / support
+    distance = np.abs(pixels[None] - centres[:, None] + 0.5) * (1.0 / support)
     weights = np.maximum(1.0 - distance, 0.0)
     weights[(pixels[None] < first[:, None]) | (pixels[None] >= last[:, None])] = 0.0
-    weights /= weights.sum(axis=1, keepdims=True)
-    return torch.from_numpy(np.round(weights * 2**22) / 2**22).to(device, torch.float32)
+    weights *= 1.0 / weights.sum(axis=1, keepdims=True)
+    whole = np.floor(weights * 2**WEIGHT_BITS + 0.5).astype(np.int64)
+    upper, lower = whole >> LOWER_BITS, whole & (2**LOWER_BITS - 1)
+    return tuple(torch.from_numpy(part.astype(np.float32)).to(device) for part in (upper, lower))
