@@ -83,29 +83,26 @@ def level_size(shapes, starts, level):
 
 
 @triton.jit
-def row_pointers(base, index, row_bytes, ROW: tl.constexpr, VECTOR: tl.constexpr, PTX: tl.constexpr):
-    """Pointers [N, C] to row `index` [N] int32 of a matrix whose row 0 is at `base` [1, C].
+def cell_offset(index, BYTES: tl.constexpr, WIDE: tl.constexpr):
+    """Bytes from cell 0 to cell `index` (int32, not negative), BYTES apart: uint32, or int64 if WIDE.
 
-    Args:
-        row_bytes: int32 scalar, ROW elements in bytes. A run-time number makes each pointer one multiply-add; with a
-            constant, ptxas shares a shift among pointers and needs twice the instructions.
-        ROW: elements from row to row.
-        VECTOR: channels known to be contiguous and aligned together (1, 2, 4, 8).
+    One 32-bit number per sample is what travels to the lanes that gather; WIDE is for frames of 2^32 bytes and more.
     """
-    size: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
-    if PTX:
-        address = tl.inline_asm_elementwise(
-            "mad.wide.u32 $0, $1, $2, $3;",
-            "=l,r,r,l",
-            [index[:, None], row_bytes, base.to(tl.int64, bitcast=True)],
-            dtype=tl.int64,
-            is_pure=True,
-            pack=1,
-        )
-        pointers = address.to(base.dtype, bitcast=True)
-    else:
-        pointers = base + index.to(tl.int64)[:, None] * ROW
-    return tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, VECTOR * size])
+    if WIDE:
+        return index.to(tl.int64) * BYTES
+    return index.to(tl.uint32, bitcast=True) * BYTES
+
+
+@triton.jit
+def cell_pointers(base, offset, VECTOR: tl.constexpr):
+    """Pointers [N, C] to the cells `offset` [N] (`cell_offset`) beyond the pointers `base` [1, C].
+
+    VECTOR: channels known to be contiguous and aligned together (1, 2, 4, 8).
+    """
+    BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
+    address = base.to(tl.int64, bitcast=True) + offset.to(tl.int64)[:, None]
+    pointers = address.to(base.dtype, bitcast=True)
+    return tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, VECTOR * BYTES])
 
 
 @triton.jit
