@@ -14,21 +14,21 @@ its surroundings; elsewhere it has faded. The same seed and options give the sam
 import argparse
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.progress import Progress
 
-from stnet.data.index import FRAMES_FOLDER, LESION_CLASSES
+from stnet.data.index import LESION_CLASSES
+from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
 from stnet.data.phantom_anatomy import Breast, Lesion, draw_lesion
 from stnet.data.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.data.smooth import wander
 from stnet.errors import ConfigError, StnetError
 
 FRAMES = 24
@@ -123,7 +123,7 @@ def write_phantoms(
     _check_size(frames, height, width)
     if min(videos_train, videos_val) < 0 or videos_train + videos_val == 0:
         raise ConfigError(f"{videos_train} train and {videos_val} val videos: give at least one in all")
-    _prepare_folder(root, overwrite)
+    prepare_folder(root, MARKER, overwrite)
     options = {"seed": seed, "frames": frames, "height": height, "width": width}
     counts = {"train": videos_train, "val": videos_val}
     (root / MARKER).write_text(json.dumps(options | {"videos": counts}, indent=2) + "\n")
@@ -132,13 +132,13 @@ def write_phantoms(
         for split, count in counts.items()
         for number in range(count)
     ]
-    written: dict[str, list[dict]] = {"train": [], "val": []}
+    written: dict[str, list[VideoRecord]] = {"train": [], "val": []}
     for job, video in zip(jobs, _run(jobs, workers), strict=True):
         written[job.split].append(video)
         on_video()
     for split, videos in written.items():
         if videos:
-            (root / f"{split}.json").write_text(json.dumps(_annotation_file(videos)) + "\n")
+            write_annotations(root / f"{split}.json", videos, LESION_CLASSES)
     return root
 
 
@@ -153,7 +153,7 @@ class _Job:
     width: int
 
 
-def _run(jobs: list[_Job], workers: int):
+def _run(jobs: list[_Job], workers: int) -> Iterator[VideoRecord]:
     if workers == 1:
         yield from map(_write_video, jobs)
         return
@@ -161,7 +161,7 @@ def _run(jobs: list[_Job], workers: int):
         yield from pool.map(_write_video, jobs)
 
 
-def _write_video(job: _Job) -> dict:
+def _write_video(job: _Job) -> VideoRecord:
     """Renders and writes the frames of a video; returns what its annotations need."""
     lesions = LESION_PATTERN[job.number % len(LESION_PATTERN)]
     video = render_phantom(
@@ -173,60 +173,16 @@ def _write_video(job: _Job) -> dict:
     )
     kind = max(lesions, key=LESION_CLASSES.index) if lesions else "normal"
     name = f"{kind}/phantom_{job.split}_{job.number:04d}"
-    folder = job.root / FRAMES_FOLDER / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, frame in enumerate(video.frames):
-        Image.fromarray(frame[:, :, 0]).save(folder / f"{number:06d}.png")
-    return {
-        "name": name,
-        "height": job.height,
-        "width": job.width,
-        "boxes": [boxes.tolist() for boxes in video.boxes],
-        "labels": [labels.tolist() for labels in video.labels],
-        "instances": [instances.tolist() for instances in video.instances],
-    }
-
-
-def _annotation_file(videos: list[dict]) -> dict:
-    """The annotation file of a split, with the keys of BUV that mean something here."""
-    document: dict = {
-        "categories": [{"id": i, "name": name} for i, name in enumerate(LESION_CLASSES, start=1)],
-        "videos": [{"id": i, "name": video["name"]} for i, video in enumerate(videos, start=1)],
-        "images": [],
-        "annotations": [],
-    }
-    lesions = 0
-    for video_id, video in enumerate(videos, start=1):
-        for frame_id, boxes in enumerate(video["boxes"]):
-            image_id = len(document["images"]) + 1
-            document["images"].append(
-                {
-                    "id": image_id,
-                    "file_name": f"{video['name']}/{frame_id:06d}.png",
-                    "height": video["height"],
-                    "width": video["width"],
-                    "video_id": video_id,
-                    "frame_id": frame_id,
-                }
-            )
-            for box, label, instance in zip(
-                boxes, video["labels"][frame_id], video["instances"][frame_id], strict=True
-            ):
-                x0, y0, x1, y1 = map(int, box)
-                document["annotations"].append(
-                    {
-                        "id": len(document["annotations"]) + 1,
-                        "image_id": image_id,
-                        "video_id": video_id,
-                        "category_id": label,
-                        "instance_id": lesions + instance + 1,
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "area": (x1 - x0) * (y1 - y0),
-                        "iscrowd": False,
-                    }
-                )
-        lesions += 2
-    return document
+    return VideoRecord(
+        name=name,
+        height=job.height,
+        width=job.width,
+        files=write_frames(job.root, name, video.frames[..., 0]),
+        boxes=video.boxes,
+        labels=video.labels,
+        instances=video.instances,
+        annotated=(True,) * job.frames,
+    )
 
 
 def _place_lesions(
@@ -251,21 +207,15 @@ def _draw_sweep(rng: np.random.Generator, lesions: tuple[Lesion, ...], frames: i
     reach = extent * (rng.uniform(0.4, 0.9) if lingering else rng.uniform(0.95, 1.35))
     time = np.linspace(0, 1, frames) if frames > 1 else np.array([0.5])
     path = reach * (np.cos(2 * np.pi * time) if lingering else 2 * time - 1)
-    path = rng.choice((-1, 1)) * path + 0.25 * _wander(rng, time)
-    x = rng.uniform(-1.5, 1.5) * (2 * time - 1) + 0.6 * _wander(rng, time)
-    press = 0.015 * _wander(rng, time)
-    turn = rng.uniform(-0.06, 0.06) + 0.015 * _wander(rng, time)
+    path = rng.choice((-1, 1)) * path + 0.25 * wander(rng, time)
+    x = rng.uniform(-1.5, 1.5) * (2 * time - 1) + 0.6 * wander(rng, time)
+    press = 0.015 * wander(rng, time)
+    turn = rng.uniform(-0.06, 0.06) + 0.015 * wander(rng, time)
     tilt = rng.uniform(-0.08, 0.08)
     return [
         Pose(x_mm=float(x[i]), y_mm=float(path[i]), turn=float(turn[i]), tilt=tilt, press=float(press[i]))
         for i in range(frames)
     ]
-
-
-def _wander(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A smooth curve with standard deviation about 1."""
-    cycles, phases = rng.uniform(0.4, 2.5, 4), rng.uniform(0, 2 * np.pi, 4)
-    return np.sin(2 * np.pi * cycles * time[:, None] + phases).sum(axis=1) / np.sqrt(2)
 
 
 def _check_size(frames: int, height: int, width: int) -> None:
@@ -281,21 +231,6 @@ def _check_size(frames: int, height: int, width: int) -> None:
 def _check_lesions(lesions: Sequence[str]) -> None:
     if len(lesions) > 2 or not set(lesions) <= set(LESION_CLASSES):
         raise ConfigError(f"lesions {list(lesions)}: give at most two of {', '.join(LESION_CLASSES)}")
-
-
-def _prepare_folder(root: Path, overwrite: bool) -> None:
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"{root} is a file; name a folder")
-    if root.is_dir() and any(root.iterdir()):
-        if not (root / MARKER).is_file():
-            raise ConfigError(f"{root} is not empty and holds no phantoms; name another folder")
-        if not overwrite:
-            raise ConfigError(f"{root} holds phantoms already; add --overwrite to replace them")
-        for split in ("train", "val"):
-            (root / f"{split}.json").unlink(missing_ok=True)
-        for folder in (root / FRAMES_FOLDER).glob("*/phantom_*"):
-            shutil.rmtree(folder)
-    root.mkdir(parents=True, exist_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

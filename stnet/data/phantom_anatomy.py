@@ -8,7 +8,8 @@ per millimetre in excess of what the scanner's depth gain makes up for.
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import map_coordinates
+
+from stnet.data.smooth import SmoothField
 
 # A section of a lesion counts as visible, and gets a box, from this extent in both directions of the image
 # ...
@@ -22,25 +23,6 @@ CHEST_DB = -22.0
 # Brightness and thickness of the lines below skin, fat, gland, retromammary fat and muscle.
 INTERFACE_DB = (9.0, 5.0, 6.0, 11.0, 13.0)
 INTERFACE_MM = (0.35, 0.3, 0.35, 0.45, 0.5)
-
-
-class SmoothField:
-    """A random function of space with standard deviation about 1, periodic far outside the view.
-
-    A quadratic B-spline with white coefficients; `lengths` (x, y, z) in millimetres says how fast it changes.
-    """
-
-    _CELLS = (28, 16, 28)
-    _SCALE = 2.45  # one over the deviation of a triquadratic B-spline with unit coefficients
-
-    def __init__(self, rng: np.random.Generator, lengths: tuple[float, float, float]):
-        self._coefficients = rng.standard_normal(self._CELLS, dtype=np.float32)
-        self._lengths = lengths
-
-    def __call__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        coordinates = [c / length for c, length in zip((x, y, z), self._lengths, strict=True)]
-        values = map_coordinates(self._coefficients, coordinates, order=2, prefilter=False, mode="grid-wrap")
-        return values * self._SCALE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +112,9 @@ class Breast:
         """The tissue at the points of an image plane, coordinates [H, W] in millimetres."""
         skin, fat, gland, muscle, chest = self._layer_depths(x, y)
         in_fat, in_gland, in_retro, in_muscle, in_chest = _layer_shares(z, (skin, fat, gland, muscle, chest))
+        stride = max(1, round(0.6 / abs(z[1, 0] - z[0, 0])))
         texture, patches, fibres, lobules = (
-            _sample(smooth, x, y, z) for smooth in (self._texture, self._patches, self._fibres, self._lobules)
+            smooth.sample(x, y, z, stride) for smooth in (self._texture, self._patches, self._fibres, self._lobules)
         )
 
         # Ligaments: the sheets on which the lobule field vanishes, brightest in fat.
@@ -189,26 +172,6 @@ def _add_interfaces(
         echo = echo + height * line
         coherent = np.maximum(coherent, 0.7 * line)
     return echo, coherent
-
-
-def _sample(smooth: SmoothField, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """A smooth field at every point of a plane, computed on a coarser grid where pixels are fine."""
-    pixel_mm = abs(float(z[1, 0] - z[0, 0]))
-    stride = max(1, round(0.6 / pixel_mm))
-    values = smooth(*(_thinned(c, stride) for c in (x, y, z)))
-    for axis, length in enumerate(x.shape):
-        position = np.arange(length) / stride
-        start = position.astype(int)
-        share = (position - start).reshape((-1, 1) if axis == 0 else (1, -1))
-        values = np.take(values, start, axis) * (1 - share) + np.take(values, start + 1, axis) * share
-    return values
-
-
-def _thinned(values: np.ndarray, stride: int) -> np.ndarray:
-    """Every `stride`-th row and column, and one more beyond the end, extrapolated."""
-    height, width = values.shape
-    padded = np.pad(values, ((0, 2 * stride), (0, 2 * stride)), mode="reflect", reflect_type="odd")
-    return padded[: height + stride : stride, : width + stride : stride]
 
 
 def _embed(

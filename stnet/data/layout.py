@@ -1,0 +1,105 @@
+"""Writing data sets in the layout that `stnet.data.index` reads."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stnet.data.index import FRAMES_FOLDER
+from stnet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoRecord:
+    """The annotations of a video to write.
+
+    Per frame: `boxes` [n, 4], x0 y0 x1 y1 in pixels; `labels` [n], from 1; `instances` [n], which lesion of
+    the video; `annotated`. `files` are the names of the frames in the folder of the video.
+    """
+
+    name: str
+    height: int
+    width: int
+    files: tuple[str, ...]
+    boxes: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+    instances: tuple[np.ndarray, ...]
+    annotated: tuple[bool, ...]
+
+
+def write_frames(root: Path, name: str, frames: Iterable[np.ndarray]) -> tuple[str, ...]:
+    """Writes frames uint8 [H, W] or [H, W, 3] as PNG files of the video `name`; returns their file names."""
+    folder = root / FRAMES_FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, frame in enumerate(frames):
+        files.append(f"{number:06d}.png")
+        Image.fromarray(frame).save(folder / files[-1])
+    return tuple(files)
+
+
+def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Sequence[str]) -> None:
+    """Writes the annotation file of a split, with the keys of BUV that mean something here."""
+    document: dict = {
+        "categories": [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)],
+        "videos": [{"id": i, "name": video.name} for i, video in enumerate(videos, start=1)],
+        "images": [],
+        "annotations": [],
+    }
+    instances: dict[tuple[int, int], int] = {}
+    for video_id, video in enumerate(videos, start=1):
+        for frame_id, name in enumerate(video.files):
+            image_id = len(document["images"]) + 1
+            image = {
+                "id": image_id,
+                "file_name": f"{video.name}/{name}",
+                "height": video.height,
+                "width": video.width,
+                "video_id": video_id,
+                "frame_id": frame_id,
+            }
+            document["images"].append(image if video.annotated[frame_id] else image | {"annotated": False})
+            of_frame = (video.boxes[frame_id], video.labels[frame_id], video.instances[frame_id])
+            for box, label, instance in zip(*of_frame, strict=True):
+                number = instances.setdefault((video_id, int(instance)), len(instances) + 1)
+                entry = {"id": len(document["annotations"]) + 1, "image_id": image_id, "video_id": video_id}
+                document["annotations"].append(
+                    entry | {"category_id": int(label), "instance_id": number} | _box_keys(box)
+                )
+    file.write_text(json.dumps(document) + "\n")
+
+
+def prepare_folder(root: Path, marker: str, overwrite: bool) -> None:
+    """Makes an empty folder for a generated data set, or raises `ConfigError`.
+
+    `marker` names the file that such a data set carries; only a folder that has it is emptied, with
+    `overwrite`, of annotation files and frames.
+    """
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root} is a file; name a folder")
+    if root.is_dir() and any(root.iterdir()):
+        if not (root / marker).is_file():
+            raise ConfigError(f"{root} is not empty and was not generated (no {marker}); name another folder")
+        if not overwrite:
+            raise ConfigError(f"{root} holds a generated data set; add --overwrite to replace it")
+        for split in ("train", "val"):
+            (root / f"{split}.json").unlink(missing_ok=True)
+        if (root / FRAMES_FOLDER).is_dir():
+            shutil.rmtree(root / FRAMES_FOLDER)
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def _box_keys(box: np.ndarray) -> dict:
+    x0, y0, x1, y1 = (round(float(value), 2) for value in box)
+    bbox = [_plain(value) for value in (x0, y0, x1 - x0, y1 - y0)]
+    return {"bbox": bbox, "area": _plain(bbox[2] * bbox[3]), "iscrowd": False}
+
+
+def _plain(value: float) -> float | int:
+    """Whole numbers without a decimal point, others with two decimals."""
+    value = round(value, 2)
+    return int(value) if value == int(value) else value
