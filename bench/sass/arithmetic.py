@@ -225,6 +225,24 @@ def _minmax(m: Machine, ins: Instruction) -> None:
         m.write_predicate(ins, name, None)
 
 
+def _add_minmax(m: Machine, ins: Instruction) -> None:
+    """`VIADDMNMX R, a, b, c, P`: the smaller (P) or larger of a + b and c."""
+    if set(ins.parts[1:]) - {"U32", "S32"}:
+        forget(m, ins)
+        return
+    destination, _, (first, second, third), rest = sources_of(ins, 3)
+    signed = "U32" not in ins.parts
+    a, b, c = (m.integer(source, signed=signed) for source in (first, second, third))
+    smaller = m.predicate(rest[-1])
+    if a is None or b is None or c is None or smaller is None:
+        m.write(ins, destination, None)
+        return
+    total = (a + b) & 0xFFFFFFFF
+    if signed:
+        total = total.astype(np.uint32).view(np.int32).astype(np.int64)
+    m.write(ins, destination, np.where(smaller, np.minimum(total, c), np.maximum(total, c)))
+
+
 def _sign_extend(m: Machine, ins: Instruction) -> None:
     destination, _, (first, bits), _ = sources_of(ins, 2)
     value, count = m.integer(first), m.integer(bits)
@@ -256,6 +274,7 @@ ARITHMETIC: dict[str, Callable[[Machine, Instruction], None]] = {
     "ISETP": _isetp,
     "IMNMX": _minmax,
     "VIMNMX": _minmax,
+    "VIADDMNMX": _add_minmax,
     "SGXT": _sign_extend,
     "IABS": _absolute,
 }

@@ -1,0 +1,137 @@
+"""What is measured: two sets of sizes, one for a GPU (the published ones) and one that two CPU cores finish."""
+
+from dataclasses import dataclass
+
+from stnet.kernels.problem import StdaProblem
+from stnet.model.config import ModelConfig
+from stnet.model.encoder import all_frame_table
+
+HEADS, HEAD_DIM, POINTS = 8, 32, 4
+SHUFFLED_TARGETS = 3
+
+
+def level_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """(h, w) of the levels of strides 8, 16, 32 and 64 of an image."""
+    return tuple((-(-height // stride), -(-width // stride)) for stride in (8, 16, 32, 64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of one run of the suites.
+
+    Attributes:
+        image: (height, width) of the frames of a clip.
+        classic_image: image whose levels the classic operator (Deformable DETR) is measured on.
+        queries: object queries of the decoder.
+        batches: clips per call in the operator and inference benchmarks.
+        model: preset of layers, clips and inference.
+        training_model: preset of the training step.
+        training_batch: clips per training step.
+        growth_frames: lengths of video the whole pipeline is measured on.
+        growth_images: image sides; cost is plotted against their area.
+        growth_batches: clips per call.
+        growth_queries: decoder queries.
+    """
+
+    image: tuple[int, int]
+    classic_image: tuple[int, int]
+    queries: int
+    batches: tuple[int, ...]
+    model: str
+    training_model: str
+    training_batch: int
+    growth_frames: tuple[int, ...]
+    growth_images: tuple[int, ...]
+    growth_batches: tuple[int, ...]
+    growth_queries: tuple[int, ...]
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig.preset(self.model)
+
+    def stda(self, layer: str, batch: int, *, queries: int | None = None) -> StdaProblem:
+        """The operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
+        shapes = level_shapes(*self.image)
+        positions = sum(h * w for h, w in shapes)
+        config = ModelConfig.preset("paper")
+        encoder = layer == "encoder"
+        targets = config.frames if encoder else SHUFFLED_TARGETS
+        return StdaProblem(
+            clips=batch,
+            source_frames=config.frames,
+            positions=positions,
+            heads=HEADS,
+            head_dim=HEAD_DIM,
+            targets=targets,
+            queries=positions if encoder else queries or self.queries,
+            points=POINTS,
+            other_frames=config.frames - 1,
+            other_points=config.encoder_other_points if encoder else config.decoder_other_points,
+            components=2 if encoder else 4,
+            spatial_shapes=shapes,
+            frame_table=all_frame_table(config.frames, list(range(targets))),
+        )
+
+    def msda(self, layer: str, batch: int) -> StdaProblem:
+        """The classic operator as a problem of one frame without others."""
+        shapes = level_shapes(*self.classic_image)
+        positions = sum(h * w for h, w in shapes)
+        return StdaProblem(
+            clips=batch,
+            source_frames=1,
+            positions=positions,
+            heads=HEADS,
+            head_dim=HEAD_DIM,
+            targets=1,
+            queries=positions if layer == "encoder" else self.queries,
+            points=POINTS,
+            other_frames=0,
+            other_points=1,
+            components=2,
+            spatial_shapes=shapes,
+            frame_table=((0,),),
+        )
+
+
+SIZES = {
+    "paper": Sizes(
+        image=(512, 512),
+        classic_image=(800, 1333),
+        queries=300,
+        batches=(1, 8),
+        model="paper",
+        training_model="paper",
+        training_batch=2,
+        growth_frames=(60, 120, 240, 480),
+        growth_images=(256, 384, 512, 640),
+        growth_batches=(1, 2, 4, 8),
+        growth_queries=(100, 200, 300, 600),
+    ),
+    "small": Sizes(
+        image=(96, 128),
+        classic_image=(160, 192),
+        queries=100,
+        batches=(1,),
+        model="paper",
+        training_model="tiny",
+        training_batch=1,
+        growth_frames=(12, 24, 36, 48),
+        growth_images=(64, 96, 128, 160),
+        growth_batches=(1, 2, 3, 4),
+        growth_queries=(50, 100, 200, 300),
+    ),
+    # The flow alone, in seconds: for the suites' own tests and for a first look at a machine.
+    "smoke": Sizes(
+        image=(32, 40),
+        classic_image=(48, 64),
+        queries=10,
+        batches=(1,),
+        model="tiny",
+        training_model="tiny",
+        training_batch=1,
+        growth_frames=(3, 6),
+        growth_images=(32, 64),
+        growth_batches=(1, 2),
+        growth_queries=(10, 20),
+    ),
+}
