@@ -1,0 +1,39 @@
+"""Sums that do not depend on the order of their terms: value gradients in 64-bit fixed point.
+
+Floating-point reductions of many programs into one number round differently from run to run. Integers do not round: a
+term is multiplied by a power of two, rounded and added, and the sum is divided in the end. The power is the largest for
+which no sum can overflow, whatever is added where, given a bound on the sum of absolute terms. For attention the bound
+is the number of queries times the largest |output gradient|, since the weights of a query add up to at most one: with
+32,640 queries a term is resolved to 2^-47 of that gradient, finer than float32 resolves any sum.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_INT64_BITS = 62  # one below the sign: the bound is met with room for rounding
+_MAX_EXPONENT = 96  # keeps terms, which are float32 before they are rounded, finite
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """The scale of one accumulation, on its device: nothing synchronizes.
+
+    Attributes:
+        scale: float32 [1], a power of two that every term is multiplied with; NaN where the bound is not finite.
+    """
+
+    scale: Tensor
+
+    @classmethod
+    def for_bound(cls, largest: Tensor, count: int) -> "FixedPoint":
+        """Scale for sums whose absolute terms add up to at most count * largest, a scalar tensor >= 0."""
+        bound = largest.double().reshape(1) * count
+        exponent = (_INT64_BITS - torch.frexp(bound).exponent).clamp(max=_MAX_EXPONENT)
+        scale = torch.ldexp(torch.ones_like(bound), exponent).float()
+        return cls(torch.where(bound.isfinite(), scale, torch.nan))
+
+    def to_float(self, sums: Tensor, dtype: torch.dtype) -> Tensor:
+        """int64 sums as floating-point numbers; NaN throughout where the bound was not finite."""
+        return sums.float().mul_(1.0 / self.scale).to(dtype)

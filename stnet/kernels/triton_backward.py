@@ -1,0 +1,366 @@
+"""Gradients of both operators by Triton: what `registration.py` calls, and the launches as data.
+
+The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
+gradients 64-bit fixed point (`fixed_point.py`), twice as large. Gradients of offsets, logits, locations and weights
+have one writer each. Those of reference points are summed over heads: by float32 reductions, or for deterministic
+gradients from one slice a head.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stnet.kernels.backward_msda import msda_backward_kernel
+from stnet.kernels.backward_samples import Config
+from stnet.kernels.backward_stda import stda_backward_kernel
+from stnet.kernels.fixed_point import FixedPoint
+from stnet.kernels.launch import (
+    Candidate,
+    KernelCall,
+    alignment,
+    architecture,
+    choose,
+    frame_offsets,
+    is_nvidia,
+    level_tables,
+    packed,
+    padded_head_dim,
+    strides,
+)
+from stnet.kernels.problem import StdaProblem
+
+_MAX_STEP = 4  # samples of a query taken at once
+_HELD = 32  # channels that a lane holds of a chunk, so that tiles stay in registers
+_GATHER_BYTES = 64  # of a row gathered at once: four lanes
+
+
+def stda_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: tuple[tuple[int, int], ...],
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    other_offsets: Tensor,
+    other_logits: Tensor,
+    frame_table: tuple[tuple[int, ...], ...],
+    other_reference_points: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    needs: tuple[bool, ...],
+    deterministic: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `spatial_temporal_deform_attn` for arguments that `check_stda` accepted.
+
+    Args:
+        grad_output: `[B, T, Q, H * D]`.
+        other_reference_points: None stands for `reference_points`, whose gradient then has both shares.
+        output, lse: results of the forward pass, `[B, T, Q, H * D]` and float32 `[B, T, Q, H]`.
+        needs: which gradients are asked for: value, reference_points, offsets, logits, other_offsets, other_logits,
+            other_reference_points.
+        deterministic: whether gradients have the same bits in every run.
+
+    Returns:
+        Contiguous gradients in the order of `needs`, None where not asked for, in the dtypes of the inputs.
+    """
+    shared = other_reference_points is None
+    if shared:
+        other_reference_points, needs = reference_points, (*needs[:6], needs[1])
+    inputs = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
+    gradients = [_buffer(x, x.dtype) if need else None for x, need in zip(inputs, needs, strict=True)]
+    if output.numel() == 0:
+        return tuple(None if x is None else x.zero_() for x in gradients)
+    fixed = None
+    if needs[0]:
+        if deterministic:
+            fixed = FixedPoint.for_bound(grad_output.abs().amax(), math.prod(offsets.shape[1:3]))
+        gradients[0] = _sums(value, fixed)
+    for i in (1, 6):
+        if needs[i]:
+            gradients[i] = _reference_sums(inputs[i], offsets.shape[3] if deterministic else None)
+
+    arch = architecture(value.device)
+    candidate = choose("stda_backward", arch, value.dtype, value.shape[4], offsets.shape[2])
+    stda_backward_call(
+        grad_output, spatial_shapes, inputs, frame_table, output, lse, gradients, fixed, deterministic, candidate, arch
+    ).launch()
+
+    if needs[0]:
+        gradients[0] = _rounded(gradients[0], fixed, value.dtype)
+    for i in (1, 6):
+        if needs[i]:
+            total = gradients[i].sum(dim=3) if deterministic else gradients[i]
+            gradients[i] = total.to(inputs[i].dtype)
+    if shared and needs[1]:
+        gradients[1], gradients[6] = gradients[1] + gradients[6], None
+    return tuple(gradients)
+
+
+def msda_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs: tuple[bool, ...],
+    deterministic: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `ms_deform_attn` for arguments that `check_msda` accepted, levels as tensors on value's device.
+
+    Args:
+        grad_output: `[N, Q, H * D]`.
+        needs: which gradients are asked for: value, sampling_locations, attention_weights.
+        deterministic: whether gradients have the same bits in every run.
+
+    Returns:
+        Contiguous gradients in the order of `needs`, None where not asked for, in the dtypes of the inputs.
+    """
+    inputs = (value, sampling_locations, attention_weights)
+    gradients = [_buffer(x, x.dtype) if need else None for x, need in zip(inputs, needs, strict=True)]
+    if grad_output.numel() == 0 or attention_weights.numel() == 0:
+        return tuple(None if x is None else x.zero_() for x in gradients)
+    fixed = None
+    if needs[0]:
+        if deterministic:
+            samples = attention_weights.shape[1] * math.prod(attention_weights.shape[3:])
+            largest = grad_output.abs().amax().double() * attention_weights.abs().amax()
+            fixed = FixedPoint.for_bound(largest, samples)
+        gradients[0] = _sums(value, fixed)
+
+    arch = architecture(value.device)
+    candidate = choose("msda_backward", arch, value.dtype, value.shape[3], attention_weights.shape[1])
+    msda_backward_call(
+        grad_output, spatial_shapes, level_start_index, inputs, gradients, fixed, candidate, arch
+    ).launch()
+    if needs[0]:
+        gradients[0] = _rounded(gradients[0], fixed, value.dtype)
+    return tuple(gradients)
+
+
+def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(like.shape, dtype=dtype, device=like.device)
+
+
+def _sums(value: Tensor, fixed: FixedPoint | None) -> Tensor:
+    """Zeros to collect the value gradient in."""
+    return _buffer(value, torch.float32 if fixed is None else torch.int64).zero_()
+
+
+def _rounded(sums: Tensor, fixed: FixedPoint | None, dtype: torch.dtype) -> Tensor:
+    return sums.to(dtype) if fixed is None else fixed.to_float(sums, dtype)
+
+
+def _reference_sums(reference: Tensor, heads: int | None) -> Tensor:
+    """Where the gradient of reference points [B, T, Q, L, R] is collected: a slice for each head, or one for all."""
+    if heads is None:
+        return _buffer(reference, torch.float32).zero_()
+    shape = (*reference.shape[:3], heads, *reference.shape[3:])
+    return torch.empty(shape, dtype=torch.float32, device=reference.device)
+
+
+def stda_backward_call(
+    grad_output: Tensor,
+    spatial_shapes: tuple[tuple[int, int], ...],
+    inputs: tuple[Tensor, ...],
+    frame_table: tuple[tuple[int, ...], ...],
+    output: Tensor,
+    lse: Tensor,
+    gradients: list[Tensor | None],
+    fixed: FixedPoint | None,
+    deterministic: bool,
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """The launch behind `stda_backward`: inputs and gradients in the order of its `needs`."""
+    value, reference, offsets, logits, other_offsets, other_logits, other_reference = inputs
+    value, grad_output = packed(value, 1), packed(grad_output, 1)
+    offsets, other_offsets = packed(offsets, 3), packed(other_offsets, 4)
+    logits, other_logits = packed(logits, 2), packed(other_logits, 3)
+    reference, other_reference = packed(reference, 1), packed(other_reference, 1)
+    clips, targets, queries, heads, levels, points = logits.shape
+    other_frames, other_points = other_logits.shape[4], other_logits.shape[6]
+    shapes, starts = level_tables(spatial_shapes, value.device)
+    names = (
+        "grad_value", "grad_reference", "grad_offsets", "grad_logits",
+        "grad_other_offsets", "grad_other_logits", "grad_other_reference",
+    )  # fmt: skip
+    needed = dict(zip(names, gradients, strict=True))
+    arguments = {
+        "grad_output": grad_output,
+        "value": value,
+        "reference": reference,
+        "other_reference": other_reference,
+        "offsets": offsets,
+        "logits": logits,
+        "other_offsets": other_offsets,
+        "other_logits": other_logits,
+        "output": output.contiguous(),
+        "lse": lse.contiguous(),
+        "shapes": shapes,
+        "starts": starts,
+        "frames": frame_offsets(frame_table, value.stride(1), value.device),
+        "grad_frames": frame_offsets(frame_table, math.prod(value.shape[2:]), value.device),
+        "scale": lse if fixed is None else fixed.scale,
+        **{name: lse if gradient is None else gradient for name, gradient in needed.items()},
+        "queries": queries,
+        "targets": targets,
+        "heads": heads,
+        "other_frames": other_frames if other_points else 0,
+        **strides("grad_output", grad_output, (0, 1, 2), "btq"),
+        **strides("value", value, (0, 3), "bh"),
+        **strides("reference", reference, (0, 1, 2, 3), "btql"),
+        **strides("other_reference", other_reference, (0, 1, 2, 3), "btql"),
+        **strides("offsets", offsets, (0, 1, 2, 3), "btqh"),
+        **strides("logits", logits, (0, 1, 2, 3), "btqh"),
+        **strides("other_offsets", other_offsets, (0, 1, 2, 3), "btqh"),
+        **strides("other_logits", other_logits, (0, 1, 2, 3), "btqh"),
+        "grad_value_b": math.prod(value.shape[1:]),
+    }
+    thin = min(map(min, spatial_shapes)) == 1
+    config = _config(value, 2, (0, 1, 2, 3), gradients[0] is not None, thin, arch)
+    constants = {
+        "config": config,
+        "LEVELS": levels,
+        "POINTS": points,
+        "OTHER_POINTS": max(1, other_points),
+        "COMPONENTS": reference.shape[4],
+        "QUERIES": candidate.block_queries,
+        "STEP": _step(math.gcd(points, other_points), candidate, config),
+        "FIXED_POINT": fixed is not None,
+        "ATOMIC_REFERENCE": not deterministic,
+        **{name.upper().replace("GRAD", "NEED"): gradient is not None for name, gradient in list(needed.items())[1:]},
+    }
+    arguments = {name: arguments[name] for name in stda_backward_kernel.arg_names if name in arguments}
+    grid = (-(-queries // candidate.block_queries), heads, clips * targets)
+    return KernelCall(
+        kernel=stda_backward_kernel,
+        grid=grid,
+        arguments=arguments,
+        constants=constants,
+        options=candidate.options(arch),
+    )
+
+
+def msda_backward_call(
+    grad_output: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    inputs: tuple[Tensor, ...],
+    gradients: list[Tensor | None],
+    fixed: FixedPoint | None,
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """The launch behind `msda_backward`: inputs and gradients in the order of its `needs`."""
+    value, locations, weights = packed(inputs[0], 1), packed(inputs[1], 3), packed(inputs[2], 2)
+    grad_output = packed(grad_output, 1)
+    batch, queries, heads, levels, points = weights.shape
+    unused = next(gradient for gradient in gradients if gradient is not None)
+    grad_value, grad_locations, grad_weights = (unused if x is None else x for x in gradients)
+    arguments = {
+        "grad_output": grad_output,
+        "value": value,
+        "locations": locations,
+        "weights": weights,
+        "shapes": spatial_shapes.contiguous(),
+        "starts": level_start_index.contiguous(),
+        "scale": unused if fixed is None else fixed.scale,
+        "grad_value": grad_value,
+        "grad_locations": grad_locations,
+        "grad_weights": grad_weights,
+        "queries": queries,
+        "heads": heads,
+        "levels": levels,
+        **strides("grad_output", grad_output, (0, 1), "bq"),
+        **strides("value", value, (0, 2), "bh"),
+        **strides("locations", locations, (0, 1, 2), "bqh"),
+        **strides("weights", weights, (0, 1, 2), "bqh"),
+        "grad_value_b": math.prod(value.shape[1:]),
+    }
+    config = _config(value, 1, (0, 1, 2), gradients[0] is not None, True, arch)
+    constants = {
+        "config": config,
+        "POINTS": points,
+        "QUERIES": candidate.block_queries,
+        "STEP": _step(points, candidate, config),
+        "FIXED_POINT": fixed is not None,
+        "NEED_LOCATIONS": gradients[1] is not None,
+        "NEED_WEIGHTS": gradients[2] is not None,
+    }
+    grid = (-(-queries // candidate.block_queries) * batch, heads, 1)
+    return KernelCall(
+        kernel=msda_backward_kernel,
+        grid=grid,
+        arguments=arguments,
+        constants=constants,
+        options=candidate.options(arch),
+    )
+
+
+def _config(value: Tensor, cell_dim: int, dims: tuple[int, ...], need_value: bool, thin: bool, arch: str) -> Config:
+    """How values [..., S, H, D] and their gradient are read; `dims` are all dimensions but the channels."""
+    element, block = value.element_size(), padded_head_dim(value.shape[-1])
+    row, grad_row = value.stride(cell_dim), math.prod(value.shape[-2:])
+    return Config(
+        D=value.shape[-1],
+        BLOCK_D=block,
+        C=min(block, _GATHER_BYTES // element),
+        ROW=row,
+        GRAD_ROW=grad_row,
+        VECTOR=alignment(value, dims) // element,
+        THIN=thin,
+        WIDE=value.shape[cell_dim] * max(row, grad_row) >= 2**31,
+        PTX=is_nvidia(arch),
+        NEED_VALUE=need_value,
+    )
+
+
+def _step(points: int, candidate: Candidate, config: Config) -> int:
+    """Samples of a query taken at once: they divide the points evenly, and tiles stay in registers."""
+    room = _HELD * 32 * candidate.num_warps // (candidate.block_queries * config.BLOCK_D)
+    step = min(points & -points, _MAX_STEP)
+    while step > max(1, room):
+        step //= 2
+    return step
+
+
+def example_calls(
+    kernel: str, candidate: Candidate, dtype: torch.dtype, head_dim: int, problem: StdaProblem, arch: str
+) -> list[KernelCall]:
+    """Launches for contiguous `meta` tensors of a problem's sizes; see `stnet.kernels.launch.ast_sources`."""
+    p = problem
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    query = (p.clips, p.targets, p.queries)
+    if kernel == "msda_backward":
+        rows = (p.clips, p.queries, p.heads)
+        value = empty(p.clips, p.heads, p.positions, head_dim).transpose(1, 2)
+        locations = empty(*rows, p.levels, p.points, 2, dtype=torch.float32)
+        inputs = (value, locations, empty(*rows, p.levels, p.points))
+        gradients = [_buffer(value, torch.float32), *(_buffer(x, x.dtype) for x in inputs[1:])]
+        levels = level_tables(p.spatial_shapes, value.device)
+        grad_output = empty(p.clips, p.queries, p.heads * head_dim)
+        return [msda_backward_call(grad_output, *levels, inputs, gradients, None, candidate, arch)]
+
+    value = empty(p.clips, p.source_frames, p.heads, p.positions, head_dim).transpose(2, 3)
+    reference = empty(*query, p.levels, p.components, dtype=torch.float32)
+    inputs = (
+        value,
+        reference,
+        empty(*query, p.heads, p.levels, p.points, 2),
+        empty(*query, p.heads, p.levels, p.points),
+        empty(*query, p.heads, p.other_frames, p.levels, p.other_points, 2),
+        empty(*query, p.heads, p.other_frames, p.levels, p.other_points),
+        reference,
+    )
+    gradients = [_buffer(value, torch.float32), *(_buffer(x, x.dtype) for x in inputs[1:])]
+    output = empty(*query, p.heads * head_dim)
+    lse = empty(*query, p.heads, dtype=torch.float32)
+    call = stda_backward_call(
+        output, p.spatial_shapes, inputs, p.frame_table, output, lse, gradients, None, False, candidate, arch
+    )
+    return [call]
