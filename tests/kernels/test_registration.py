@@ -1,0 +1,172 @@
+"""The operators inside PyTorch's machinery: opcheck, compile, export, autograd."""
+
+import shutil
+
+import pytest
+import torch
+
+from stnet.kernels import registration
+
+
+def _flat(rows):
+    return [number for row in rows for number in row]
+
+
+def stda_arguments(case, backend):
+    tensors = list(case.tensors.values())
+    table = [0, 1, 2, 1, 0, 2]
+    return (tensors[0], _flat(case.others["spatial_shapes"]), *tensors[1:6], table, tensors[6], backend, False)
+
+
+def msda_arguments(case, backend, ints):
+    value, *rest = case.tensors.values()
+    shapes, starts = case.others.values()
+    levels = (None, None, _flat(shapes)) if ints else (shapes, starts, [])
+    return (value, *levels, *rest, backend, False)
+
+
+def leaves(case):
+    return case.replaced(**{name: x.detach().clone().requires_grad_() for name, x in case.tensors.items()})
+
+
+@pytest.fixture(params=["stda", "msda", "msda-ints"])
+def case(request, stda_case, msda_case):
+    made = stda_case(components=4) if request.param == "stda" else msda_case(ints="ints" in request.param)
+    return leaves(made.to(dtype=torch.float32))
+
+
+def test_opcheck(case):
+    pytest.importorskip("numba")
+    if "logits" in case.tensors:
+        operator, arguments = torch.ops.stnet.stda_forward.default, stda_arguments(case, "cpu")
+    else:
+        ints = not isinstance(case.others["spatial_shapes"], torch.Tensor)
+        operator, arguments = torch.ops.stnet.msda_forward.default, msda_arguments(case, "cpu", ints)
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("needs", [(True,) * 7, (True, False, True, False, False, True, False)], ids=["all", "some"])
+def test_opcheck_of_the_backward_operator(stda_case, needs):
+    pytest.importorskip("numba")
+    case = stda_case().to(dtype=torch.float32)
+    *inputs, backend, deterministic = stda_arguments(case, "cpu")
+    output, lse = torch.ops.stnet.stda_forward(*inputs, backend, deterministic)
+    arguments = (torch.ones_like(output), *inputs, output, lse, list(needs), backend, deterministic)
+    torch.library.opcheck(torch.ops.stnet.stda_backward.default, arguments)
+
+
+def test_opcheck_of_the_msda_backward_operator(msda_case):
+    pytest.importorskip("numba")
+    *inputs, backend, deterministic = msda_arguments(msda_case().to(dtype=torch.float32), "cpu", ints=False)
+    output = torch.ops.stnet.msda_forward(*inputs, backend, deterministic)
+    arguments = (torch.ones_like(output), *inputs, [True, False, True], backend, deterministic)
+    torch.library.opcheck(torch.ops.stnet.msda_backward.default, arguments)
+
+
+def compiled_and_eager(case, backend, compiler):
+    def layer(tensors):
+        scaled = {name: x * 1.5 if name == "value" else x for name, x in tensors.items()}
+        return case.replaced(**scaled).run(backend).relu()
+
+    results = []
+    for function in (layer, torch.compile(layer, fullgraph=True, backend=compiler)):
+        tensors = leaves(case).tensors
+        output = function(tensors)
+        output.square().sum().backward()
+        results.append([output, *(x.grad for x in tensors.values())])
+    return results
+
+
+def test_compile_in_one_graph(case):
+    pytest.importorskip("numba")
+    eager, compiled = compiled_and_eager(case, "cpu", "aot_eager")
+    for computed, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
+def test_compile_with_inductor(stda_case):
+    pytest.importorskip("numba")
+    eager, compiled = compiled_and_eager(stda_case(components=4).to(dtype=torch.float32), "cpu", "inductor")
+    for computed, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_compile_with_changing_batch(stda_case):
+    pytest.importorskip("numba")
+    compiled = torch.compile(lambda case: case.run("cpu"), fullgraph=True, backend="aot_eager", dynamic=True)
+    for clips in (2, 3, 5):
+        case = stda_case(clips=clips).to(dtype=torch.float32)
+        torch.testing.assert_close(compiled(case), case.run("cpu"))
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, case, backend):
+        super().__init__()
+        self.case, self.backend = case, backend
+
+    def forward(self, *tensors):
+        return self.case.replaced(**dict(zip(self.case.tensors, tensors, strict=True))).run(self.backend)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(case, strict):
+    pytest.importorskip("numba")
+    check_export(case, "cpu", strict)
+
+
+def test_compile_and_export_the_reference(stda_case):
+    case = stda_case(shapes=((3, 4),), components=4).to(dtype=torch.float32)
+    check_export(case, "reference", strict=False)
+    eager, compiled = compiled_and_eager(case, "reference", "aot_eager")
+    for computed, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)
+
+
+def check_export(case, backend, strict):
+    tensors = tuple(x.detach() for x in case.tensors.values())
+    module = _Module(case.to(dtype=torch.float32), backend)
+    program = torch.export.export(module, tensors, strict=strict)
+    others = tuple(x * 0.5 for x in tensors)
+    torch.testing.assert_close(program.module()(*others), module(*others), rtol=1e-5, atol=1e-6)
+
+
+def test_second_derivative_is_refused(case):
+    pytest.importorskip("numba")
+    value = case.tensors["value"]
+    (grad,) = torch.autograd.grad(case.run("cpu").square().sum(), value, create_graph=True)
+    with pytest.raises(NotImplementedError, match='no second derivative; call the operator with backend="reference"'):
+        grad.sum().backward()
+
+
+def test_saved_are_only_inputs_output_and_log_sum_exp(stda_case):
+    pytest.importorskip("numba")
+    case = leaves(stda_case().to(dtype=torch.float32))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        output = case.run("cpu")
+    known = {x.data_ptr() for x in case.tensors.values()} | {output.data_ptr()}
+    extra = [x for x in saved if x.data_ptr() not in known]
+    assert [tuple(x.shape) for x in extra] == [(2, 2, 5, 2)]
+
+
+def test_log_sum_exp_is_the_natural_logarithm(stda_case):
+    pytest.importorskip("numba")
+    case = stda_case().to(dtype=torch.float32)
+    case.tensors["logits"][1, 1, 4] = -torch.inf
+    case.tensors["other_logits"][1, 1, 4] = -torch.inf
+    _, lse = torch.ops.stnet.stda_forward(*stda_arguments(case, "cpu"))
+    logits = torch.cat([case.tensors["logits"].flatten(4), case.tensors["other_logits"].flatten(4)], -1)
+    torch.testing.assert_close(lse, logits.logsumexp(-1))
+
+
+def test_gradients_nobody_asked_for_are_not_computed(stda_case, monkeypatch):
+    pytest.importorskip("numba")
+    functions, asked = registration._implementation("cpu"), []
+    real = functions.stda_backward
+    functions.stda_backward = lambda *args: asked.append(args[-2]) or real(*args)
+    monkeypatch.setattr(registration, "_implementation", lambda name: functions)
+    case = stda_case().to(dtype=torch.float32)
+    case.tensors["offsets"].requires_grad_()
+    case.run("cpu").sum().backward()
+    assert asked == [(False, False, True, False, False, False, False)]
