@@ -84,7 +84,12 @@ def read_annotations(file: Path, on_problem: Callable[[EntryError], None] = _rai
     `on_problem` receives every entry that cannot be used and the entry is then skipped; by default the first
     one is raised. Raises `DataError` for a file that is not an annotation file at all.
     """
-    return _Reader(file, on_problem).read(load_json(file))
+    return parse_annotations(load_json(file), file, on_problem)
+
+
+def parse_annotations(document: dict, file: Path, on_problem: Callable[[EntryError], None] = _raise) -> Annotations:
+    """`read_annotations` of a document that is loaded already; `file` is named in messages."""
+    return _Reader(file, on_problem).read(document)
 
 
 def load_json(file: Path) -> dict:

@@ -98,8 +98,20 @@ def load_index(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the dataset folder that holds the annotation files")
     annotations = read_annotations(find_annotation_file(root, split))
+    return build_index(annotations, root, frames_root(root), class_names=class_names, errata=errata)
+
+
+def build_index(
+    annotations: Annotations,
+    root: Path,
+    folder: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    errata: bool = True,
+) -> DatasetIndex:
+    """The index of annotations whose file names are relative to `folder`; see `load_index`."""
     names = tuple(class_names) if class_names is not None else _class_names(annotations)
-    builder = _Builder(annotations, frames_root(root), _labels(annotations, names), names, errata)
+    builder = _Builder(annotations, folder, _labels(annotations, names), names, errata)
     videos = builder.videos()
     if not videos:
         raise DataError(f"{annotations.file}: no video with frames; list the frames under `images`")
