@@ -56,7 +56,7 @@ def stda_reference(
             maps = frames[:, :, start : start + height * width].permute(0, 1, 3, 4, 2)
             maps = maps.reshape(-1, problem.head_dim, height, width)
             sums = _weighted_samples(maps, uses.by_source(position), uses.by_source(weights[..., level, :]))
-            output = output.index_add(1, uses.targets, uses.by_target(sums, output.shape))
+            output = output + uses.by_target(sums, output.shape)
     return output.flatten(3).to(output_dtype)
 
 
@@ -74,9 +74,7 @@ def msda_reference(
     batch, _, heads, head_dim = value.shape
     queries = attention_weights.shape[1]
     output = value.new_zeros(batch * heads, head_dim, queries, dtype=dtype)
-    for level, (start, (height, width)) in enumerate(
-        zip(level_starts(spatial_shapes), spatial_shapes, strict=True)
-    ):
+    for level, (start, (height, width)) in enumerate(zip(level_starts(spatial_shapes), spatial_shapes, strict=True)):
         maps = value[:, start : start + height * width].to(dtype).permute(0, 2, 3, 1)
         location = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
         position = location * location.new_tensor((width, height)) - 0.5
@@ -100,7 +98,7 @@ class _FrameUses:
     sources: Tensor  # [N] source frames in use, ascending
     pairs: Tensor  # [N * uses] index into the flattened (target, column) pairs
     real: Tensor  # [N * uses] bool
-    targets: Tensor  # [N * uses] target of each pair
+    slots: Tensor  # [T * columns] index of each pair in `pairs`
 
     @classmethod
     def of(cls, table: tuple[tuple[int, ...], ...], device: torch.device) -> "_FrameUses":
@@ -110,12 +108,13 @@ class _FrameUses:
             for column, frame in enumerate(row):
                 uses.setdefault(frame, []).append(t * columns + column)
         most = max(len(pairs) for pairs in uses.values())
-        padded = torch.tensor(
-            [pairs + [-1] * (most - len(pairs)) for _, pairs in sorted(uses.items())], device=device
+        sources = sorted(uses)
+        padded = [pair for frame in sources for pair in uses[frame] + [-1] * (most - len(uses[frame]))]
+        slots = [padded.index(pair) for pair in range(len(table) * columns)]
+        pairs = torch.tensor(padded, device=device)
+        return cls(
+            torch.tensor(sources, device=device), pairs.clamp(min=0), pairs >= 0, torch.tensor(slots, device=device)
         )
-        pairs = padded.flatten()
-        sources = torch.tensor(sorted(uses), device=device)
-        return cls(sources, pairs.clamp(min=0), pairs >= 0, pairs.clamp(min=0) // columns)
 
     def every(self, source_frames: int) -> bool:
         return len(self.sources) == source_frames
@@ -128,18 +127,17 @@ class _FrameUses:
         return x.flatten(0, 2).flatten(1, 2)
 
     def by_target(self, sums: Tensor, shape: torch.Size) -> Tensor:
-        """[B * N * H, D, uses * Q] to [B, N * uses, Q, H, D], with the sizes of the output [B, T, Q, H, D]."""
-        clips, _, queries, heads, head_dim = shape
+        """[B * N * H, D, uses * Q], summed over the columns, to the shape of the output [B, T, Q, H, D]."""
+        clips, targets, queries, heads, head_dim = shape
         sums = sums.view(clips, len(self.sources), heads, head_dim, -1, queries)
-        return sums.permute(0, 1, 4, 5, 2, 3).flatten(1, 2)
+        sums = sums.permute(0, 1, 4, 5, 2, 3).flatten(1, 2)[:, self.slots]
+        return sums.unflatten(1, (targets, -1)).sum(dim=2)
 
 
 def _shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """One softmax over own [B, T, Q, H, 1, L, P] and others [B, T, Q, H, W, L, Pt] logits of a query and head."""
     own_count, other_count = own.shape[4:].numel(), others.shape[4:].numel()
-    logits = torch.cat(
-        [own.reshape(*own.shape[:4], own_count), others.reshape(*others.shape[:4], other_count)], -1
-    )
+    logits = torch.cat([own.reshape(*own.shape[:4], own_count), others.reshape(*others.shape[:4], other_count)], -1)
     largest = logits.detach().amax(dim=-1, keepdim=True)
     exponentials = (logits - largest.masked_fill(largest == -torch.inf, 0.0)).exp()
     total = exponentials.sum(dim=-1, keepdim=True)

@@ -23,6 +23,7 @@ class SpatialTemporalDeformableAttention(nn.Module):
         super().__init__()
         self.heads, self.levels = heads, levels
         self.points, self.other_frames, self.other_points = points, other_frames, other_points
+        self.backend = "auto"  # of the operator; exports set "reference", which is made of portable operations
         own, others = heads * levels * points, heads * other_frames * levels * other_points
         self.sampling_offsets = nn.Linear(dim, own * 2)
         self.attention_weights = nn.Linear(dim, own)
@@ -88,6 +89,7 @@ class SpatialTemporalDeformableAttention(nn.Module):
             other_logits,
             frame_table=frame_table,
             other_reference_points=other_reference_points,
+            backend=self.backend,
         )
         return self.output_proj(sampled)
 
