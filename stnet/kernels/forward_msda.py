@@ -83,20 +83,23 @@ def msda_forward_kernel(
     CHANNEL: tl.constexpr,
     VECTOR: tl.constexpr,
     ALIGN: tl.constexpr,
+    STORE: tl.constexpr,
     D: tl.constexpr,
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks * batch, heads). The constants are those of `stda_forward_kernel`."""
-    head = tl.program_id(1).to(tl.int64)
+    """Grid (query blocks * batch, heads * channel blocks). The constants are those of `stda_forward_kernel`."""
+    PARTS: tl.constexpr = (D + C - 1) // C
+    head = (tl.program_id(1) // PARTS).to(tl.int64)
+    channel = tl.minimum(tl.program_id(1) % PARTS * C, D - C if D > C else 0)
     blocks = tl.cdiv(queries, BLOCK)
     item = (tl.program_id(0) // blocks).to(tl.int64)
     slot = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     query = tl.minimum(slot, queries - 1).to(tl.int64)
 
-    value += item * value_b + head * value_h
+    value += item * value_b + head * value_h + channel.to(tl.int64) * value_d
     locations = tl.multiple_of(locations + item * locations_b + head * locations_h + query * locations_q, [ALIGN])
     weights = tl.multiple_of(weights + item * weights_b + head * weights_h + query * weights_q, [ALIGN])
     channel_stride = value_d
@@ -113,7 +116,10 @@ def msda_forward_kernel(
             POINTS, ROW, WIDE, VECTOR, D, C, "float32", True, PTX,
         )  # fmt: skip
 
-    row = (item * queries + query) * tl.num_programs(1) + head
+    row = (item * queries + query) * (tl.num_programs(1) // PARTS) + head
     channels = tl.arange(0, C)[None, :]
     inside = (slot < queries)[:, None] & (channels < D)
-    tl.store((output + row * D)[:, None] + channels, total.to(output.dtype.element_ty), mask=inside)
+    result = (output + row * D + channel)[:, None] + channels
+    SIZE: tl.constexpr = output.dtype.element_ty.primitive_bitwidth // 8
+    result = tl.multiple_of(tl.max_contiguous(result, [1, STORE]), [1, STORE * SIZE])
+    tl.store(result, total.to(output.dtype.element_ty), mask=inside)

@@ -217,8 +217,9 @@ def stda_forward_kernel(
     CHANNEL: tl.constexpr,  # elements from channel to channel if that is 1, else 0
     VECTOR: tl.constexpr,  # channels that can be read at once
     ALIGN: tl.constexpr,  # bytes to which every query's offsets and logits are aligned
+    STORE: tl.constexpr,  # channels of output that can be written at once
     D: tl.constexpr,
-    C: tl.constexpr,  # D rounded up to a power of two
+    C: tl.constexpr,  # channels of a program, more than D only if D is below a power of two
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
     ARITHMETIC: tl.constexpr,
@@ -226,17 +227,22 @@ def stda_forward_kernel(
     ORDERED: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks, heads, clips * targets)."""
-    head = tl.program_id(1).to(tl.int64)
-    clip = (tl.program_id(2) // targets).to(tl.int64)
-    target = (tl.program_id(2) % targets).to(tl.int64)
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Grid (query blocks * targets * clips, heads * channel blocks)."""
+    PARTS: tl.constexpr = (D + C - 1) // C
+    head = (tl.program_id(1) // PARTS).to(tl.int64)
+    # The last block of channels ends with the head and may overlap the one before: both write the same numbers.
+    channel = tl.minimum(tl.program_id(1) % PARTS * C, D - C if D > C else 0)
+    blocks = tl.cdiv(queries, BLOCK)
+    pair = tl.program_id(0) // blocks
+    clip = (pair // targets).to(tl.int64)
+    target = (pair % targets).to(tl.int64)
+    slot = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     query = tl.minimum(slot, queries - 1)
     if ORDERED:
         query = tl.load(order + query)
     query = query.to(tl.int64)
 
-    value += clip * value_b + head * value_h
+    value += clip * value_b + head * value_h + channel.to(tl.int64) * value_d
     reference += clip * reference_b + target * reference_t + query * reference_q
     other_reference += clip * other_reference_b + target * other_reference_t + query * other_reference_q
     offsets += clip * offsets_b + target * offsets_t + head * offsets_h + query * offsets_q
@@ -274,11 +280,12 @@ def stda_forward_kernel(
         )  # fmt: skip
     total *= tl.where(mass == 0.0, 0.0, 1.0 / mass)[:, None]
 
-    heads = tl.num_programs(1)
-    row = (tl.program_id(2).to(tl.int64) * queries + query) * heads + head
+    heads = tl.num_programs(1) // PARTS
+    row = (pair.to(tl.int64) * queries + query) * heads + head
     channels = tl.arange(0, C)[None, :]
     inside = slot < queries
     tl.store(lse + row, largest * LN_2 + tl.log(mass), mask=inside)
-    tl.store(
-        (output + row * D)[:, None] + channels, total.to(output.dtype.element_ty), mask=inside[:, None] & (channels < D)
-    )
+    result = (output + row * D + channel)[:, None] + channels
+    SIZE: tl.constexpr = output.dtype.element_ty.primitive_bitwidth // 8
+    result = tl.multiple_of(tl.max_contiguous(result, [1, STORE]), [1, STORE * SIZE])
+    tl.store(result, total.to(output.dtype.element_ty), mask=inside[:, None] & (channels < D))

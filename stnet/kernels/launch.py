@@ -16,8 +16,8 @@ A kernel module describes each launch as a `KernelCall`: `launch` runs it, `ast_
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +52,8 @@ class Candidate:
         block_queries: queries of one program, a power of two.
         num_warps: warps of one program. With 16-byte loads a warp holds a row of 32 channels in 4 lanes (16-bit types)
             or 8 lanes (float32).
+        block_channels: channels of one program, a power of two; a wider head is shared among programs, each of which
+            computes positions and softmax anew, which costs less than the registers of a wide tile.
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
             need an NVIDIA GPU and 16-bit values, and are "float32" elsewhere.
@@ -62,13 +64,14 @@ class Candidate:
 
     block_queries: int = 32
     num_warps: int = 1
+    block_channels: int = 32
     arithmetic: str = "float32"
     maxnreg: int | None = None
     unroll: int = 1
     milliseconds: float | None = None
 
     def __post_init__(self):
-        for name in ("block_queries", "num_warps"):
+        for name in ("block_queries", "num_warps", "block_channels"):
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1 or number & (number - 1):
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
@@ -156,6 +159,9 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     path.write_text('{\n  "rows": [\n' + ",\n".join(lines) + "\n  ]\n}\n", encoding="utf-8")
 
 
+_forced: dict[str, Candidate] = {}
+
+
 @lru_cache
 def _rows(path: Path) -> tuple[Row, ...]:
     return read_table(path)
@@ -190,7 +196,17 @@ def candidates(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, querie
 
 def choose(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, queries: int) -> Candidate:
     """The default candidate; arguments and errors as for `candidates`."""
-    return candidates(kernel, arch, dtype, head_dim, queries)[0]
+    return _forced.get(kernel) or candidates(kernel, arch, dtype, head_dim, queries)[0]
+
+
+@contextmanager
+def forced(kernel: str, candidate: Candidate) -> Iterator[None]:
+    """Inside, `choose` returns this candidate for this kernel, for the tuner. In one thread only."""
+    _forced[kernel] = candidate
+    try:
+        yield
+    finally:
+        del _forced[kernel]
 
 
 def padded_head_dim(head_dim: int) -> int:

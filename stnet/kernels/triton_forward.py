@@ -139,7 +139,7 @@ def stda_forward_call(
         "THIN": min(map(min, spatial_shapes)) == 1,
         "ORDERED": ordered,
     }
-    grid = (-(-queries // candidate.block_queries), heads, clips * targets)
+    grid = (-(-queries // candidate.block_queries) * targets * clips, heads * _channel_blocks(constants), 1)
     return KernelCall(
         kernel=stda_forward_kernel, grid=grid, arguments=arguments, constants=constants, options=candidate.options(arch)
     )
@@ -176,7 +176,7 @@ def msda_forward_call(
         **_value_constants(value, (0, 1, 2), 1, candidate, arch),
         "ALIGN": min(alignment(tensor, (0, 1, 2)) for tensor in (locations, weights)),
     }
-    grid = (-(-queries // candidate.block_queries) * batch, heads, 1)
+    grid = (-(-queries // candidate.block_queries) * batch, heads * _channel_blocks(constants), 1)
     return KernelCall(
         kernel=msda_forward_kernel, grid=grid, arguments=arguments, constants=constants, options=candidate.options(arch)
     )
@@ -193,13 +193,18 @@ def _value_constants(
         "ROW": value.stride(cell_dim),
         "WIDE": value.shape[cell_dim] * value.stride(cell_dim) * element >= 2**32,
         "CHANNEL": int(contiguous),
-        "VECTOR": alignment(value, dims) // element if contiguous else 1,
+        "VECTOR": min(alignment(value, dims) // element, head_dim & -head_dim) if contiguous else 1,
+        "STORE": min(16 // element, head_dim & -head_dim),
         "D": head_dim,
-        "C": padded_head_dim(head_dim),
+        "C": min(padded_head_dim(head_dim), candidate.block_channels),
         "BLOCK": candidate.block_queries,
         "ARITHMETIC": candidate.arithmetic if packs else "float32",
         "PTX": is_nvidia(arch),
     }
+
+
+def _channel_blocks(constants: dict[str, object]) -> int:
+    return -(-constants["D"] // constants["C"])
 
 
 def example_calls(
