@@ -11,6 +11,7 @@ POSITIONS = ("near", "uniform")
 """near: a few cells from the reference point, as trained layers sample; uniform: anywhere, worst for caches."""
 
 SPREAD = 2.0  # standard deviation of near offsets, in cells
+JITTER = 0.003  # width of the noise on encoder reference points, in units of the frame
 BOX_SIDE = 0.2  # mean width and height of a decoder query's reference box
 
 
@@ -110,6 +111,8 @@ def _references(problem: StdaProblem, draw: _Drawer) -> Tensor:
             for h, w in problem.spatial_shapes
         ]
         points = torch.cat([c.flatten(0, 1) for c in centres]).to(draw.device)
+        # Off the centres: 16-bit offsets would else put many samples on cell borders, where gradients jump.
+        points = points + JITTER * (draw.uniform(*points.shape) - 0.5)
     else:
         points = draw.uniform(problem.queries, 2)
     if problem.components == 4:

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.compile_report.cases import DTYPES, KERNELS, LAYERS, TARGETS, cases
-from bench.compile_report.compare import compare, key_of, notes
+from bench.compile_report.compare import compare, key_of, notes, unsound
 from bench.compile_report.measure import forbid_interpreter, measure
 from bench.compile_report.peers import find, measure_peer, peer_cases
 from stnet.errors import ConfigError, DataError
@@ -31,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.compile_report",
         description="Compile every kernel and candidate of the launch table ahead of time and report what came out. "
         "Needs Triton, no GPU.",
-        epilog="Exit status: 0 fine, 1 a regression against the committed report (--check) or a row that does not "
-        "compile, 2 wrong usage.",
+        epilog="Exit status: 0 fine; 1 a regression against the committed report (--check), a row that does not "
+        "compile or whose count is unsound; 2 wrong usage.",
     )
     parser.add_argument("--target", nargs="+", choices=TARGETS, metavar="ARCH", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--all", action="store_true", help="all targets, instead of sm_90 and gfx942")
@@ -178,7 +178,7 @@ def _peer(peer: dict[str, Any]) -> str:
 
 def _verdict(report: dict[str, Any], committed: dict[str, Any] | None) -> list[str]:
     broken = [f"{key_of(row)}: does not compile: {row['error']}" for row in report["rows"] if "error" in row]
-    return broken + (compare(report, committed) if committed else [])
+    return broken + unsound(report) + (compare(report, committed) if committed else [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: {line}", file=sys.stderr)
     verdict = _verdict(report, committed)
     for line in verdict:
-        print(f"regression: {line}" if committed else line, file=sys.stderr)
+        print(f"failed: {line}", file=sys.stderr)
     return 1 if verdict else 0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 TOLERANCE = 0.02  # of a count per sample: below, the compiler's whims
+CORNERS = 4
 _KEY = ("kernel", "layer", "dtype", "head_dim", "candidate", "target")
 
 
@@ -31,8 +32,18 @@ def compare(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
     return found
 
 
+def unsound(report: dict[str, Any]) -> list[str]:
+    """One line per row whose count cannot be trusted: it does not read (and add to) four corner rows per sample."""
+    return [
+        f"{key_of(row)}: {name} is {row[name]}, not {CORNERS}: the count does not follow the kernel"
+        for row in report["rows"]
+        for name in ("gathered_rows", "reduced_rows")
+        if name in row and abs(row[name] - CORNERS) > CORNERS * TOLERANCE
+    ]
+
+
 def notes(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
-    """Differences between the reports that explain others: versions, and peers measured in one of them alone."""
+    """Differences of versions, which explain differences of counts."""
     if fresh["triton"] == committed["triton"]:
         return []
     return [f"compiled by Triton {fresh['triton']}, the committed report by {committed['triton']}: counts may differ"]

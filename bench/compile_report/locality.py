@@ -33,20 +33,22 @@ def gather_lines(
     block_queries: int,
     lanes_per_row: int,
     row_bytes: int,
+    ordered: bool = True,
     step: int = 1,
     uniform: bool = False,
 ) -> Lines:
     """Lines touched by gathers of values stored by heads (`[B, F, H, S, D]`), own-frame samples only.
 
     Args:
-        lanes_per_row: lanes that read one cell's row, 16 bytes each; a warp reads 32 / lanes_per_row rows at once.
+        lanes_per_row: lanes that read one cell's row, at most 16 bytes each: a warp reads 32 / lanes_per_row rows.
         row_bytes: bytes of a row, a power of two.
+        ordered: whether encoder queries are taken in 2-D tiles instead of raster order.
         step: samples of a query that are neighbours in the tile.
         uniform: positions anywhere instead of near the reference.
     """
     rng = np.random.default_rng(_SEED)
     rows = 32 // lanes_per_row
-    queries, references = _queries(problem, block_queries)
+    queries, references = _queries(problem, block_queries if ordered else None)
     starts = rng.integers(0, max(1, len(queries) // block_queries), _PROGRAMS) * block_queries
     angles = rng.integers(0, problem.heads, _PROGRAMS) * (2 * np.pi / problem.heads)
     per_gather, per_program = [], []
@@ -57,7 +59,7 @@ def gather_lines(
         per_program.append(np.unique(lines).size)
         arranged = lines.reshape(*lines.shape[:2], -1, step, block_queries).swapaxes(-1, -2)
         per_gather.append(_distinct(arranged.reshape(-1, min(rows, block_queries * step))).mean())
-    whole_row = max(1, lanes_per_row * LANE_BYTES // LINE_BYTES)
+    whole_row = max(1, min(row_bytes, lanes_per_row * LANE_BYTES) // LINE_BYTES)
     lines_per_row = max(1, row_bytes // LINE_BYTES)
     samples = block_queries * problem.levels * problem.points
     return Lines(
@@ -66,11 +68,13 @@ def gather_lines(
     )
 
 
-def _queries(problem: StdaProblem, block_queries: int) -> tuple[np.ndarray, np.ndarray]:
+def _queries(problem: StdaProblem, block_queries: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Query indices in launch order and their reference points [Q, 2] as (x, y) in [0, 1]."""
+    order = np.arange(problem.queries)
     if problem.queries != problem.positions:
-        return np.arange(problem.queries), np.random.default_rng(_SEED).random((problem.queries, 2))
-    order = query_order(problem.spatial_shapes, block_queries, torch.device("cpu")).numpy()
+        return order, np.random.default_rng(_SEED).random((problem.queries, 2))
+    if block_queries is not None:
+        order = query_order(problem.spatial_shapes, block_queries, torch.device("cpu")).numpy()
     centres = []
     for height, width in problem.spatial_shapes:
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")

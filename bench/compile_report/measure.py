@@ -112,8 +112,8 @@ def _known_arguments(case: Case, call: KernelCall) -> dict[str, Any]:
 
 
 def _gathered_rows(case: Case, analysis: Analysis, programs: int) -> float:
-    """Corner rows read per sample: the widest gathers' bytes over the bytes of a row."""
-    size = sum(width * count for width, count in analysis.gathers.items() if width >= 4)
+    """Corner rows read per sample: the gathers' bytes over the bytes of a row."""
+    size = sum(width * count for width, count in analysis.gathers.items())
     return round(size * programs * _WARP / case.row_bytes / case.full_tile_samples, 3)
 
 
@@ -133,6 +133,7 @@ def _locality(case: Case, call: KernelCall, kernel: Any) -> dict[str, Any]:
             block_queries=case.candidate.block_queries,
             lanes_per_row=lanes,
             row_bytes=case.row_bytes,
+            ordered=bool(call.constants.get("ORDERED")),
             step=int(call.constants.get("STEP", 1)),
             uniform=anywhere,
         )

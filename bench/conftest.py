@@ -1,0 +1,192 @@
+"""Options of the timing suites, and what their result file holds beside pytest-benchmark's statistics."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from bench import baselines, machine
+from bench.counts import Work
+from bench.shapes import SIZES, Sizes
+from bench.timing import Action, WrongResultError, time_action
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STARTED = pytest.StashKey[float]()
+LONGEST_REASON = 300  # characters
+WITHOUT_TIME = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("stnet benchmarks")
+    gpu = torch.cuda.is_available()
+    group.addoption("--bench-device", default="cuda" if gpu else "cpu", help="cuda or cpu (default: %(default)s)")
+    group.addoption(
+        "--bench-size", choices=SIZES, help="sizes; default: paper on a GPU, small on a CPU (smoke: the flow alone)"
+    )
+    group.addoption("--bench-dtypes", help="comma-separated; default: float16,float32 on a GPU, float32 on a CPU")
+    group.addoption("--bench-budget", type=float, help="seconds of rounds per benchmark; default: 0.2 or 1.0 (CPU)")
+    group.addoption("--bench-seconds", type=float, help="after this time the remaining benchmarks are skipped")
+
+
+def pytest_configure(config):
+    config.stash[STARTED], config.stash[WITHOUT_TIME] = time.monotonic(), []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line asks for."""
+
+    device: torch.device
+    size: str
+    budget: float
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES[self.size]
+
+
+def _settings(config: pytest.Config) -> Settings:
+    device = torch.device(config.getoption("bench_device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--bench-device cuda: no CUDA device here; use cpu")
+    gpu = device.type == "cuda"
+    return Settings(
+        device=device,
+        size=config.getoption("bench_size") or ("paper" if gpu else "small"),
+        budget=config.getoption("bench_budget") or (0.2 if gpu else 1.0),
+    )
+
+
+def _dtypes(config: pytest.Config, device: torch.device) -> list[str]:
+    default = "float16,float32" if device.type == "cuda" else "float32"
+    names = (config.getoption("bench_dtypes") or default).split(",")
+    for name in names:
+        if name not in DTYPES:
+            raise pytest.UsageError(f"--bench-dtypes: {name!r} is none of {', '.join(DTYPES)}")
+    return names
+
+
+def pytest_generate_tests(metafunc):
+    """`device`, `dtype` and `batch` of a benchmark come from the options."""
+    settings = _settings(metafunc.config)
+    values = {
+        "device": [settings.device.type],
+        "dtype": _dtypes(metafunc.config, settings.device),
+        "batch": settings.sizes.batches,
+    }
+    for name, choices in values.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, choices)
+
+
+@pytest.fixture(scope="session")
+def settings(pytestconfig) -> Settings:
+    return _settings(pytestconfig)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _within_time(pytestconfig):
+    limit = pytestconfig.getoption("bench_seconds")
+    if limit is not None and time.monotonic() - pytestconfig.stash[STARTED] > limit:
+        pytest.skip("out of time")
+
+
+@pytest.fixture(autouse=True)
+def _free_memory(settings):
+    yield
+    if settings.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def available() -> Callable[[Callable[[str], Any], str], Any]:
+    """`available(load, name)`: an implementation, or the benchmark is skipped and named as missing."""
+
+    def load_or_skip(load: Callable[[str], Any], name: str) -> Any:
+        try:
+            return load(name)
+        except baselines.MissingError as error:
+            pytest.skip(f"missing: {error}")
+
+    return load_or_skip
+
+
+@pytest.fixture
+def measure(benchmark, settings, request) -> Callable[..., None]:
+    """Check an action's result, then time it; one that fails either gets no time and is reported as failed.
+
+    `measure(action, sets, group=..., info=..., check=..., baseline=(name, action), work=...)`: `check()` returns
+    the relative error or raises WrongResultError; `work` are the counts that limits are derived from.
+    """
+
+    def run(
+        action: Action,
+        sets: Sequence[tuple],
+        *,
+        group: str,
+        info: dict[str, Any],
+        check: Callable[[], float] | None = None,
+        baseline: tuple[str, Action] | None = None,
+        work: Work | None = None,
+    ) -> None:
+        benchmark.group = group
+        try:
+            error = check() if check is not None else None
+        except WrongResultError as wrong:
+            pytest.fail(f"wrong: {wrong}", pytrace=False)
+        except torch.OutOfMemoryError:
+            pytest.fail("out of memory", pytrace=False)
+        name, action_before = baseline or (None, None)
+        if name == info["implementation"]:
+            action_before = None
+        measured = time_action(benchmark, action, sets, settings.device, settings.budget, action_before)
+        benchmark.extra_info.update(info, size=settings.size, device=settings.device.type, **measured)
+        if error is not None:
+            benchmark.extra_info["error"] = error
+        if name is not None:
+            benchmark.extra_info["baseline"] = name
+        if work is not None:
+            benchmark.extra_info["work"] = vars(work)
+
+    return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Note benchmarks that were skipped or failed, with the reason."""
+    report = yield
+    if report.skipped or report.failed:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        lines = reason.removeprefix("Skipped: ").strip().splitlines() or [""]
+        item.config.stash[WITHOUT_TIME].append(
+            {"benchmark": item.name, "outcome": report.outcome, "reason": lines[-1][:LONGEST_REASON]}
+        )
+    return report
+
+
+def pytest_benchmark_generate_machine_info(config):
+    device = _settings(config).device
+    described = machine.describe(device)
+    return {**described, "limits": machine.measure_limits(device), "missing": baselines.missing()}
+
+
+def pytest_benchmark_generate_commit_info(config):
+    return {"id": machine.commit()}
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Keep the file small: medians and quartiles, no single rounds; add what has no time, and why."""
+    for entry in output_json["benchmarks"]:
+        kept = ("min", "q1", "median", "q3", "max", "rounds")
+        entry["stats"] = {key: entry["stats"][key] for key in kept}
+        for key in ("options", "fullname", "param"):
+            entry.pop(key)
+    output_json["without_time"] = config.stash[WITHOUT_TIME]
