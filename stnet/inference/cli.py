@@ -142,7 +142,7 @@ def _jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[VideoSumm
     for name in names:
         try:
             find_inputs([name])
-        except (VideoError, OSError) as error:
+        except VideoError as error:
             missing.append(VideoSummary(name=name, status="unreadable", problems=(str(error),)))
         else:
             usable.append(name)

@@ -13,6 +13,7 @@ from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
+from stnet.errors import ConfigError
 from stnet.inference.engine import Engine, EngineOptions
 from stnet.inference.inputs import open_videos
 from stnet.inference.pipeline import in_background
@@ -72,7 +73,10 @@ class VideoDetector:
         detector = model if isinstance(model, Detector) else load(model)
         self.engine = Engine(detector, options, targets, self.timer)
         self.config = detector.config
-        self._runner = ClipRunner(self.engine, batch or BATCH[self.engine.device.type])
+        batch = BATCH[self.engine.device.type] if batch is None else batch
+        if batch < 1:
+            raise ConfigError(f"batch {batch}; at least one clip has to run at once")
+        self._runner = ClipRunner(self.engine, batch)
 
     @property
     def class_names(self) -> dict[int, str]:

@@ -55,8 +55,8 @@ class PackedAttention(SpatialTemporalDeformableAttention):
 
     def __init__(self, source: SpatialTemporalDeformableAttention) -> None:
         nn.Module.__init__(self)
-        self.heads, self.levels, self.points = source.heads, source.levels, source.points
-        self.other_frames, self.other_points = source.other_frames, source.other_points
+        # Sizes and settings; parameters and submodules live in private dictionaries.
+        vars(self).update({name: value for name, value in vars(source).items() if not name.startswith("_")})
         self.value_proj, self.output_proj = source.value_proj, source.output_proj
         linears = (
             source.sampling_offsets,

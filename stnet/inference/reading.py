@@ -77,8 +77,7 @@ def read_clips(
             layout = _Layout.of(source, frames_per_clip, targets)
             yield VideoStart(key=key, name=name, source=source, length=layout.length)
             delivered = yield from _ClipReader(key, name, source, layout, timer).tasks()
-        except (VideoError, OSError) as caught:
-            error = caught if isinstance(caught, VideoError) else VideoError(f"{name}: {caught}")
+        except VideoError as error:
             yield VideoEnd(key=key, name=name, status="unreadable", problems=(str(error),), frames=0, error=error)
             continue
         yield VideoEnd(key=key, name=name, status=source.status, problems=source.problems, frames=delivered)

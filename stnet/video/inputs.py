@@ -68,8 +68,11 @@ def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInpu
 
 
 def _in_folder(folder: Path) -> list[VideoInput]:
-    images = images_in(folder)
-    videos = sorted((path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    try:
+        images = images_in(folder)
+        videos = sorted((path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    except OSError as error:
+        raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
     if images and videos:
         raise VideoError(
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"

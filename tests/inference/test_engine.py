@@ -1,0 +1,162 @@
+"""Every way of execution computes what the plain model computes."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+import stnet
+from stnet.errors import ConfigError
+from stnet.inference.engine import Engine, EngineOptions
+from stnet.inference.feature_cache import FeatureCache
+from stnet.inference.folding import PackedAttention, fold_batch_norms, pack_projections
+
+PLAIN = EngineOptions(device="cpu", fold=False, pack=False, channels_last=False)
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def parity_model(shared, tmp_path_factory):
+    """The published architecture with the recorded stand-in weights."""
+    spec = importlib.util.spec_from_file_location("make_checkpoint", shared / "parity" / "make_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path_factory.mktemp("parity") / "published.pth"
+    torch.save({"model": {k: torch.from_numpy(v) for k, v in module.state_dict(0, True).items()}}, path)
+    model = stnet.load(path)
+    path.unlink()
+    return model
+
+
+@pytest.fixture(scope="module")
+def parity_clips():
+    return torch.randn(4, 6, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def parity_outputs(parity_model, parity_clips):
+    """The plain model, one clip at a time."""
+    with torch.inference_mode():
+        outputs = [parity_model(clip[None]) for clip in parity_clips]
+    return torch.cat([o.logits for o in outputs]), torch.cat([o.boxes for o in outputs])
+
+
+def execute(engine: Engine, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    images = clips.flatten(0, 1).to(engine.device, engine.dtype)
+    levels = engine.extract(images)
+    logits, boxes = engine.detect([level.unflatten(0, clips.shape[:2]) for level in levels])
+    return logits.cpu().clone(), boxes.cpu().clone()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(device="cpu", fold=True, pack=False, channels_last=False),
+        EngineOptions(device="cpu", fold=False, pack=True, channels_last=False),
+        EngineOptions(device="cpu", fold=True, pack=True, channels_last=True),
+    ],
+    ids=["folded", "packed", "folded-packed-channels_last"],
+)
+def test_rewritten_models_equal_the_plain_one(parity_model, parity_clips, parity_outputs, options):
+    logits, boxes = execute(Engine(parity_model, options), parity_clips[:2])
+    torch.testing.assert_close(logits, parity_outputs[0][:2], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(boxes, parity_outputs[1][:2], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("batch", "targets"), [(1, 3), (4, 3), (16, 1)])
+def test_batches_equal_single_clips(parity_model, parity_clips, parity_outputs, batch, targets):
+    order = [(3 * number + 1) % 4 for number in range(batch)]
+    engine = Engine(parity_model, EngineOptions(device="cpu"), targets)
+    logits, boxes = execute(engine, parity_clips[order])
+    torch.testing.assert_close(logits, parity_outputs[0][order][:, :targets], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(boxes, parity_outputs[1][order][:, :targets], rtol=0, atol=TOLERANCE)
+
+
+def test_cached_features_equal_fresh_ones(parity_model, parity_clips, parity_outputs):
+    engine, cache = Engine(parity_model, EngineOptions(device="cpu")), FeatureCache(12)
+    for number in range(12):  # one frame at a time
+        clip, frame = divmod(number, 6)
+        cache.add([(clip, frame)], engine.extract(parity_clips[clip, frame][None]))
+    logits, boxes = engine.detect(cache.clips([[(clip, frame) for frame in range(6)] for clip in (1, 0)]))
+    torch.testing.assert_close(logits, parity_outputs[0][[1, 0]], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(boxes, parity_outputs[1][[1, 0]], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.gpu
+def test_graphs_equal_eager_execution(parity_model, parity_clips, parity_outputs):
+    engine = Engine(parity_model, EngineOptions(device="cuda", dtype="float32", graphs=True))
+    for _ in range(4):  # eager, captured, replayed
+        logits, boxes = execute(engine, parity_clips[:4])
+        torch.testing.assert_close(logits, parity_outputs[0][:4], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(boxes, parity_outputs[1][:4], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.gpu), pytest.param("tf32", marks=pytest.mark.gpu)]
+)
+def test_low_precision_stays_near(small_model, dtype):
+    clips = torch.randn(2, 6, 3, 32, 48)
+    plain = execute(Engine(small_model, PLAIN), clips)
+    device = "cpu" if dtype == "bfloat16" else "cuda"
+    engine = Engine(small_model, EngineOptions(device=device, dtype=dtype))
+    logits, boxes = execute(engine, clips)
+    assert logits.dtype == boxes.dtype == torch.float32
+    assert (logits - plain[0]).abs().mean() < 0.1 and (boxes - plain[1]).abs().mean() < 0.02
+    # Coordinates are not rounded to the steps of the 16-bit type.
+    assert (boxes != boxes.to(torch.bfloat16).float()).any()
+
+
+def test_the_given_model_is_left_alone(small_model):
+    before = {key: value.clone() for key, value in small_model.state_dict().items()}
+    small_model.train()
+    Engine(small_model, EngineOptions(device="cpu", dtype="bfloat16"))
+    assert small_model.training
+    small_model.eval()
+    after = small_model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
+
+
+def test_all_norms_are_folded_and_all_projections_packed(small_model):
+    import copy
+
+    model = copy.deepcopy(small_model)
+    norms = sum(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in model.modules())
+    assert fold_batch_norms(model) == norms > 0
+    assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in model.modules())
+    pack_projections(model)
+    assert sum(isinstance(m, PackedAttention) for m in model.modules()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu9"}, "device"),
+        ({"device": "meta"}, "not supported"),
+        ({"device": "cuda:99"}, "CUDA devices here"),
+        ({"device": "cpu", "dtype": "float16"}, "needs a GPU"),
+        ({"device": "cpu", "dtype": "int8"}, "unknown"),
+    ],
+)
+def test_unusable_options(small_model, options, message):
+    with pytest.raises(ConfigError, match=message):
+        Engine(small_model, EngineOptions(**options))
+
+
+def test_targets_out_of_range(small_model):
+    with pytest.raises(ConfigError, match="targets 7"):
+        Engine(small_model, PLAIN, targets=7)
+
+
+def test_images_are_those_of_evaluation(small_model, make_frames):
+    from stnet.data.transforms import prepare_frames
+
+    engine = Engine(small_model, PLAIN)
+    frames = make_frames(3, 50, 90)
+    size = engine.size_of(50, 90)
+    assert size == (32, 57)
+    torch.testing.assert_close(engine.images(list(frames), size), prepare_frames(frames, 32, 64), rtol=0, atol=1e-6)
+    assert np.array_equal(frames, make_frames(3, 50, 90))
