@@ -7,18 +7,32 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+# Small, for Triton's interpreter runs every program of a launch one after another.
 STDA_CASES = {
-    "encoder": {},
-    "decoder-box": {"components": 4, "queries": 3},
-    "odd-head": {"dim": 5, "heads": 3},
-    "head-32": {"dim": 32, "clips": 1},
-    "head-96": {"dim": 96, "clips": 1, "queries": 2, "heads": 1},
-    "own-frame-only": {"other_frames": 0, "points": 3},
+    "encoder": {"queries": 3},
+    "decoder-box": {"components": 4, "queries": 3, "targets": 1},
+    "odd-head": {"dim": 5, "heads": 3, "clips": 1, "targets": 1},
+    "head-32": {"dim": 32, "clips": 1, "targets": 1},
+    "head-96": {"dim": 96, "clips": 1, "targets": 1, "queries": 2, "heads": 1},
+    "own-frame-only": {"other_frames": 0, "points": 3, "clips": 1},
     "one-source": {"frames": 1, "targets": 1, "other_frames": 0},
-    "one-pixel": {"shapes": ((1, 1), (1, 5), (4, 1)), "components": 4},
-    "eight-levels": {"shapes": tuple((9 - n, n) for n in range(1, 9)), "queries": 2, "clips": 1},
-    "table": {"frame_table": ((2, 0, 3), (2, 1, 0), (0, 3, 2)), "frames": 4, "targets": 3, "other_frames": 2},
-    "many-points": {"points": 5, "other_points": 3, "queries": 2, "clips": 1},
+    "one-pixel": {"shapes": ((1, 1), (1, 5), (4, 1)), "components": 4, "clips": 1, "heads": 1},
+    "eight-levels": {
+        "shapes": tuple((9 - n, n) for n in range(1, 9)),
+        "queries": 2,
+        "clips": 1,
+        "heads": 1,
+        "frames": 2,
+    },
+    "table": {
+        "frame_table": ((2, 0, 3), (2, 1, 0), (0, 3, 2)),
+        "frames": 4,
+        "targets": 3,
+        "other_frames": 2,
+        "clips": 1,
+        "heads": 1,
+    },
+    "many-points": {"points": 5, "other_points": 3, "queries": 2, "clips": 1, "targets": 1, "heads": 1},
 }
 
 
@@ -52,7 +66,7 @@ def test_msda_matches_float64(backend, msda_case, error, sizes, ints):
 def test_half_precision_with_float32_references(backend, stda_case, error, dtype, limit):
     if dtype == torch.bfloat16 and (backend.name, backend.device) == ("triton", "cpu"):
         pytest.skip("Triton's interpreter computes bfloat16 loosely")
-    case = stda_case(dim=32).to(dtype=torch.float32)
+    case = stda_case(dim=32, clips=1, targets=1).to(dtype=torch.float32)
     halves = {n: x.to(dtype) for n, x in case.tensors.items() if "reference" not in n}
     case = case.replaced(**halves)
     expected, expected_grads = case.to(dtype=torch.float64).gradients("reference")
@@ -111,6 +125,7 @@ FAR = [math.nan, math.inf, -math.inf, 1e30, -1e30, 3e9, -1e5]
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("far", FAR)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
 def test_far_positions_sample_zero_and_keep_their_weight(backend, stda_case, far, axis):
     pixels = [[1.25, 0.75], [1.0, 1.0]]
     pixels[1][axis] = far
@@ -130,6 +145,7 @@ def test_far_positions_sample_zero_and_keep_their_weight(backend, stda_case, far
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
 def test_bad_values_at_corners_of_zero_weight_do_not_count(backend, stda_case, bad):
     value = torch.arange(1.0, 13.0)
     value[[2, 5, 6]] = bad  # right of, below, and diagonally below the position (1, 0)
@@ -163,7 +179,7 @@ def test_logit_minus_infinity_excludes_its_sample(backend, stda_case):
 
 @pytest.mark.parametrize("other_frames", [0, 2])
 def test_row_of_only_minus_infinity_gives_zero(backend, stda_case, error, other_frames):
-    case = stda_case(other_frames=other_frames).to(dtype=torch.float32)
+    case = stda_case(other_frames=other_frames, clips=1, heads=1).to(dtype=torch.float32)
     case.tensors["logits"][0, 1, 2] = -math.inf
     case.tensors["other_logits"][0, 1, 2] = -math.inf
     output, grads = backend.gradients(case)
@@ -187,7 +203,7 @@ def test_nan_logit_makes_its_row_nan_and_no_other(backend, stda_case):
 
 
 def test_large_logits_do_not_overflow(backend, stda_case, error):
-    case = stda_case()
+    case = stda_case(clips=1, targets=1)
     case.tensors["logits"] = case.tensors["logits"] * 1e4
     expected, _ = case.gradients("reference")
     output, grads = backend.gradients(case.to(dtype=torch.float32))
@@ -237,7 +253,7 @@ def spread_out(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_any_strides_give_the_same(backend, stda_case):
-    case = stda_case(components=4, other_points=2).to(dtype=torch.float32)
+    case = stda_case(components=4, other_points=2, targets=1, heads=2, queries=3).to(dtype=torch.float32)
     expected, expected_grads = backend.gradients(case)
     strided = case.replaced(**{name: spread_out(x) for name, x in case.tensors.items()})
     torch.testing.assert_close(backend.run(strided), expected, rtol=1e-6, atol=1e-6)
@@ -261,8 +277,8 @@ def test_slices_of_a_packed_projection_and_expanded_references(backend, stda_cas
 
 
 def test_expanded_output_gradient(backend, stda_case):
-    case = stda_case().to(dtype=torch.float32)
-    weight = torch.tensor(0.5).expand(2, 2, 5, 16)
+    case = stda_case(clips=1, targets=1, heads=1).to(dtype=torch.float32)
+    weight = torch.tensor(0.5).expand(1, 1, 5, 8)
     _, grads = backend.gradients(case, weight=weight)
     _, expected = backend.gradients(case, weight=weight.contiguous())
     for name, grad in grads.items():
@@ -270,7 +286,7 @@ def test_expanded_output_gradient(backend, stda_case):
 
 
 def test_gradients_only_where_needed(backend, stda_case, error):
-    case = stda_case(components=4).to(dtype=torch.float32)
+    case = stda_case(components=4, clips=1, targets=1, heads=1).to(dtype=torch.float32)
     _, expected = case.to(dtype=torch.float64).gradients("reference")
     for wanted in case.tensors:
         leaf = case.tensors[wanted].clone().requires_grad_()
@@ -281,18 +297,18 @@ def test_gradients_only_where_needed(backend, stda_case, error):
 
 
 SLOW_FIXTURE = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
-PROPERTY = settings(max_examples=6, derandomize=True, **SLOW_FIXTURE)
+PROPERTY = settings(max_examples=4, derandomize=True, **SLOW_FIXTURE)
 SIZES = st.fixed_dictionaries(
     {
-        "shapes": st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3).map(tuple),
-        "clips": st.integers(1, 2),
-        "frames": st.integers(2, 4),
+        "shapes": st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=2).map(tuple),
+        "clips": st.just(1),
+        "frames": st.integers(2, 3),
         "targets": st.integers(1, 2),
-        "heads": st.integers(1, 3),
+        "heads": st.integers(1, 2),
         "dim": st.sampled_from([1, 8, 24]),
-        "queries": st.integers(1, 6),
-        "points": st.integers(1, 4),
-        "other_points": st.integers(1, 3),
+        "queries": st.integers(1, 4),
+        "points": st.integers(1, 3),
+        "other_points": st.integers(1, 2),
         "components": st.sampled_from([2, 4]),
         "seed": st.integers(0, 1000),
     }
@@ -346,9 +362,9 @@ def test_other_frames_may_be_reordered(backend, stda_case, sizes):
 @PROPERTY
 @given(sizes=SIZES)
 def test_clips_do_not_influence_each_other(backend, stda_case, sizes):
-    case = stda_case(**{**sizes, "clips": 3}).to(dtype=torch.float32)
+    case = stda_case(**{**sizes, "clips": 2, "targets": 1}).to(dtype=torch.float32)
     output = backend.run(case)
-    for clip in range(3):
+    for clip in range(2):
         alone = case.replaced(**{name: x[clip : clip + 1] for name, x in case.tensors.items()})
         torch.testing.assert_close(backend.run(alone), output[clip : clip + 1], rtol=1e-6, atol=1e-6)
 
@@ -357,7 +373,7 @@ def test_clips_do_not_influence_each_other(backend, stda_case, sizes):
 @given(constant=st.floats(-100, 100, width=32), seed=st.integers(0, 100))
 def test_constant_value_is_reproduced_inside(backend, stda_case, constant, seed):
     shapes = ((3, 5), (2, 4))
-    case = stda_case(shapes=shapes, seed=seed).to(dtype=torch.float32)
+    case = stda_case(shapes=shapes, seed=seed, clips=1, targets=1, heads=1).to(dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for name, reference in (("offsets", "reference_points"), ("other_offsets", "other_reference_points")):
         case.tensors[reference] = torch.full_like(case.tensors[reference], 0.5)
