@@ -1,0 +1,210 @@
+"""The launch table, its lookup, and kernel calls as data."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stnet.errors import ConfigError
+from stnet.kernels.launch import (
+    ARCHITECTURES,
+    DEFAULT_TABLE,
+    KERNEL_MODULES,
+    TABLE_VARIABLE,
+    Candidate,
+    Row,
+    alignment,
+    candidates,
+    choose,
+    forced,
+    packed,
+    padded_head_dim,
+    read_table,
+    write_table,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Write rows to a file and make it the launch table."""
+
+    def write(*rows: dict) -> Path:
+        path = tmp_path / f"table{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps({"rows": rows}))
+        monkeypatch.setenv(TABLE_VARIABLE, str(path))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, "sm_103", "cpu"])
+@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+def test_shipped_table_has_several_candidates_for_everything(kernel, arch):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for head_dim in (1, 8, 16, 24, 32, 64, 128, 256):
+            for queries in (1, 300, 5440):
+                found = candidates(kernel, arch, dtype, head_dim, queries)
+                assert len(set(found)) == len(found)
+                assert len(found) >= 2
+                assert choose(kernel, arch, dtype, head_dim, queries) == found[0]
+
+
+def test_shipped_defaults_of_the_forward_keep_four_lanes_on_a_row():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for kernel in ("stda_forward", "msda_forward"):
+            default = choose(kernel, "sm_90", dtype, 32, 5440)
+            held = default.block_queries * default.block_channels // (32 * default.num_warps)  # elements of a lane
+            lanes = default.block_channels // (16 // dtype.itemsize)
+            assert lanes >= 4
+            assert held >= 16 // dtype.itemsize
+
+
+def test_first_row_that_matches_wins(table):
+    table(
+        {"kernel": "stda_forward", "architectures": ["sm_80"], "candidates": [{"num_warps": 2}]},
+        {"kernel": "stda_forward", "dtypes": ["float16"], "head_dims": [64], "candidates": [{"num_warps": 4}]},
+        {"kernel": "stda_forward", "many_queries": True, "candidates": [{"num_warps": 8}, {}]},
+        {"kernel": "stda_forward", "candidates": [{"block_queries": 16}]},
+    )
+    assert choose("stda_forward", "sm_80", torch.float16, 64, 1).num_warps == 2
+    assert choose("stda_forward", "sm_90", torch.float16, 40, 9999).num_warps == 4
+    assert choose("stda_forward", "sm_90", torch.float32, 64, 9999).num_warps == 8
+    assert choose("stda_forward", "sm_90", torch.float32, 64, 300).block_queries == 16
+    with pytest.raises(ConfigError, match="no row for msda_forward, sm_90, float32, head width 32"):
+        choose("msda_forward", "sm_90", torch.float32, 32, 1)
+
+
+def test_forced_candidate_holds_inside_only():
+    special = Candidate(block_queries=64, num_warps=8)
+    before = choose("stda_forward", "sm_90", torch.float16, 32, 300)
+    with pytest.raises(RuntimeError), forced("stda_forward", special):
+        assert choose("stda_forward", "sm_90", torch.float16, 32, 300) == special
+        assert choose("msda_forward", "sm_90", torch.float16, 32, 300) != special
+        raise RuntimeError
+    assert choose("stda_forward", "sm_90", torch.float16, 32, 300) == before
+
+
+def test_table_survives_writing_and_reading(tmp_path):
+    measured = Candidate(block_queries=16, arithmetic="packed", maxnreg=128, milliseconds=0.25)
+    rows = (
+        Row(
+            kernel="stda_forward", architectures=("sm_90",), head_dims=(32,), many_queries=False, candidates=(measured,)
+        ),
+        *read_table(DEFAULT_TABLE),
+    )
+    write_table(tmp_path / "t.json", rows)
+    assert read_table(tmp_path / "t.json") == rows
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"kernel": "conv", "candidates": [{}]}, "conv.*stda_forward"),
+        ({"kernel": "stda_forward", "candidates": []}, "no candidates"),
+        ({"kernel": "stda_forward"}, "candidates"),
+        ({"kernel": "stda_forward", "candidates": [{"num_warps": 3}]}, "num_warps is 3"),
+        ({"kernel": "stda_forward", "candidates": [{"block_queries": "32"}]}, "block_queries is '32'"),
+        ({"kernel": "stda_forward", "candidates": [{"arithmetic": "int8"}]}, "int8.*packed"),
+        ({"kernel": "stda_forward", "candidates": [{"maxnreg": 512}]}, "maxnreg is 512"),
+        ({"kernel": "stda_forward", "candidates": [{"unroll": 0}]}, "unroll is 0"),
+        ({"kernel": "stda_forward", "candidates": [{"warps": 4}]}, "warps"),
+        ({"kernel": "stda_forward", "speed": 1, "candidates": [{}]}, "speed"),
+    ],
+    ids=str,
+)
+def test_bad_tables_are_refused(table, row, message):
+    table(row)
+    with pytest.raises(ConfigError, match=message):
+        choose("stda_forward", "sm_90", torch.float16, 32, 1)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"rows": [7]}', "{"])
+def test_files_that_are_no_tables_are_refused(tmp_path, text):
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"t\.json: not a launch table.*stnet\.kernels\.tune"):
+        read_table(path)
+    with pytest.raises(ConfigError, match=r"absent\.json: cannot read"):
+        read_table(tmp_path / "absent.json")
+
+
+def test_options_leave_out_what_amd_does_not_know():
+    bounded = Candidate(maxnreg=96, num_warps=2)
+    assert bounded.options("sm_90") == {"num_warps": 2, "maxnreg": 96}
+    assert bounded.options("gfx942") == {"num_warps": 2}
+
+
+@pytest.mark.parametrize(("head_dim", "padded"), [(1, 8), (8, 8), (9, 16), (32, 32), (33, 64), (256, 256)])
+def test_padded_head_dim(head_dim, padded):
+    assert padded_head_dim(head_dim) == padded
+
+
+def test_alignment_is_that_of_the_worst_slice():
+    buffer = torch.zeros(4096, dtype=torch.float16)
+    base = buffer.data_ptr() % 16 // 2
+    start = buffer[8 - base :] if base else buffer
+    assert alignment(start[:64].view(4, 16), (0,)) == 16
+    assert alignment(start[4:68].view(4, 16), (0,)) == 8
+    assert alignment(start[:80].view(4, 20), (0,)) == 8
+    assert alignment(start[:20].view(1, 20), (0,)) == 16
+    assert alignment(start[:84].view(4, 21), (0,)) == 2
+
+
+def test_packed_copies_only_what_it_must():
+    projection = torch.zeros(2, 5, 96)
+    points = projection[..., 32:64].view(2, 5, 4, 4, 2)
+    assert packed(points, 3) is points
+    swapped = points.transpose(2, 3)
+    assert packed(swapped, 3) is not swapped
+    assert packed(swapped, 3).is_contiguous()
+    assert packed(swapped, 1) is swapped
+
+
+COMPILE = """
+import sys, torch, triton
+from triton.backends.compiler import GPUTarget
+from bench.compile_report.cases import LAYERS
+from bench.sass import analyse_kernel
+from stnet.kernels.launch import ast_sources, calls, choose
+
+kernel, arch, name = sys.argv[1:]
+dtype, layer = getattr(torch, name), LAYERS["encoder" if kernel.startswith("stda") else "classic"]
+candidate = choose(kernel, arch, dtype, 32, layer.queries)
+[(source, options)] = ast_sources(kernel, candidate, dtype, 32, layer, arch)
+target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
+compiled = triton.compile(source, target=target, options=options)
+if arch.startswith("sm"):
+    [call] = calls(kernel, candidate, dtype, 32, layer, arch)
+    numbers = {key: x for key, x in call.arguments.items() if isinstance(x, int)}
+    found = analyse_kernel(compiled, numbers, grid=call.grid)
+    samples = layer.samples if kernel.startswith("stda") else layer.levels * layer.points
+    samples *= candidate.block_queries
+    assert found.stack == 0 and found.static_spills == 0, "spills"
+    assert found.loads[16] >= (0.5 if dtype.itemsize == 2 else 1.0) * samples, found.loads
+    limit = {"float16": 7.5, "bfloat16": 7.5, "float32": 9.5}[name]
+    assert found.executed / samples <= limit, found.executed / samples
+"""
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["stda_forward sm_90 float16", "stda_forward gfx942 float32"]
+    + [
+        pytest.param(f"{kernel} {arch} {dtype}", marks=pytest.mark.slow)
+        for kernel in ("stda_forward", "msda_forward")
+        for arch in ("sm_80", "sm_90", "gfx942")
+        for dtype in ("bfloat16", "float32")
+    ],
+)
+def test_default_compiles_ahead_of_time(case):
+    pytest.importorskip("triton")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", COMPILE, *case.split()]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,221 @@
+"""The forward kernels beyond the common contract: what is written, reading order, layouts, tiles, and the device."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from stnet.kernels import triton_forward
+from stnet.kernels.launch import Candidate, KernelCall, architecture, candidates, forced, query_order
+from stnet.kernels.problem import check_stda
+from stnet.kernels.reference import stda_reference
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LIMITS = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """Memory that a kernel forgets to write shows as NaN."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[KernelCall]:
+    """The launches that happened."""
+    done: list[KernelCall] = []
+    launch = KernelCall.launch
+
+    def recording(call: KernelCall) -> None:
+        launch(call)
+        done.append(call)
+
+    monkeypatch.setattr(KernelCall, "launch", recording)
+    return done
+
+
+def on_device(case, dtype=torch.float32) -> dict:
+    """Arguments of a case, reference points float32 and the rest `dtype`."""
+    tensors = {name: x.to(DEVICE, torch.float32 if "reference" in name else dtype) for name, x in case.tensors.items()}
+    return {**tensors, **case.others}
+
+
+def run(arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    problem = check_stda(**arguments)
+    keys = ("reference_points", "offsets", "logits", "other_offsets", "other_logits")
+    return triton_forward.stda_forward(
+        arguments["value"],
+        problem.spatial_shapes,
+        *(arguments[key] for key in keys),
+        problem.frame_table,
+        arguments.get("other_reference_points"),
+    )
+
+
+def truth(arguments: dict) -> torch.Tensor:
+    exact = {k: x.double() if isinstance(x, torch.Tensor) else x for k, x in arguments.items()}
+    problem = check_stda(**exact)
+    exact.setdefault("other_reference_points", exact["reference_points"])
+    for key in ("spatial_shapes", "frame_table"):
+        exact.pop(key, None)
+    return stda_reference(problem, **exact)
+
+
+def test_every_output_is_written_by_one_launch(stda_case, launches, error):
+    arguments = on_device(stda_case(dim=12, clips=2, queries=7))
+    output, lse = run(arguments)
+    assert len(launches) == 1
+    assert error(output, truth(arguments)) <= 5e-6
+    logits = torch.cat([arguments["logits"].flatten(4), arguments["other_logits"].flatten(4)], dim=-1)
+    assert lse.dtype == torch.float32
+    torch.testing.assert_close(lse, logits.logsumexp(dim=-1))
+
+
+def test_lse_of_a_row_of_minus_infinity(stda_case):
+    arguments = on_device(stda_case(clips=1))
+    arguments["logits"][0, 1, 2, 1] = -torch.inf
+    arguments["other_logits"][0, 1, 2, 1] = -torch.inf
+    output, lse = run(arguments)
+    assert lse[0, 1, 2, 1] == -torch.inf
+    assert (output[0, 1, 2].view(2, -1)[1] == 0).all()
+    assert lse.isinf().sum() == 1
+
+
+@pytest.mark.parametrize("dim", [8, 24, 40, 64])
+def test_heads_wider_than_a_program_are_shared(stda_case, launches, error, dim):
+    arguments = on_device(stda_case(dim=dim, clips=1, targets=1, heads=1, queries=3))
+    output, lse = run(arguments)
+    assert launches[0].grid[1] == -(-dim // 32)
+    assert lse.isfinite().all()
+    assert error(output, truth(arguments)) <= 5e-6
+
+
+def test_encoder_queries_are_taken_in_tiles(stda_case, launches, error):
+    shapes = ((6, 7), (3, 4))
+    arguments = on_device(stda_case(shapes=shapes, queries=54, clips=1, targets=1, heads=1))
+    output, _ = run(arguments)
+    assert launches[0].constants["ORDERED"]
+    assert error(output, truth(arguments)) <= 5e-6
+
+
+@pytest.mark.parametrize("shapes", [((8, 16), (4, 8)), ((5, 7), (3, 3), (1, 1)), ((1, 9), (9, 1))], ids=str)
+@pytest.mark.parametrize("block", [8, 32])
+def test_query_order(shapes, block):
+    order = query_order(shapes, block, torch.device("cpu")).long()
+    positions = sum(h * w for h, w in shapes)
+    assert order.sort().values.tolist() == list(range(positions))
+    height, width = shapes[0]
+    first = order[order < height * width]
+    assert torch.equal(first, order[: height * width]), "levels stay apart"
+    if height % 4 == 0:
+        tile = first[:block]
+        spread = (tile // width).max() - (tile // width).min() + 1, (tile % width).max() - (tile % width).min() + 1
+        assert spread[0] * spread[1] == block, "a block is a full rectangle"
+        assert spread[1] in (spread[0], 2 * spread[0])
+
+
+def test_values_that_are_not_aligned(stda_case, launches, error):
+    arguments = on_device(stda_case(dim=8, clips=1, targets=1))
+    value = arguments["value"]
+    shifted = torch.zeros(value.numel() + 1, device=DEVICE)[1:].view(value.shape).copy_(value)
+    output, _ = run({**arguments, "value": shifted})
+    assert launches[0].constants["VECTOR"] == 1
+    assert error(output, truth(arguments)) <= 5e-6
+
+
+def test_frames_of_more_than_32_bit_offsets(stda_case, launches, error):
+    arguments = on_device(stda_case(clips=1, targets=1))
+    run(arguments)
+    call = launches[0]
+    call.arguments["output"].fill_(torch.nan)
+    assert not call.constants["WIDE"]
+    replace(call, constants={**call.constants, "WIDE": True}).launch()
+    assert error(call.arguments["output"], truth(arguments)) <= 5e-6
+
+
+def test_strides_beyond_two_to_the_31():
+    value = torch.empty_strided((2, 3, 8, 2, 8), (2**40, 2**36, 2**33, 2**32, 1), device="meta")
+    numbers = torch.empty(2, 1, 1, 2, 1, 1, device="meta")
+    offsets = torch.empty(2, 1, 1, 2, 1, 1, 2, device="meta")
+    others, other_offsets = (
+        torch.empty(2, 1, 1, 2, 2, 1, 1, device="meta"),
+        torch.empty(2, 1, 1, 2, 2, 1, 1, 2, device="meta"),
+    )
+    reference = torch.empty(2, 1, 1, 1, 2, device="meta")
+    call = triton_forward.stda_forward_call(
+        value, ((2, 4),), reference, offsets, numbers, other_offsets, others, ((0, 1, 2),), reference,
+        numbers, numbers, Candidate(), "sm_90",
+    )  # fmt: skip
+    assert call.constants["WIDE"]
+    assert call.arguments["value_b"] == 2**40
+    assert call.arguments["frames"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("sizes", [{"points": 16, "other_points": 7}, {"frames": 17, "targets": 1}], ids=str)
+def test_many_samples(stda_case, error, sizes):
+    arguments = on_device(stda_case(**{"clips": 1, "targets": 1, "heads": 1, "queries": 3, **sizes}))
+    output, _ = run(arguments)
+    assert error(output, truth(arguments)) <= 5e-6
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_bad_values_in_half_precision_stay_with_the_samples_that_touch_them(stda_case, error, bad):
+    arguments = on_device(stda_case(clips=1, targets=1, heads=1, dim=8, queries=8), torch.float16)
+    clean = truth(arguments)
+    arguments["value"][0, :, 5, :, 3] = bad
+    expected = truth(arguments)
+    output, _ = run(arguments)
+    touched = ~expected.isfinite()
+    assert touched[..., 3].any() and not touched[..., :3].any()
+    assert torch.equal(touched, ~output.isfinite())
+    assert error(output[~touched], clean[~touched]) <= 5e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [8, 16, 32, 64, 128, 256])
+def test_every_candidate_on_the_device(stda_case, error, dtype, dim):
+    arch = architecture(torch.device("cuda", torch.cuda.current_device()))
+    arguments = on_device(stda_case(shapes=((12, 20), (6, 10)), dim=dim, queries=300, points=4, other_points=2), dtype)
+    expected = truth(arguments)
+    for many in (300, 10_000):
+        for candidate in candidates("stda_forward", arch, dtype, dim, many):
+            with forced("stda_forward", candidate):
+                output, _ = run(arguments)
+            width = max(1, 20 / 64)
+            assert error(output, expected) <= LIMITS[dtype] * width, candidate
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_repeated_runs_are_bit_equal(stda_case, dtype):
+    arguments = on_device(stda_case(shapes=((32, 40), (16, 20)), dim=32, queries=1600, points=4), dtype)
+    first = run(arguments)
+    for _ in range(50):
+        assert all(torch.equal(a, b) for a, b in zip(run(arguments), first, strict=True))
+
+
+@pytest.mark.gpu
+def test_runs_at_large_batch_agree(stda_case):
+    arguments = on_device(stda_case(shapes=((16, 16), (8, 8)), clips=60, dim=32, queries=320, points=4), torch.float16)
+    first = run(arguments)
+    for _ in range(250):
+        assert all(torch.equal(a, b) for a, b in zip(run(arguments), first, strict=True))
+
+
+@pytest.mark.gpu
+def test_replayed_graph_equals_eager(stda_case):
+    arguments = on_device(stda_case(dim=32, queries=64), torch.float16)
+    expected = run(arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(arguments)
+    for x in captured:
+        x.zero_()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
