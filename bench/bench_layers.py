@@ -6,62 +6,63 @@ import pytest
 import torch
 
 from bench import models
-from bench.conftest import DTYPES
+from bench.shapes import DTYPES
 from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 
 ROTATED_SETS = 3
+ROUNDINGS = 3  # a layer rounds several times where the operator does once
 
 
-def _forward(call) -> Action:
+def _forward(call: models.LayerCall) -> Action:
     @torch.no_grad()
-    def run(x):
-        return call(x)
+    def run(*inputs):
+        return [call.call(*inputs)]
 
     return Action(run=run)
 
 
-def _backward(call) -> Action:
-    parameters = [parameter for parameter in call.layer.parameters() if parameter.requires_grad]
+def _backward(call: models.LayerCall) -> Action:
+    """Gradients of inputs and parameters; `run` returns those of the inputs."""
+    parameters = list(call.layer.parameters())
 
-    def prepare(x):
-        x = x.detach().requires_grad_()
-        output = call(x)
-        return output, [x, *parameters], output.detach().sign()
+    def prepare(*inputs):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        output = call.call(*inputs)
+        return output, inputs, torch.ones_like(output)
 
     def run(output, inputs, gradient):
-        # The value projection of a decoder layer is applied outside of it.
-        return torch.autograd.grad(output, inputs, gradient, allow_unused=True)[0]
+        # The value projection of a decoder layer belongs to all layers at once and is applied outside.
+        return torch.autograd.grad(output * output, [*inputs, *parameters], gradient, allow_unused=True)[: len(inputs)]
 
     return Action(run=run, prepare=prepare)
 
 
-# A layer's gradient by its input passes through sampling positions too, so that it jumps as they do.
+# Gradients by the inputs pass through the sampling positions, so they jump as those do.
 PASSES = {"forward": (_forward, 0.0), "backward": (_backward, JUMP_LIMIT)}
 
 
-def _check(action, reference, x, limit) -> float:
-    return require_correct(action.whole(x), reference.whole(x.float()), limit)
+def _check(action, reference, inputs, limit) -> float:
+    expected = reference.whole(*(x.float() for x in inputs))
+    return max(require_correct(x, y, limit) for x, y in zip(action.whole(*inputs), expected, strict=True))
 
 
 @pytest.mark.parametrize("implementation", models.MODELS)
-@pytest.mark.parametrize("layer", ("encoder", "decoder"))
+@pytest.mark.parametrize("layer", models.LAYERS)
 @pytest.mark.parametrize("direction", PASSES)
 def test_layer(implementation, direction, layer, dtype, batch, device, settings, available, measure):
-    sizes, where, torch_dtype = settings.sizes, settings.device, DTYPES[dtype]
     make, least_limit = PASSES[direction]
+    torch_dtype, config = DTYPES[dtype], models.without_dropout(settings.sizes.config)
 
     def call(name, dtype):
-        model = available(partial(models.variant, config=models.without_dropout(sizes.config)), name)
-        if layer == "encoder":
-            return models.encoder_layer(model, sizes, where, dtype)
-        return models.decoder_layer(model, sizes, batch, where, dtype)
+        model = available(partial(models.variant, config=config), name)
+        return models.LAYERS[layer](model, settings.sizes.image, batch, settings.device, dtype)
 
-    action = make(call(implementation, torch_dtype))
-    config = sizes.config
-    cells = sum(h * w for h, w in models.level_shapes(*sizes.image))
-    shape = (config.frames, cells) if layer == "encoder" else (3, config.queries)
-    sets = [(torch.randn(batch, *shape, config.hidden_dim, device=where).to(torch_dtype),) for _ in range(ROTATED_SETS)]
-    reference = make(call(models.BASELINE, torch.float32))
+    subject = call(implementation, torch_dtype)
+    sets = [
+        tuple(torch.randn(shape, device=settings.device).to(torch_dtype) for shape in subject.shapes)
+        for _ in range(ROTATED_SETS)
+    ]
+    action, reference = make(subject), make(call(models.BASELINE, torch.float32))
     measure(
         action,
         sets,
@@ -74,7 +75,6 @@ def test_layer(implementation, direction, layer, dtype, batch, device, settings,
             "dtype": dtype,
             "batch": batch,
         },
-        # A layer rounds a dozen times where the operator does once.
-        check=partial(_check, action, reference, *sets[0], max(least_limit, 3 * ERROR_LIMITS[torch_dtype])),
+        check=partial(_check, action, reference, sets[0], max(least_limit, ROUNDINGS * ERROR_LIMITS[torch_dtype])),
         baseline=(models.BASELINE, make(call(models.BASELINE, torch_dtype))),
     )

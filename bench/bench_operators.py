@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bench import baselines
-from bench.conftest import DTYPES
 from bench.counts import backward_work, forward_work
 from bench.inputs import POSITIONS, msda_inputs, stda_inputs
+from bench.shapes import DTYPES
 from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 from stnet.kernels.reference import msda_reference, stda_reference
 

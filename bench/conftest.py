@@ -10,10 +10,9 @@ import torch
 
 from bench import baselines, machine
 from bench.counts import Work
-from bench.shapes import SIZES, Sizes
+from bench.shapes import DTYPES, SIZES, Sizes
 from bench.timing import Action, WrongResultError, time_action
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STARTED = pytest.StashKey[float]()
 LONGEST_REASON = 300  # characters
 WITHOUT_TIME = pytest.StashKey[list]()
@@ -48,7 +47,8 @@ class Settings:
         return SIZES[self.size]
 
 
-def _settings(config: pytest.Config) -> Settings:
+def settings_of(config: pytest.Config) -> Settings:
+    """The settings, with their defaults for the device."""
     device = torch.device(config.getoption("bench_device"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--bench-device cuda: no CUDA device here; use cpu")
@@ -70,12 +70,17 @@ def _dtypes(config: pytest.Config, device: torch.device) -> list[str]:
 
 
 def pytest_generate_tests(metafunc):
-    """`device`, `dtype` and `batch` of a benchmark come from the options."""
-    settings = _settings(metafunc.config)
+    """What depends on the options."""
+    settings = settings_of(metafunc.config)
+    sizes = settings.sizes
     values = {
         "device": [settings.device.type],
         "dtype": _dtypes(metafunc.config, settings.device),
-        "batch": settings.sizes.batches,
+        "batch": sizes.batches,
+        "video_frames": sizes.growth_frames,
+        "image_side": sizes.growth_images,
+        "clips": sizes.growth_batches,
+        "queries": sizes.growth_queries,
     }
     for name, choices in values.items():
         if name in metafunc.fixturenames:
@@ -84,7 +89,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def settings(pytestconfig) -> Settings:
-    return _settings(pytestconfig)
+    return settings_of(pytestconfig)
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +178,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_benchmark_generate_machine_info(config):
-    device = _settings(config).device
+    device = settings_of(config).device
     described = machine.describe(device)
     return {**described, "limits": machine.measure_limits(device), "missing": baselines.missing()}
 

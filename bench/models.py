@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from bench import baselines
 from bench.published import as_published
-from bench.shapes import Sizes, level_shapes
+from bench.shapes import SHUFFLED_TARGETS, level_shapes
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 from stnet.model.encoder import all_frame_table
-from stnet.model.geometry import ClipGeometry, clip_geometry
+from stnet.model.geometry import clip_geometry
 
 STNET = "stnet"
 PUBLISHED_GRID_SAMPLE = "published over grid_sample"
@@ -42,6 +42,11 @@ def variant(name: str, config: ModelConfig) -> Detector:
     return as_published(detector(config), baselines.classic(name.removeprefix(baselines.PUBLISHED)))
 
 
+def copy_of(model: Detector) -> Detector:
+    """One to train, so that the shared ones stay as they are."""
+    return copy.deepcopy(model)
+
+
 def clips(config: ModelConfig, image: tuple[int, int], batch: int, seed: int) -> Tensor:
     """Normalized clips [B, F, 3, H, W]."""
     generator = torch.Generator().manual_seed(seed)
@@ -50,46 +55,48 @@ def clips(config: ModelConfig, image: tuple[int, int], batch: int, seed: int) ->
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCall:
-    """A layer of the detector as a function of one tensor, the features or query contents it transforms."""
+    """A layer as a function `call` of the tensors that change from run to run, shaped `shapes`."""
 
     layer: nn.Module
-    arguments: Sequence
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.layer(x, *self.arguments)
+    call: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...]
 
 
-def encoder_layer(model: Detector, sizes: Sizes, device: torch.device, dtype: torch.dtype) -> LayerCall:
-    """The first encoder layer; x is [B, F, S, d]."""
-    geometry = _geometry(model, sizes, device, dtype)
+def encoder_layer(
+    model: Detector, image: tuple[int, int], batch: int, device: torch.device, dtype: torch.dtype
+) -> LayerCall:
+    """The first encoder layer as a function of the features [B, F, S, d]."""
+    config, layer = model.config, copy.deepcopy(model.encoder.layers[0]).to(device, dtype)
+    geometry = clip_geometry(level_shapes(*image), config.hidden_dim, None, device, dtype)
+    position = geometry.position_embedding.unsqueeze(1)
     return LayerCall(
-        layer=_moved(model.encoder.layers[0], device, dtype),
-        arguments=(geometry.position_embedding.unsqueeze(1), geometry),
+        layer=layer,
+        call=lambda features: layer(features, position, geometry),
+        shapes=((batch, config.frames, position.shape[2], config.hidden_dim),),
     )
 
 
-def decoder_layer(model: Detector, sizes: Sizes, batch: int, device: torch.device, dtype: torch.dtype) -> LayerCall:
-    """The first decoder layer with values already projected; x is [B, T, Q, d]."""
-    config, geometry = model.config, _geometry(model, sizes, device, dtype)
+def decoder_layer(
+    model: Detector, image: tuple[int, int], batch: int, device: torch.device, dtype: torch.dtype
+) -> LayerCall:
+    """The first decoder layer as a function of query contents [B, T, Q, d] and projected values [B, F, S, H, D]."""
+    config, layer = model.config, copy.deepcopy(model.decoder.layers[0]).to(device, dtype)
+    shapes = level_shapes(*image)
+    rows = (batch, SHUFFLED_TARGETS, config.queries)
     generator = torch.Generator().manual_seed(1)
-    layer = _moved(model.decoder.layers[0], device, dtype)
-    rows = (batch, targets := min(3, config.frames), config.queries)
-    references = torch.rand(*rows, 1, 4, generator=generator).expand(-1, -1, -1, config.levels, -1) * 0.5 + 0.1
+    references = (0.1 + 0.5 * torch.rand(*rows, 1, 4, generator=generator)).expand(-1, -1, -1, config.levels, -1)
+    references = references.to(device)
     position = torch.randn(*rows, config.hidden_dim, generator=generator).to(device, dtype)
-    cells = sum(h * w for h, w in geometry.spatial_shapes)
-    memory = torch.randn(batch, config.frames, cells, config.hidden_dim, generator=generator).to(device, dtype)
-    with torch.no_grad():
-        value = layer.attention.project_values(memory)
-    table = all_frame_table(config.frames, list(range(targets)))
-    return LayerCall(layer=layer, arguments=(position, references.to(device), value, geometry.spatial_shapes, table))
+    table = all_frame_table(config.frames, list(range(SHUFFLED_TARGETS)))
+    head_dim, cells = config.hidden_dim // config.heads, sum(h * w for h, w in shapes)
+    return LayerCall(
+        layer=layer,
+        call=lambda content, value: layer(content, position, references, value, shapes, table),
+        shapes=((*rows, config.hidden_dim), (batch, config.frames, cells, config.heads, head_dim)),
+    )
 
 
-def _moved(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(layer).to(device, dtype)
-
-
-def _geometry(model: Detector, sizes: Sizes, device: torch.device, dtype: torch.dtype) -> ClipGeometry:
-    return clip_geometry(level_shapes(*sizes.image), model.config.hidden_dim, None, device, dtype)
+LAYERS = {"encoder": encoder_layer, "decoder": decoder_layer}
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from stnet.kernels.problem import StdaProblem
 from stnet.model.config import ModelConfig
 from stnet.model.encoder import all_frame_table
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HEADS, HEAD_DIM, POINTS = 8, 32, 4
 SHUFFLED_TARGETS = 3
 

@@ -161,7 +161,10 @@ def lanes_per_row(ttgir: str, dtype: str, head_dim: int) -> int | None:
 
 
 def _measure_amd(case: Case, launches: list[KernelCall], compiled: list[Any]) -> dict[str, Any]:
-    """Resources and static widths; the instruction walk knows NVIDIA's instructions only."""
+    """Resources and static widths; the instruction walk knows NVIDIA's instructions only.
+
+    Spills are accesses of scratch memory; scalar registers spill into lanes of vector registers and are told apart.
+    """
     texts = [kernel.asm["amdgcn"] for kernel in compiled]
     found = {name: [_metadata(text, name) for text in texts] for name in _AMD_FIELDS}
     loads: Counter[str] = Counter()
@@ -176,13 +179,15 @@ def _measure_amd(case: Case, launches: list[KernelCall], compiled: list[Any]) ->
         "registers": max(found["vgpr_count"]),
         "shared_bytes": max(kernel.metadata.shared for kernel in compiled),
         "stack_bytes": max(found["private_segment_fixed_size"]),
-        "spill_instructions": sum(found["vgpr_spill_count"]) + sum(found["sgpr_spill_count"]),
+        "spill_instructions": sum(len(_SCRATCH.findall(text)) for text in texts),
+        "scalar_spills": sum(found["sgpr_spill_count"]),
         "static_loads": dict(loads.most_common()),
         "static_reductions": dict(reductions.most_common()),
     }
 
 
-_AMD_FIELDS = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+_AMD_FIELDS = ("vgpr_count", "sgpr_spill_count", "private_segment_fixed_size")
+_SCRATCH = re.compile(r"\bscratch_(?:load|store)_")
 
 
 def _metadata(text: str, name: str) -> int:
