@@ -12,7 +12,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from stnet.kernels.sampling import tent
+from stnet.kernels.sampling import cell_offset, cell_pointers, tent
 
 
 class Config(NamedTuple):
@@ -25,7 +25,7 @@ class Config(NamedTuple):
     GRAD_ROW: int  # elements from cell to cell of its gradient
     VECTOR: int  # channels of value that can be read at once
     THIN: bool  # a level may be one cell wide or high
-    WIDE: bool  # a frame may have more than 2^31 elements
+    WIDE: bool  # a frame may have 2^32 bytes or more
     PTX: bool  # inline assembly for NVIDIA GPUs
     NEED_VALUE: bool  # the gradient of value is asked for
 
@@ -86,11 +86,32 @@ def load_output_gradient(pointers, mask, scale, config: tl.constexpr):
 
 @triton.jit
 def dot_with_gradient(tile, gradient, config: tl.constexpr):
+    return tl.sum(lane_dots(tile, gradient, config), axis=1)
+
+
+@triton.jit
+def lane_dots(tile, gradient, config: tl.constexpr):
     """Sum over channels [ROWS] of tile [PARTS, ROWS, C] times the output gradient."""
     # What a lane holds of a row: 16 bytes of each part. Summed in one chain of multiply-adds, then over four lanes.
     HELD: tl.constexpr = tile.shape[0] * min(tile.shape[2], 128 // tile.dtype.primitive_bitwidth)
-    columns = _chain(_by_row(tile).to(tl.float32), _by_row(gradient.gather), 0.0, HELD)
-    return tl.sum(columns, axis=1)
+    return _chain(_by_row(_widen(tile, config)), _by_row(gradient.gather), 0.0, HELD)
+
+
+@triton.jit
+def _widen(tile, config: tl.constexpr):
+    """tile in float32; bfloat16 by shift and mask, half the instructions of the compiler's conversion."""
+    if config.PTX and tile.dtype == tl.bfloat16:
+        wide = tl.inline_asm_elementwise(
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
+            "=r,=r,r",
+            [tile],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=2,
+        ).to(tl.float32, bitcast=True)
+    else:
+        wide = tile.to(tl.float32)
+    return wide
 
 
 @triton.jit
@@ -149,26 +170,49 @@ def _floor_cell(position, size, config: tl.constexpr):
 def corner_dots(samples, level, gradient, config: tl.constexpr):
     """<value[corner], g> of the upper left, upper right, lower left and lower right corners, each [ROWS]."""
     column, line = _steps(level, config)
-    upper = level.value + _elements(samples.cell, config.ROW, config)[None, :, None]
-    lower = upper + line * config.ROW
-    return (
-        _corner_dot(upper, gradient, config),
-        _corner_dot(upper + column * config.ROW, gradient, config),
-        _corner_dot(lower, gradient, config),
-        _corner_dot(lower + column * config.ROW, gradient, config),
-    )
+    BYTES: tl.constexpr = level.value.dtype.element_ty.primitive_bitwidth // 8
+    offset = _pin(cell_offset(samples.cell, config.ROW * BYTES, config.WIDE), config)
+    upper = _gather_pointers(level.value, offset, config)
+    lower = _gather_pointers(level.value + line * config.ROW, offset, config)
+    top = tl.join(_corner_dot(upper, gradient, config), _corner_dot(upper + column * config.ROW, gradient, config))
+    bottom = tl.join(_corner_dot(lower, gradient, config), _corner_dot(lower + column * config.ROW, gradient, config))
+    dots = _sum_lanes(tl.join(top, bottom))
+    left, right = tl.split(tl.permute(dots, (0, 2, 1)))
+    top_left, bottom_left = tl.split(left)
+    top_right, bottom_right = tl.split(right)
+    return top_left, top_right, bottom_left, bottom_right
+
+
+@triton.jit
+def _sum_lanes(x):
+    """[ROWS, LANES, 2, 2] to [ROWS, 2, 2]."""
+    ROWS: tl.constexpr = x.shape[0]
+    HALF: tl.constexpr = x.shape[1] // 2
+    if HALF == 0:
+        x = tl.reshape(x, [ROWS, 2, 2])
+    else:
+        even, odd = tl.split(tl.permute(tl.reshape(x, [ROWS, HALF, 2, 2, 2]), (0, 1, 3, 4, 2)))
+        x = _sum_lanes(even + odd)
+    return x
+
+
+@triton.jit
+def _gather_pointers(base, offset, config: tl.constexpr):
+    """`sampling.cell_pointers` in the arrangement of gathers: [PARTS, ROWS, C]."""
+    BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
+    address = base.to(tl.int64, bitcast=True) + offset.to(tl.int64)[None, :, None]
+    pointers = address.to(base.dtype, bitcast=True)
+    pointers = tl.max_contiguous(pointers, [1, 1, config.VECTOR])
+    return tl.multiple_of(pointers, [1, 1, config.VECTOR * BYTES])
 
 
 @triton.jit
 def _corner_dot(pointers, gradient, config: tl.constexpr):
-    size: tl.constexpr = pointers.dtype.element_ty.primitive_bitwidth // 8
-    pointers = tl.max_contiguous(pointers, [1, 1, config.VECTOR])
-    pointers = tl.multiple_of(pointers, [1, 1, config.VECTOR * size])
     if config.BLOCK_D == config.D:
         corner = tl.load(pointers)
     else:
         corner = tl.load(pointers, mask=gather_channels(config) < config.D, other=0.0)
-    return dot_with_gradient(corner, gradient, config)
+    return lane_dots(corner, gradient, config)
 
 
 @triton.jit
@@ -185,21 +229,13 @@ def _steps(level, config: tl.constexpr):
 
 
 @triton.jit
-def _elements(cell, row: tl.constexpr, config: tl.constexpr):
-    """Elements before cell [ROWS]."""
-    if config.WIDE:
-        return _pin(cell.to(tl.int64) * row, config)
-    return _pin(cell * row, config)
-
-
-@triton.jit
 def _pin(x, config: tl.constexpr):
     """x [ROWS], computed by one lane a row: the compiler cannot copy this instruction into every lane of the row."""
     if config.PTX:
         if x.dtype == tl.int64:
             x = tl.inline_asm_elementwise("mov.b64 $0, $1;", "=l,l", [x], dtype=tl.int64, is_pure=False, pack=1)
-        elif x.dtype == tl.int32:
-            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
+        elif x.dtype == tl.uint32:
+            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.uint32, is_pure=False, pack=1)
         else:
             x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=False, pack=1)
     return x
@@ -232,9 +268,12 @@ def _finite(product, weight):
 @triton.jit
 def scatter(samples, attention, level, gradient, config: tl.constexpr):
     """Add attention [ROWS] * corner weight * g to the value gradient at the four corners of each sample."""
+    VECTOR: tl.constexpr = min(4, config.D & -config.D)
+    BYTES: tl.constexpr = level.grad_value.dtype.element_ty.primitive_bitwidth // 8
     column, line = _steps(level, config)
-    upper = level.grad_value + _elements(samples.cell, config.GRAD_ROW, config)[:, None]
-    lower = upper + line * config.GRAD_ROW
+    offset = _pin(cell_offset(samples.cell, config.GRAD_ROW * BYTES, config.WIDE), config)
+    upper = cell_pointers(level.grad_value, offset, VECTOR)
+    lower = cell_pointers(level.grad_value + line * config.GRAD_ROW, offset, VECTOR)
     top = attention * samples.top
     bottom = attention * samples.bottom
     _add_corner(upper, top * samples.left, gradient, config)
@@ -245,10 +284,6 @@ def scatter(samples, attention, level, gradient, config: tl.constexpr):
 
 @triton.jit
 def _add_corner(pointers, weight, gradient, config: tl.constexpr):
-    VECTOR: tl.constexpr = min(4, config.D & -config.D)
-    size: tl.constexpr = pointers.dtype.element_ty.primitive_bitwidth // 8
-    pointers = tl.max_contiguous(pointers, [1, VECTOR])
-    pointers = tl.multiple_of(pointers, [1, VECTOR * size])
     addend = (gradient.scatter * _pin(weight, config)[:, None]).to(pointers.dtype.element_ty)
     if config.BLOCK_D == config.D:
         tl.atomic_add(pointers, addend, sem="relaxed")

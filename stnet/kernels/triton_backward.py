@@ -311,7 +311,7 @@ def _config(value: Tensor, cell_dim: int, dims: tuple[int, ...], need_value: boo
         GRAD_ROW=grad_row,
         VECTOR=alignment(value, dims) // element,
         THIN=thin,
-        WIDE=value.shape[cell_dim] * max(row, grad_row) >= 2**31,
+        WIDE=value.shape[cell_dim] * max(row, grad_row) * 8 >= 2**32,
         PTX=is_nvidia(arch),
         NEED_VALUE=need_value,
     )
