@@ -70,6 +70,11 @@ class Case:
         return self.head_dim * self.torch_dtype.itemsize
 
     @property
+    def channels(self) -> int:
+        """Channels of a head that one program reads."""
+        return min(self.head_dim, self.candidate.block_channels)
+
+    @property
     def full_tile_samples(self) -> int:
         """(query, head, sample) triples of the layer, queries rounded up to whole tiles."""
         p, block = self.problem, self.candidate.block_queries

@@ -124,7 +124,7 @@ def _reduced_rows(case: Case, reductions: dict[str, float]) -> float:
 
 
 def _locality(case: Case, call: KernelCall, kernel: Any) -> dict[str, Any]:
-    lanes = lanes_per_row(kernel.asm["ttgir"], case.dtype, case.head_dim)
+    lanes = lanes_per_row(kernel.asm["ttgir"], case.dtype, case.channels)
     if lanes is None or case.row_bytes & (case.row_bytes - 1):
         return {}
     near, uniform = (
@@ -146,7 +146,7 @@ def _locality(case: Case, call: KernelCall, kernel: Any) -> dict[str, Any]:
     }
 
 
-def lanes_per_row(ttgir: str, dtype: str, head_dim: int) -> int | None:
+def lanes_per_row(ttgir: str, dtype: str, channels: int) -> int | None:
     """Lanes that read one cell's channels, from the layout of the gathers in Triton's GPU IR; None if there is none."""
     layouts = {name: [int(n) for n in lanes.split(",")] for name, lanes in _BLOCKED.findall(ttgir)}
     widest = Counter(
@@ -155,7 +155,7 @@ def lanes_per_row(ttgir: str, dtype: str, head_dim: int) -> int | None:
         if layout in layouts
         and _ELEMENTS.get(element) == dtype
         and shape.count("x") == 2
-        and int(shape.split("x")[1]) >= head_dim
+        and int(shape.split("x")[1]) >= channels
     )
     return widest.most_common(1)[0][0] if widest else None
 
