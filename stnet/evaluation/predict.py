@@ -72,7 +72,7 @@ def predict_frames(
     return scored
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: training may follow, and reuses position embeddings made here
 def _predict_video(
     model: Detector, video: Video, clips: Sequence[Clip], options: PredictionOptions
 ) -> Iterator[dict[int, Detections]]:

@@ -31,6 +31,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
 
     epochs: int = setting(50, "passes over the training clips")
+    minutes: float = setting(0.0, "end after this long, the learning rate falling with time; 0: never")
     batch_size: int = setting(1, "clips per optimizer step, over all processes and accumulation steps")
     accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
@@ -50,6 +51,7 @@ class TrainConfig:
 
     auxiliary_losses: bool = setting(True, "supervise every decoder layer, not only the last")
     auxiliary_repeats: int = setting(1, "queries per lesion in the layers before the last")
+    denoising: int = setting(0, "noised copies of every lesion that the decoder must restore; 0: none")
     class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
 
     backbone_weights: str = setting(
@@ -68,7 +70,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("clips_per_epoch", "warmup_steps", "weight_decay", "clip_norm", "seed"):
+        for name in ("clips_per_epoch", "warmup_steps", "denoising", "minutes", "weight_decay", "clip_norm", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "backbone_learning_rate", "offsets_factor"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
@@ -171,8 +173,9 @@ def _tiny() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.preset("tiny"),
         epochs=20,
-        batch_size=4,
-        clips_per_epoch=1000,
+        batch_size=2,
+        clips_per_epoch=400,
+        targets=6,
         learning_rate=5e-4,
         backbone_learning_rate=5e-4,
         schedule="cosine",

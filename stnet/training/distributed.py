@@ -103,11 +103,6 @@ def _device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", number)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
 def random_states(device: torch.device) -> dict[str, Tensor]:
     """State of the generators that dropout draws from."""
     states = {"cpu": torch.get_rng_state()}

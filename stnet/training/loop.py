@@ -20,7 +20,8 @@ from stnet.training.batches import ClipOrder
 from stnet.training.clips import training_clips
 from stnet.training.config import TrainConfig
 from stnet.training.curves import draw_curves
-from stnet.training.distributed import World, random_states, restore_random_states, unwrapped
+from stnet.training.denoising import TrainedModel
+from stnet.training.distributed import World, random_states, restore_random_states
 from stnet.training.ema import WeightAverage
 from stnet.training.interrupt import Interrupted, InterruptWatch
 from stnet.training.matcher import NonFiniteError
@@ -93,14 +94,17 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.detector = self._starting_model()
         self.average = WeightAverage(self.detector, config.ema_decay) if config.ema_decay else None
-        optimizer = build_optimizer(self.detector, config)
-        every_parameter_used = config.auxiliary_losses or not config.model.box_refine
-        self.stepper = Stepper(world.wrap(self.detector, every_parameter_used), optimizer, config, world)
+        self.model = TrainedModel(self.detector, denoising=config.denoising > 0).to(world.device).train()
+        optimizer = build_optimizer(self.model, config)
+        # Heads of earlier layers without their losses, and denoising queries of lesion-free batches, go unused.
+        every_parameter_used = not config.denoising and (config.auxiliary_losses or not config.model.box_refine)
+        self.stepper = Stepper(world.wrap(self.model, every_parameter_used), optimizer, config, world)
         torch.manual_seed(config.seed + 1 + world.rank)  # dropout differs between processes
         self.loader = self._loader()
         self.watch = InterruptWatch()
         self.step = self.epoch = self.step_in_epoch = 0
-        self.begun = self.saved_at = time.monotonic()
+        self.started = self.begun = self.saved_at = time.monotonic()
+        self.seconds_before = 0.0
         self.saved_step = -1
         self.waited, self.trained = 0.0, 0  # since `begun`
         self.events = _events(folder) if options.tensorboard and world.is_first else None
@@ -116,13 +120,14 @@ class Trainer:
             CheckpointError: where there is none, or it does not belong to this recipe.
         """
         state = load_newest(self.folder.checkpoints, self.reporter.message)
-        self.detector.load_state_dict(state.model)
+        self.model.load_state_dict(state.model)
         if self.average is not None and state.average is not None:
             self.average.model.load_state_dict(state.average)
         self.stepper.optimizer.load_state_dict(state.rest["optimizer"])
         self.stepper.scaler.load_state_dict(state.rest["scaler"])
         self.step, self.epoch = state.step, state.rest["epoch"]
         self.step_in_epoch = state.rest["step_in_epoch"]
+        self.seconds_before = state.rest["seconds"]
         self.saved_step = state.step
         states = state.rest["random"]
         if len(states) == self.world.size:
@@ -136,7 +141,7 @@ class Trainer:
             self.folder.forget_after(self.step)
         if self.world.gather(self._epoch_is_recorded())[0]:
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        if self.epoch == self.config.epochs:
+        if self.epoch == self.config.epochs or self._progress() >= 1:
             self.reporter.message(f"this run is finished ({self.step} steps)")
         else:
             self.reporter.message(f"going on after step {self.step} of {self.total_steps}")
@@ -149,7 +154,7 @@ class Trainer:
             NonFiniteError: naming the clips, weights as before the step.
         """
         with self.watch:
-            while self.epoch < self.config.epochs:
+            while self.epoch < self.config.epochs and self._progress() < 1:
                 self._train_epoch()
                 self._end_epoch()
                 self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -170,7 +175,7 @@ class Trainer:
             f"videos, {self.total_steps} steps of {config.batch_size} clips on {self.world.size} x {self.world.device}"
         )
         model.recompute = config.checkpoint_activations
-        return model.to(self.world.device).train()
+        return model.to(self.world.device)
 
     def _loader(self) -> DataLoader:
         workers = self.options.workers
@@ -188,7 +193,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """The steps of this epoch that are not done yet."""
         first = self.step_in_epoch
-        if first == self.order.steps:
+        if first == self.order.steps or (first and self._progress() >= 1):
             return
         self.dataset.set_epoch(self.epoch)
         self.order.start(self.epoch, first)
@@ -199,7 +204,7 @@ class Trainer:
             parts = self._next(batches)
             if self.world.is_first and self.step < PICTURED_BATCHES:
                 draw_batch(parts[0], self.train_index.class_names, self.folder.path / f"train_batch_{self.step}.png")
-            factor = rate_factor(self.step, self.total_steps, self.config)
+            factor = rate_factor(self.step, self._progress(), self.config)
             figures = self._guarded_step(parts, factor)
             if self.average is not None:
                 self.average.update(self.detector, self.step)
@@ -211,6 +216,19 @@ class Trainer:
             if stop:
                 self.reporter.stop()
                 raise Interrupted(self.watch.exit_code)
+            if self._progress() >= 1:
+                break
+
+    def _progress(self) -> float:
+        """Share of the training that is done, by steps or by time, the same on all processes."""
+        by_steps = self.step / self.total_steps
+        if not self.config.minutes:
+            return by_steps
+        return max(by_steps, self.world.gather(self._seconds())[0] / (60 * self.config.minutes))
+
+    def _seconds(self) -> float:
+        """Time this run has taken, without the time between being stopped and resumed."""
+        return self.seconds_before + time.monotonic() - self.started
 
     def _next(self, batches: Iterator[ClipBatch]) -> list[ClipBatch]:
         asked = time.monotonic()
@@ -222,7 +240,7 @@ class Trainer:
         save_due = time.monotonic() - self.saved_at > 60 * self.options.save_minutes
         requests = (self.watch.received is not None, save_due)
         try:
-            return self.stepper.run(parts, factor, requests)
+            return self.stepper.run(parts, self.step, factor, requests)
         except NonFiniteError as error:
             self.folder.write_json("nonfinite.json", {"step": self.step + 1, "error": str(error)})
             raise
@@ -254,7 +272,7 @@ class Trainer:
         seconds = time.monotonic() - self.begun
         if self.saved_step != self.step:
             self._save()
-        last = self.epoch + 1 == self.config.epochs
+        last = self.epoch + 1 == self.config.epochs or self._progress() >= 1
         due = last or (self.epoch + 1) % self.config.evaluate_every == 0
         validation = self._validate() if due else None
         if not self.world.is_first:
@@ -320,7 +338,7 @@ class Trainer:
         return not before or row[name] > max(before)
 
     def _write_weights(self, row: dict[str, Any], best: bool) -> None:
-        model = self.average.model if self.average is not None else unwrapped(self.detector)
+        model = self.average.model if self.average is not None else self.detector
         metadata = {"metrics": json.dumps(row), "training": self.config.to_json()}
         save(model, self.folder.last_file, metadata)
         if best:
@@ -346,11 +364,12 @@ class Trainer:
             return
         state = TrainingState(
             step=self.step,
-            model=self.detector.state_dict(),
+            model=self.model.state_dict(),
             average=self.average.model.state_dict() if self.average is not None else None,
             rest={
                 "epoch": self.epoch,
                 "step_in_epoch": self.step_in_epoch,
+                "seconds": self._seconds(),
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "scaler": self.stepper.scaler.state_dict(),
                 "random": states,

@@ -33,16 +33,15 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def group_of(name: str) -> str:
-    """Learning rate group of a parameter, by its name."""
-    if name.startswith("backbone."):
+    """Learning rate group of a parameter of a TrainedModel, by its name."""
+    if name.startswith("detector.backbone."):
         return "backbone"
     return "slow" if any(part in name for part in SLOW_NAMES) else "main"
 
 
-def rate_factor(step: int, total: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate used in step `step` (from 0) of `total`."""
+def rate_factor(step: int, progress: float, config: TrainConfig) -> float:
+    """Share of the peak learning rate used in step `step` (from 0), at `progress` (0 to 1) of the training."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    progress = step / max(1, total)
     if config.schedule == "step":
         return warmup * (1.0 if progress < config.drop_at else 0.1)
     return warmup * (COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))

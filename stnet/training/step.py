@@ -11,6 +11,7 @@ from stnet.data.dataset import ClipBatch
 from stnet.model.detector import DetectorOutput
 from stnet.training.config import TrainConfig
 from stnet.training.criterion import Criterion, FrameLosses
+from stnet.training.denoising import NoisedLesions, denoising_matches, noised_lesions, split_queries
 from stnet.training.distributed import World
 from stnet.training.matcher import NonFiniteError
 from stnet.training.optimizer import set_rates
@@ -43,7 +44,7 @@ class Stepper:
     """Forward, backward and update.
 
     Args:
-        model: the detector, wrapped for several processes where there are some.
+        model: a TrainedModel, wrapped for several processes where there are some.
         optimizer: over its trainable parameters, groups with `peak_lr`.
         config: the recipe.
         world: the processes that share the step.
@@ -58,11 +59,14 @@ class Stepper:
         self.dtype = AUTOCAST[config.precision]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
 
-    def run(self, batches: Sequence[ClipBatch], rate_factor: float, requests: Sequence[bool] = ()) -> StepFigures:
+    def run(
+        self, batches: Sequence[ClipBatch], step: int, rate_factor: float, requests: Sequence[bool] = ()
+    ) -> StepFigures:
         """Make one step on this process's share of the global batch, one pass per accumulation step.
 
         Args:
             batches: one per accumulation step.
+            step: number of the step, from 0; seeds what is drawn for it.
             rate_factor: share of the peak learning rates.
             requests: what this process would like all to do afterwards; comes back in the figures.
 
@@ -75,7 +79,7 @@ class Stepper:
         frames = max(frames, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [
-            self._backward(batch, target, frames, last=number == len(batches) - 1)
+            self._backward(batch, target, frames, step, last=number == len(batches) - 1)
             for number, (batch, target) in enumerate(zip(batches, targets, strict=True))
         ]
         terms = torch.stack(parts).sum(0)
@@ -92,30 +96,35 @@ class Stepper:
             requests=tuple(count > 0 for count in asked),
         )
 
-    def _backward(self, batch: ClipBatch, targets: FrameTargets, frames: float, last: bool) -> Tensor:
+    def _backward(self, batch: ClipBatch, targets: FrameTargets, frames: float, step: int, last: bool) -> Tensor:
         """Add one pass's gradients; returns loss, classification, L1 and GIoU as float64 `[4]`."""
         # Gradients are exchanged once per step, in its last pass.
         exchange = nullcontext() if last or self.world.size == 1 else self.model.no_sync()
         with exchange:
-            output = self._forward(batch)
+            noised = None
+            if self.config.denoising:
+                noised = noised_lesions(batch, targets, self.config.denoising, (self.config.seed, step))
+            layers, restored = split_queries(self._forward(batch, noised), self.config.model.queries)
             try:
-                losses = self.criterion(self._supervised(output), targets)
+                losses = self.criterion(layers, targets)
             except NonFiniteError as error:
                 raise _named(error, batch, self.config.targets) from error
             _refuse_non_finite(losses, self.criterion, batch, self.config.targets)
             loss = self.criterion.total(losses, frames)
+            if noised is not None:
+                restored, matches = denoising_matches(restored, targets, noised.copies)
+                loss = loss + self.criterion.total(self.criterion(restored, targets, matches), frames)
             # DistributedDataParallel divides the sum of the processes' gradients by their number.
             self.scaler.scale(loss * self.world.size).backward()
         terms = [losses.classification[-1], losses.l1[-1], losses.giou[-1]]
         return torch.stack([loss.detach(), *(term.detach().sum() / frames for term in terms)]).double()
 
-    def _forward(self, batch: ClipBatch) -> DetectorOutput:
+    def _forward(self, batch: ClipBatch, noised: NoisedLesions | None) -> list[tuple[Tensor, Tensor]]:
+        """Logits and boxes of the decoder layers to supervise."""
         mask = batch.padding_mask if batch.padding_mask.any() else None
         images = batch.images.to(self.world.device, non_blocking=True)
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.model(images, mask, targets=self.config.targets)
-
-    def _supervised(self, output: DetectorOutput) -> list[tuple[Tensor, Tensor]]:
+            output: DetectorOutput = self.model(images, mask, self.config.targets, noised)
         earlier = output.layers if self.config.auxiliary_losses else []
         return [(layer.logits, layer.boxes) for layer in [*earlier, output]]
 

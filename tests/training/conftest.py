@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stnet.data.index import load_index
+from stnet.model.config import ModelConfig
+from stnet.training.config import TrainConfig
+from stnet.training.distributed import World
+from stnet.training.loop import RunOptions, Trainer
+from stnet.training.progress import Reporter
+from stnet.training.run_folder import RunFolder
+
 FRAMES = 8
 HEIGHT, WIDTH = 48, 64
 
@@ -49,3 +57,64 @@ def _write_video(folder, name, video, generator, content):
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "small", {"train": 4, "val": 3})
+
+
+def small_config(**changes):
+    """A recipe that trains in a second: dropout is on, so that random states matter."""
+    model = ModelConfig(
+        backbone="resnet10",
+        backbone_width=8,
+        backbone_norm="group",
+        hidden_dim=64,
+        heads=2,
+        feedforward_dim=32,
+        dropout=0.1,
+        encoder_layers=1,
+        decoder_layers=2,
+        queries=6,
+        image_size=HEIGHT,
+        max_image_size=2 * HEIGHT,
+    )
+    settings = {
+        "model": model,
+        "epochs": 2,
+        "batch_size": 2,
+        "clips_per_epoch": 6,
+        "learning_rate": 1e-3,
+        "backbone_learning_rate": 1e-3,
+        "backbone_weights": "",
+        "ema_decay": 0.9,
+        "denoising": 2,
+    }
+    return TrainConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="session")
+def small_recipe():
+    """The function `small_config`, for test files to call."""
+    return small_config
+
+
+@pytest.fixture
+def make_trainer(small_dataset, tmp_path):
+    """Build a Trainer on the small dataset: make_trainer("name", **recipe changes)."""
+
+    def make(name: str, resume: bool = False, **changes):
+        config = small_config(**changes)
+        folder = RunFolder(tmp_path / name)
+        if not resume:
+            folder.create(config, {})
+        trainer = Trainer(
+            config,
+            load_index(small_dataset, "train"),
+            load_index(small_dataset, "val"),
+            folder,
+            World(),
+            RunOptions(workers=0),
+            Reporter(quiet=True),
+        )
+        if resume:
+            trainer.resume()
+        return trainer
+
+    return make

@@ -1,0 +1,207 @@
+"""Whole runs on a small dataset: resume, faults, what the folder holds."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from stnet.data.dataset import ClipDataset
+from stnet.errors import ConfigError
+from stnet.model.checkpoint import load
+from stnet.training.interrupt import Interrupted
+from stnet.training.matcher import NonFiniteError
+from stnet.training.state import checkpoints
+
+
+def losses(trainer) -> list[str]:
+    return trainer.folder.steps_file.read_text().splitlines()
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def interrupt_after(trainer, steps: int) -> None:
+    """Have the run receive a request to stop during its step number `steps`."""
+    original = trainer.stepper.run
+
+    def run(*arguments):
+        if trainer.step + 1 == steps:
+            trainer.watch.received = 15
+            arguments = (*arguments[:-1], (True, False))
+        return original(*arguments)
+
+    trainer.stepper.run = run
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 5])
+def test_a_resumed_run_is_bit_identical(make_trainer, stopped_after):
+    whole = make_trainer("whole")
+    whole.run()
+
+    first = make_trainer("parts")
+    interrupt_after(first, stopped_after)
+    with pytest.raises(Interrupted) as stopped:
+        first.run()
+    assert stopped.value.exit_code == 143
+    torch.manual_seed(99)  # nothing may depend on what else drew random numbers
+    second = make_trainer("parts", resume=True)
+    assert second.step == stopped_after
+    second.run()
+
+    assert losses(second) == losses(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(second)[name], value), name
+    for name, value in whole.average.model.state_dict().items():
+        assert torch.equal(second.average.model.state_dict()[name], value), name
+
+
+def test_the_run_folder_is_complete(make_trainer):
+    trainer = make_trainer("run")
+    trainer.run()
+    folder = trainer.folder
+    names = {path.name for path in folder.path.iterdir()}
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "steps.csv",
+        "metrics.csv",
+        "curves.png",
+        "train_batch_0.png",
+        "train_batch_2.png",
+        "val_clip_0.png",
+        "evaluation.json",
+        "best.safetensors",
+        "last.safetensors",
+        "checkpoints",
+    }
+    assert folder.reopen() == trainer.config
+    rows = folder.rows(folder.metrics_file)
+    assert [row["epoch"] for row in rows] == [1, 2] and rows[-1]["step"] == 6
+    assert {"ap", "agnostic_ap50", "ap50_malignant", "false_positives_per_frame", "data_wait"} <= rows[-1].keys()
+    assert len(checkpoints(folder.checkpoints)) == 2
+    assert load(folder.last_file).config == trainer.config.model
+    assert json.loads(folder.evaluation_file.read_text())["frames"] == 24
+    for name in ("curves.png", "train_batch_0.png", "val_clip_0.png"):
+        assert (folder.path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_resumes_to_nothing(make_trainer):
+    make_trainer("run").run()
+    again = make_trainer("run", resume=True)
+    before = again.folder.metrics_file.read_text()
+    again.run()
+    assert again.step == 6 and again.folder.metrics_file.read_text() == before
+
+
+def test_an_existing_folder_is_not_overwritten(make_trainer):
+    make_trainer("run")
+    with pytest.raises(ConfigError, match="not empty"):
+        make_trainer("run")
+
+
+def test_accumulation_changes_nothing(make_trainer):
+    settings = {"model": _without_dropout(make_trainer), "batch_size": 4, "epochs": 1, "augmentation": "none"}
+    whole, split = make_trainer("whole", **settings), make_trainer("split", accumulate=2, **settings)
+    whole.run()
+    split.run()
+    for one, two in zip(
+        whole.folder.rows(whole.folder.steps_file), split.folder.rows(split.folder.steps_file), strict=True
+    ):
+        for name in one:
+            assert one[name] == pytest.approx(two[name], abs=2e-5, rel=1e-5), name
+
+
+def _without_dropout(make_trainer):
+    model = make_trainer("model").config.model
+    return dataclasses.replace(model, dropout=0.0)
+
+
+@pytest.mark.parametrize("lesion_free", [False, True])
+def test_a_nan_in_one_frame_stops_before_the_update(make_trainer, monkeypatch, lesion_free):
+    trainer = make_trainer("run", augmentation="none")
+    if lesion_free:
+        monkeypatch.setattr("stnet.training.step._targets", _no_lesions)
+    broken = 4
+    original = ClipDataset.__getitem__
+
+    def poisoned(self, item):
+        sample = original(self, item)
+        if item == broken:
+            sample.images[1, 0, 3, 3] = float("nan")
+        return sample
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", poisoned)
+    trainer.order._order = lambda: [0, 1, 2, broken, 5, 6]
+    states = []
+    original_run = trainer.stepper.run
+
+    def run(*arguments):
+        states.append(weights(trainer))
+        return original_run(*arguments)
+
+    trainer.stepper.run = run
+    with pytest.raises(NonFiniteError) as error:
+        trainer.run()
+    video, centre = trainer.dataset.centres[broken]
+    assert f"video {trainer.train_index.videos[video].name}, frames {centre}," in str(error.value)
+    assert trainer.step == 1
+    after = weights(trainer)
+    assert all(torch.equal(after[name], value) for name, value in states[-1].items())
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    assert json.loads((trainer.folder.path / "nonfinite.json").read_text())["step"] == 2
+
+
+def _no_lesions(batch, device):
+    from stnet.training.targets import FrameTargets
+
+    frames = sum(len(clip) for clip in batch.boxes)
+    return FrameTargets.from_lists([torch.zeros(0, 4)] * frames, [torch.zeros(0, dtype=torch.int64)] * frames)
+
+
+def test_non_finite_gradients_stop_before_the_update(make_trainer):
+    trainer = make_trainer("run")
+    before = weights(trainer)
+    trainer.detector.level_embed.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError, match=r"gradients are not finite .* video train_"):
+        trainer.run()
+    assert all(torch.equal(weights(trainer)[name], value) for name, value in before.items())
+
+
+def test_evaluations_can_be_rare_but_the_last_epoch_always_has_one(make_trainer):
+    trainer = make_trainer("run", evaluate_every=5)
+    trainer.run()
+    rows = trainer.folder.rows(trainer.folder.metrics_file)
+    assert "ap" not in rows[0] and "ap" in rows[1]
+
+
+def test_all_frames_of_a_clip_can_be_supervised(make_trainer):
+    trainer = make_trainer("run", targets=6)
+    sample = trainer.dataset[3]
+    published = make_trainer("published", targets=3).dataset[3]
+    assert sample.frames == published.frames
+    assert len(sample.boxes) == 6 and len(published.boxes) == 3
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"checkpoint_activations": True}])
+def test_memory_savers_train(make_trainer, changes):
+    trainer = make_trainer("run", epochs=1, **changes)
+    trainer.run()
+    assert trainer.step == 3
+
+
+def test_recomputing_changes_nothing(make_trainer):
+    plain = make_trainer("plain", epochs=1)
+    plain.run()
+    saving = make_trainer("saving", epochs=1, checkpoint_activations=True)
+    saving.run()
+    assert losses(plain) == losses(saving)
+
+
+def test_best_weights_are_those_of_the_best_epoch(make_trainer):
+    trainer = make_trainer("run", epochs=1)
+    trainer.run()
+    row = trainer.folder.rows(trainer.folder.metrics_file)[-1]
+    assert not trainer._is_best(row)  # equal is not better
+    assert trainer._is_best(row | {"ap": row["ap"] + 0.1})
