@@ -1,12 +1,10 @@
 """Backward pass of both operators on the CPU.
 
-A job owns one source frame of one clip and head: it alone adds to that slab of the value gradient, target after target,
-query after query. No atomics are needed, and the result has the same bits whatever the number of threads. A sample belongs
-to one source frame, so its offset and logit gradients have one owner too. Those of reference points, to which all heads
-and frames add, follow from the offset gradients in a second pass.
+A job owns one source frame of one clip and head: it alone adds to that slab of the value gradient, target after
+target, query after query. No atomics are needed, and the result has the same bits whatever the number of threads. A
+sample belongs to one source frame, so its offset and logit gradients have one owner too. Those of reference points, to
+which all heads and frames add, follow from the offset gradients in a second pass (`cpu_positions`).
 """
-
-import math
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from stnet.kernels.cpu_layout import (
     view,
     with_dense_tail,
 )
+from stnet.kernels.cpu_positions import convert_position_gradients
 from stnet.kernels.cpu_simd import (
     dot,
     dot4,
@@ -40,8 +39,6 @@ from stnet.kernels.cpu_simd import (
     write,
 )
 from stnet.kernels.problem import level_starts
-
-_QUERIES_PER_JOB = 64
 
 
 @helper
@@ -147,7 +144,7 @@ def query_backward(
     offset_gradient,
     logit_gradient,
 ):
-    """One query's samples in one frame: add to the slab's gradient, write those of its positions (pixels) and logits."""
+    """One query in one frame: add to the slab's gradient, write the gradients of positions (by pixels) and logits."""
     want_value, want_position, want_logit = wants
     one, nothing = np.float32(1.0), np.float32(0.0)
     row_bytes = dim * 4
@@ -277,50 +274,6 @@ def slab_backward(
     return slabs[0]
 
 
-@kernel
-def position_backward(
-    width, job, sizes, want_reference, levels, references, offsets, offset_gradient, reference_gradient
-):
-    """Job (b, t, c): reference-point gradients of some queries; gradients by pixels become gradients by offsets."""
-    targets, queries, heads, groups, points, components, part = sizes
-    parts = (queries + part - 1) // part
-    first = job % parts * part
-    t = job // parts % targets
-    b = job // (parts * targets)
-    half = np.float32(0.5)
-    level_count = levels.shape[0]
-    for q in range(first, min(first + part, queries)):
-        for level in range(level_count):
-            size_y, size_x = np.float32(levels[level, 0]), np.float32(levels[level, 1])
-            reference = at(references, b, t, q, level)
-            _, _, scale_x, scale_y = place(reference, components, size_x, size_y, points)
-            centre_x = centre_y = box_w = box_h = np.float32(0.0)
-            for h in range(heads):
-                offset_row = at(offsets, b, t, q, h)
-                gradient_row = at(offset_gradient, b, t, q, h)
-                for group in range(groups):
-                    start = (group * level_count + level) * points * 2
-                    for k in range(start, start + 2 * points, 2):
-                        pixel_x, pixel_y = read(gradient_row, k), read(gradient_row, k + 1)
-                        centre_x += pixel_x
-                        centre_y += pixel_y
-                        if components == 4:
-                            # A sample that was skipped has gradient zero, and perhaps an infinite offset.
-                            if pixel_x != np.float32(0.0):
-                                box_w += pixel_x * read(offset_row, k)
-                                write(gradient_row, k, pixel_x * scale_x)
-                            if pixel_y != np.float32(0.0):
-                                box_h += pixel_y * read(offset_row, k + 1)
-                                write(gradient_row, k + 1, pixel_y * scale_y)
-            if want_reference:
-                target = at(reference_gradient, b, t, q, level)
-                write(target, 0, centre_x * size_x)
-                write(target, 1, centre_y * size_y)
-                if components == 4:
-                    write(target, 2, box_w * half * size_x / np.float32(points))
-                    write(target, 3, box_h * half * size_y / np.float32(points))
-
-
 def run_backward(
     grad_output: Tensor,  # [B, T, Q, H * D]
     output: Tensor | None,
@@ -398,17 +351,13 @@ def run_backward(
     if want_value and dim != head_dim:
         grads[0] = value_gradient[..., :head_dim]
 
-    for wanted, index, groups, group_points, group_offsets, pixel_gradient, group_references in (
-        (want_reference, 1, 1, points, dense_offsets, offset_gradient, references),
-        (want_other_reference, 6, others, other_points, dense_other_offsets, other_offset_gradient, other_references),
+    for wanted, index, group_points, group_offsets, pixel_gradient, group_references in (
+        (want_reference, 1, points, dense_offsets, offset_gradient, references),
+        (want_other_reference, 6, other_points, dense_other_offsets, other_offset_gradient, other_references),
     ):
         if not wants[1] or not (wanted or components == 4):
             continue
-        part = min(queries, _QUERIES_PER_JOB)
-        sizes = (targets, queries, heads, groups, group_points, components, part)
-        target = grads[index] if wanted else nothing
-        views = [view(x) for x in (group_references, group_offsets, pixel_gradient, target)]
-        _convert_positions(width, clips * targets * math.ceil(queries / part), sizes, wanted, levels, views)
+        convert_position_gradients(levels, group_points, group_references, group_offsets, pixel_gradient, grads[index])
 
     for index, computed in (
         (2, offset_gradient),
@@ -418,10 +367,6 @@ def run_backward(
     ):
         grads[index] = computed if needs[index] else None
     return _in_dtypes(grads, inputs)
-
-
-def _convert_positions(width, jobs, sizes, wanted, levels, views) -> None:
-    run_jobs(lambda job: position_backward(width, job, sizes, wanted, levels, *views), jobs)
 
 
 def _in_dtypes(grads, inputs) -> tuple[Tensor | None, ...]:

@@ -1,7 +1,7 @@
 """Numbered jobs on as many threads as PyTorch uses.
 
-The kernels release the GIL, so plain Python threads run them in parallel. Unlike Numba's own threading layers this may be
-entered from several threads at once, works in a forked process, and costs no compile time.
+The kernels release the GIL, so plain Python threads run them in parallel. Unlike Numba's own threading layers this may
+be entered from several threads at once, works in a forked process, and costs no compile time.
 """
 
 import itertools

@@ -1,13 +1,12 @@
 """Values as the CPU kernels read them, and the sampling positions they compute.
 
-A slab holds the values of one head in one frame, head rows of D float32 one after another. Every level is surrounded by
-zero rows: one column left of it (which is also the column right of the row above), one line above and below, one row
-after the end. A sample that lies less than one cell outside thus needs no test of its corners. What the kernels know of a
-level is a line of `level_table`.
+A slab holds the values of one head in one frame, head rows of D float32 one after another. Every level is surrounded
+by zero rows: one column left of it (which is also the column right of the row above), one line above and below, one row
+after the end. A sample that lies less than one cell outside thus needs no test of its corners. What the kernels know of
+a level is a line of `level_table`.
 """
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,10 +49,6 @@ def with_dense_tail(x: Tensor, dims: int) -> Tensor:
 def view(x: Tensor, dims: int = 4) -> tuple[int, ...]:
     """Address and byte strides of the first `dims` dimensions: how kernels get their tensors."""
     return (x.data_ptr(), *(x.stride(dim) * x.element_size() for dim in range(dims)))
-
-
-def new_rows(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32)
 
 
 @helper

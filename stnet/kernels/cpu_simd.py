@@ -1,8 +1,8 @@
 """Vectors of float32 lanes and raw addresses inside Numba kernels.
 
-Numba vectorizes loops only where LLVM proves it safe; a sum over samples that lives in memory is not such a case. Here a
-row of a head is one value of vector type, which LLVM keeps in registers: SSE, AVX, AVX-512 or NEON, whatever the
-processor has. Kernels take addresses and strides instead of arrays, so each has one signature for every input layout.
+Numba vectorizes loops only where LLVM proves it safe; a sum over samples that lives in memory is not such a case. Here
+a row of a head is one value of vector type, which LLVM keeps in registers: SSE, AVX, AVX-512 or NEON, whatever the
+processor has. Kernels take addresses and strides instead of arrays: one signature for every input layout.
 """
 
 import hashlib
