@@ -24,7 +24,19 @@ def tiny(monkeypatch):
 
     def small(*, queries, head_dim, small):
         full = layer(queries=queries and 3, head_dim=8, small=True)
-        return replace(full, heads=1, targets=1, frame_table=full.frame_table[:1])
+        shapes = full.spatial_shapes[1:3]
+        positions = sum(height * width for height, width in shapes)
+        return replace(
+            full,
+            heads=1,
+            targets=1,
+            points=2,
+            other_points=1,
+            frame_table=full.frame_table[:1],
+            spatial_shapes=shapes,
+            positions=positions,
+            queries=min(full.queries, positions),
+        )
 
     monkeypatch.setattr(tune, "layer", small)
     monkeypatch.setattr(tune, "candidates", lambda *key: tuple(NAMED))
