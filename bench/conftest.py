@@ -27,6 +27,12 @@ def pytest_addoption(parser):
     )
     group.addoption("--bench-dtypes", help="comma-separated; default: float16,float32 on a GPU, float32 on a CPU")
     group.addoption("--bench-budget", type=float, help="seconds of rounds per benchmark; default: 0.2 or 1.0 (CPU)")
+    group.addoption(
+        "--bench-compiled",
+        action="store_true",
+        default=gpu,
+        help="measure torch.compile of the reference on a CPU too, where compiling takes minutes for each case",
+    )
     group.addoption("--bench-seconds", type=float, help="after this time the remaining benchmarks are skipped")
 
 
@@ -85,6 +91,24 @@ def pytest_generate_tests(metafunc):
     for name, choices in values.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, choices)
+
+
+def pytest_collection_modifyitems(config, items):
+    """In order of worth, should time run out: compilation last, then by batch and dtype; else as they stand."""
+    names = {name: i for i, name in enumerate(_dtypes(config, settings_of(config).device))}
+
+    def worth(item: pytest.Item) -> tuple:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        compiled = "compiled" in params.get("implementation", "")
+        return compiled, params.get("batch", 1), names.get(params.get("dtype"), 0)
+
+    items.sort(key=worth)
+    if config.getoption("bench_compiled"):
+        return
+    skip = pytest.mark.skip(reason="torch.compile takes minutes for each case on a CPU; --bench-compiled includes it")
+    for item in items:
+        if worth(item)[0]:
+            item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

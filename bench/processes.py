@@ -1,0 +1,60 @@
+"""Child processes of the GPU suite: output into the log, a time limit, nothing left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+STOPPING_SECONDS = 15.0  # between asking a process to stop and killing it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a process ended: its exit status, whether time ran out, and its output."""
+
+    status: int
+    out_of_time: bool
+    output: str
+
+
+def run_logged(
+    command: Sequence[str], log: BinaryIO, seconds: float, *, folder: Path, variables: Mapping[str, str] | None = None
+) -> Ended:
+    """Run a command in `folder` for at most `seconds`, appending its output to the log.
+
+    When time runs out, or this process is interrupted, the command and its children are asked to stop (SIGTERM) and
+    killed STOPPING_SECONDS later.
+    """
+    log.write(f"\n$ {' '.join(command)}\n".encode())
+    log.flush()
+    start = log.tell()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+    out_of_time = False
+    try:
+        status = process.wait(timeout=max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        out_of_time = True
+        status = _stop(process)
+    except BaseException:
+        _stop(process)
+        raise
+    log.seek(0, os.SEEK_END)
+    with Path(log.name).open("rb") as written:
+        written.seek(start)
+        return Ended(status=status, out_of_time=out_of_time, output=written.read().decode(errors="replace"))
+
+
+def _stop(process: subprocess.Popen) -> int:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=STOPPING_SECONDS)
+    return process.wait()
