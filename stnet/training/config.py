@@ -172,10 +172,10 @@ def _improved() -> TrainConfig:
 def _tiny() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.preset("tiny"),
-        epochs=20,
-        batch_size=2,
-        clips_per_epoch=400,
-        targets=6,
+        epochs=12,
+        batch_size=4,
+        clips_per_epoch=2000,
+        targets=4,
         learning_rate=5e-4,
         backbone_learning_rate=5e-4,
         schedule="cosine",
