@@ -73,8 +73,8 @@ def make_clip():
 
     def write(path: Path, frames: int = 7, height: int = 40, width: int = 48, seed: int = 0) -> Path:
         with VideoWriter(path, Fraction(25), height, width) as writer:
-            for image in noise(frames, height, width, seed):
-                writer.write(image)
+            for number in range(frames):
+                writer.write(noise(1, height, width, seed * 10_000 + number)[0])
         return path
 
     return write
