@@ -71,25 +71,25 @@ def add_samples(
             total += _weighted_corner(above + right, column(top_right, k), D, MASKED)
             total += _weighted_corner(below, column(bottom_left, k), D, MASKED)
             total += _weighted_corner(below + right, column(bottom_right, k), D, MASKED)
-        return total
-    BFLOAT: tl.constexpr = cells.dtype.element_ty == tl.bfloat16
-    top_pair = pack_pair(top_left, top_right, BFLOAT)
-    bottom_pair = pack_pair(bottom_left, bottom_right, BFLOAT)
-    first = _packed_sample(
-        cells, right, down, column(offset, 0), column(top_pair, 0), column(bottom_pair, 0), VECTOR, D
-    )
-    if ARITHMETIC == "packed":
-        total += first.to(tl.float32)
-    if K == 2:
-        second = _packed_sample(
-            cells, right, down, column(offset, 1), column(top_pair, 1), column(bottom_pair, 1), VECTOR, D
+    else:
+        BFLOAT: tl.constexpr = cells.dtype.element_ty == tl.bfloat16
+        top_pair = pack_pair(top_left, top_right, BFLOAT)
+        bottom_pair = pack_pair(bottom_left, bottom_right, BFLOAT)
+        first = _packed_sample(
+            cells, right, down, column(offset, 0), column(top_pair, 0), column(bottom_pair, 0), VECTOR, D
         )
         if ARITHMETIC == "packed":
-            total += second.to(tl.float32)
-        else:
-            total = add_by_matrix_unit(total, first, second, identity)
-    elif ARITHMETIC == "matrix":
-        total = add_by_matrix_unit(total, first, tl.zeros_like(first), identity)
+            total += first.to(tl.float32)
+        if K == 2:
+            second = _packed_sample(
+                cells, right, down, column(offset, 1), column(top_pair, 1), column(bottom_pair, 1), VECTOR, D
+            )
+            if ARITHMETIC == "packed":
+                total += second.to(tl.float32)
+            else:
+                total = add_by_matrix_unit(total, first, second, identity)
+        elif ARITHMETIC == "matrix":
+            total = add_by_matrix_unit(total, first, tl.zeros_like(first), identity)
     return total
 
 

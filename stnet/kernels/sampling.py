@@ -132,8 +132,9 @@ def interpolate_packed(v00, v01, v10, v11, top, bottom):
         v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
         top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
     """
-    if v00.dtype == tl.bfloat16:
-        return tl.inline_asm_elementwise(
+    BFLOAT: tl.constexpr = v00.dtype == tl.bfloat16
+    if BFLOAT:
+        result = tl.inline_asm_elementwise(
             """{
             .reg .b16 l, r; .reg .b32 a, b, s;
             mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
@@ -147,20 +148,22 @@ def interpolate_packed(v00, v01, v10, v11, top, bottom):
             is_pure=True,
             pack=2,
         )
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b16 l, r; .reg .b32 a, b, s;
-        mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
-        mul.rn.f16x2 s, $1, a; fma.rn.f16x2 s, $2, b, s;
-        mov.b32 {l, r}, $7; mov.b32 a, {l, l}; mov.b32 b, {r, r};
-        fma.rn.f16x2 s, $3, a, s; fma.rn.f16x2 $0, $4, b, s;
-        }""",
-        "=r,r,r,r,r,r,r,r,r",
-        [v00, v01, v10, v11, top, bottom],
-        dtype=tl.float16,
-        is_pure=True,
-        pack=2,
-    )
+    else:
+        result = tl.inline_asm_elementwise(
+            """{
+            .reg .b16 l, r; .reg .b32 a, b, s;
+            mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+            mul.rn.f16x2 s, $1, a; fma.rn.f16x2 s, $2, b, s;
+            mov.b32 {l, r}, $7; mov.b32 a, {l, l}; mov.b32 b, {r, r};
+            fma.rn.f16x2 s, $3, a, s; fma.rn.f16x2 $0, $4, b, s;
+            }""",
+            "=r,r,r,r,r,r,r,r,r",
+            [v00, v01, v10, v11, top, bottom],
+            dtype=tl.float16,
+            is_pure=True,
+            pack=2,
+        )
+    return result
 
 
 @triton.jit
@@ -196,8 +199,9 @@ def add_by_matrix_unit(total, first, second, identity):
     A lane's share of the A operand of m16n8k16 has the positions of its share of the result, so that multiplying by the
     identity (twice, for the two halves of k) adds element by element, whatever the layout of the tensors.
     """
-    if first.dtype == tl.bfloat16:
-        return tl.inline_asm_elementwise(
+    BFLOAT: tl.constexpr = first.dtype == tl.bfloat16
+    if BFLOAT:
+        result = tl.inline_asm_elementwise(
             "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
             "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $8}, {$12, $13, $14, $15};",
             "=f,=f,=f,=f,r,r,r,r,r,r,r,r,f,f,f,f",
@@ -206,15 +210,17 @@ def add_by_matrix_unit(total, first, second, identity):
             is_pure=True,
             pack=4,
         )
-    return tl.inline_asm_elementwise(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $8}, {$12, $13, $14, $15};",
-        "=f,=f,=f,=f,r,r,r,r,r,r,r,r,f,f,f,f",
-        [first, second, identity, total],
-        dtype=tl.float32,
-        is_pure=True,
-        pack=4,
-    )
+    else:
+        result = tl.inline_asm_elementwise(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $8}, {$12, $13, $14, $15};",
+            "=f,=f,=f,=f,r,r,r,r,r,r,r,r,f,f,f,f",
+            [first, second, identity, total],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=4,
+        )
+    return result
 
 
 @triton.jit
