@@ -9,8 +9,8 @@ needed and one index serves four loads.
 What a weight of zero multiplies must be finite. Kernels therefore load without masks, test their sums at the end
 (`any_not_finite`), and repeat the rare tile that fails with MASKED loads, which skip corners of weight zero.
 
-Functions that take `PTX` use inline assembly on NVIDIA GPUs (one instruction instead of two to eight); elsewhere, and in
-Triton's interpreter, the same step is plain arithmetic. Those marked "NVIDIA only" have no such second form.
+Functions that take `PTX` use inline assembly on NVIDIA GPUs (one instruction instead of two to eight); elsewhere, and
+in Triton's interpreter, the same step is plain arithmetic. Those marked "NVIDIA only" have no such second form.
 """
 
 import triton
