@@ -1,0 +1,65 @@
+"""The order of clips does not depend on how a batch is split."""
+
+import pytest
+
+from stnet.errors import ConfigError
+from stnet.training.batches import ClipOrder
+
+
+def order(items=10, clips_per_epoch=0, batch_size=4, accumulate=1, seed=0, rank=0, world=1):
+    return ClipOrder(
+        items,
+        clips_per_epoch=clips_per_epoch,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        rank=rank,
+        world=world,
+    )
+
+
+def steps(clip_order) -> list[set[int]]:
+    parts = list(clip_order)
+    size = clip_order.accumulate
+    return [set().union(*parts[start : start + size]) for start in range(0, len(parts), size)]
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_every_split_shares_the_same_steps(accumulate, world):
+    whole = steps(order(12))
+    shares = [steps(order(12, accumulate=accumulate, rank=rank, world=world)) for rank in range(world)]
+    assert [set().union(*parts) for parts in zip(*shares, strict=True)] == whole
+
+
+def test_an_epoch_shows_every_clip():
+    assert set().union(*order(12)) == set(range(12))
+    assert order(10).steps == 3  # the last step is filled from another permutation
+
+
+def test_few_clips_repeat():
+    assert [len(batch) for batch in order(1)] == [4]
+    assert list(order(1)) == [[0, 0, 0, 0]]
+
+
+def test_clips_per_epoch_may_exceed_the_clips():
+    assert len([clip for batch in order(3, clips_per_epoch=20) for clip in batch]) == 20
+
+
+def test_epochs_differ_and_are_reproducible():
+    one, two = order(), order()
+    two.start(1)
+    assert list(one) != list(two)
+    one.start(1)
+    assert list(one) == list(two)
+
+
+def test_starting_in_the_middle_continues():
+    whole, rest = order(), order()
+    rest.start(0, 1)
+    assert list(rest) == list(whole)[1:]
+    assert len(rest) == 2
+
+
+def test_uneven_splits_are_refused():
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        order(batch_size=4, world=3)

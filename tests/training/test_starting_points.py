@@ -1,0 +1,63 @@
+"""What is taken from a checkpoint, and what is kept from training."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from stnet.errors import CheckpointError, ConfigError
+from stnet.model.checkpoint import save
+from stnet.model.detector import Detector
+from stnet.training.starting_points import freeze, load_backbone_weights, start_from
+
+
+def test_what_fits_is_taken_and_the_rest_is_listed(small_recipe, tmp_path):
+    config = small_recipe().model
+    theirs = Detector(config)
+    save(theirs, tmp_path / "start.safetensors")
+    ours = Detector(dataclasses.replace(config, class_names=("a", "b", "c"), encoder_layers=2))
+    before = ours.decoder.class_heads[0].weight.clone()
+    start = start_from(ours, str(tmp_path / "start.safetensors"))
+    assert torch.equal(ours.backbone.conv1.weight, theirs.backbone.conv1.weight)
+    assert torch.equal(ours.decoder.class_heads[0].weight, before)
+    assert "decoder.class_heads.0.weight" in start.different
+    assert start.missing and all(name.startswith("encoder.layers.1.") for name in start.missing)
+    assert not start.unused and start.taken + len(start.different) == len(theirs.state_dict())
+    assert "decoder.class_heads.0.bias" in start.summary()
+
+
+def test_a_checkpoint_that_fits_nowhere_is_refused(small_recipe, tmp_path):
+    torch.save({"model": {"something.else": torch.zeros(3)}}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="none of its 1 tensors"):
+        start_from(Detector(small_recipe().model), str(tmp_path / "other.pth"))
+
+
+def test_backbone_weights_come_from_a_torchvision_file(small_recipe, tmp_path):
+    import torchvision
+
+    config = dataclasses.replace(small_recipe().model, backbone="resnet18", backbone_width=64, backbone_norm="batch")
+    known = torchvision.models.resnet18(weights=None)
+    torch.save(known.state_dict(), tmp_path / "resnet18.pth")
+    model = Detector(config)
+    load_backbone_weights(model, str(tmp_path / "resnet18.pth"))
+    assert torch.equal(model.backbone.layer3[0].conv1.weight, known.layer3[0].conv1.weight)
+    with pytest.raises(CheckpointError, match="neither"):
+        load_backbone_weights(model, "resnet-nowhere")
+
+
+@pytest.mark.parametrize("part", ["backbone", "encoder", "decoder", "heads"])
+def test_frozen_parts_do_not_train(small_recipe, part):
+    model = Detector(small_recipe().model)
+    whole = sum(p.numel() for p in model.parameters())
+    left = freeze(model, (part,))
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert 0 < left < whole and frozen
+    expected = {"backbone": "backbone.", "encoder": "encoder.", "decoder": "decoder.", "heads": "decoder.box_heads."}
+    assert any(name.startswith(expected[part]) for name in frozen)
+
+
+def test_something_must_train(small_recipe):
+    with pytest.raises(ConfigError, match="nothing is left"):
+        freeze(Detector(small_recipe().model), ("backbone", "encoder", "decoder"))
+    model = Detector(small_recipe().model)
+    assert freeze(model, ()) == sum(p.numel() for p in model.parameters())

@@ -1,0 +1,174 @@
+"""The command line: its frozen surface, its refusals, and how it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stnet.errors import ConfigError
+from stnet.training.cli import build_parser, configured, given_settings, main
+from stnet.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    *("--preset", "tiny", "--clips-per-epoch", "6", "--workers", "0", "--device", "cpu", "--model"),
+    *("backbone_width=8", "hidden_dim=64", "heads=2", "feedforward_dim=32", "encoder_layers=1", "decoder_layers=1"),
+    *("queries=5", "image_size=48"),
+]
+# A new option, or one that goes, is a deliberate change of this list.
+OPTIONS = [
+    "--accumulate",
+    "--augmentation",
+    "--auxiliary-losses",
+    "--auxiliary-repeats",
+    "--backbone-learning-rate",
+    "--backbone-weights",
+    "--batch-size",
+    "--best-metric",
+    "--checkpoint-activations",
+    "--class-loss",
+    "--clip-norm",
+    "--clips-per-epoch",
+    "--data",
+    "--denoising",
+    "--deterministic",
+    "--device",
+    "--drop-at",
+    "--ema-decay",
+    "--epochs",
+    "--evaluate",
+    "--evaluate-every",
+    "--freeze",
+    "--help",
+    "--learning-rate",
+    "--minutes",
+    "--model",
+    "--no-auxiliary-losses",
+    "--no-checkpoint-activations",
+    "--offsets-factor",
+    "--output",
+    "--precision",
+    "--preset",
+    "--protocol",
+    "--resume",
+    "--save-minutes",
+    "--schedule",
+    "--score-threshold",
+    "--seed",
+    "--split",
+    "--start-from",
+    "--targets",
+    "--tensorboard",
+    "--warmup-steps",
+    "--weight-decay",
+    "--workers",
+]
+
+
+def test_options_are_frozen():
+    found = {flag for action in build_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    assert sorted(found) == sorted(OPTIONS)
+
+
+def test_no_option_means_the_preset():
+    options = build_parser().parse_args(["--data", "d"])
+    assert given_settings(options) == {}
+    assert configured(options.preset, {}) == TrainConfig.preset("paper")
+
+
+def test_options_change_the_preset():
+    arguments = ["--data", "d", "--epochs", "3", "--no-auxiliary-losses", "--freeze", "backbone", "encoder"]
+    arguments += ["--model", "queries=7", "dropout=0", "box_refine=false", "--learning-rate", "1e-3"]
+    config = configured("tiny", given_settings(build_parser().parse_args(arguments)))
+    assert (config.epochs, config.auxiliary_losses, config.freeze) == (3, False, ("backbone", "encoder"))
+    assert (config.model.queries, config.model.dropout, config.model.box_refine) == (7, 0.0, False)
+    assert config.learning_rate == 1e-3 and config.batch_size == TrainConfig.preset("tiny").batch_size
+
+
+@pytest.mark.parametrize("assignment", ["queries", "depth=3", "queries=many", "box_refine=1", "class_names=a"])
+def test_wrong_model_settings_are_refused(assignment):
+    with pytest.raises(ConfigError, match=f"--model {assignment}"):
+        configured("tiny", {"model": [assignment]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "DATA"], "--output"),
+        (["--data", "DATA/nowhere", "--output", "OUT"], "nowhere"),
+        (["--data", "DATA", "--output", "OUT", "--resume"], "holds no run"),
+        (["--data", "DATA", "--output", "DATA"], "not empty"),
+        (["--data", "DATA", "--output", "OUT", "--device", "cuda:99"], "cuda:99"),
+        (["--data", "DATA", "--output", "OUT", "--device", "tpu"], "tpu"),
+        (["--data", "DATA", "--output", "OUT", "--start-from", "absent.safetensors"], "absent.safetensors"),
+        (["--data", "DATA", "--evaluate", "absent.pth"], "absent.pth"),
+        (["--data", "DATA", "--evaluate", "absent.pth", "--epochs", "3"], "--epochs"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(arguments, message, small_dataset, tmp_path, capsys):
+    places = {"DATA": str(small_dataset), "OUT": str(tmp_path / "out")}
+    for key, place in places.items():
+        arguments = [argument.replace(key, place) for argument in arguments]
+    assert main([*arguments, *(SMALL if "--evaluate" not in arguments else [])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+
+
+def test_train_then_evaluate_then_resume(small_dataset, tmp_path, capsys):
+    run = tmp_path / "a run"
+    train = ["--data", str(small_dataset), "--output", str(run)]
+    assert main([*train, *SMALL, "--epochs", "1"]) == 0
+    assert "done" in capsys.readouterr().out
+
+    assert main([*train, "--resume"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert main([*train, "--resume", "--epochs", "9"]) == 2
+    assert "has 1, not 9" in capsys.readouterr().err
+
+    evaluate = ["--evaluate", str(run / "last.safetensors"), "--data", str(small_dataset), "--device", "cpu"]
+    assert main([*evaluate, "--output", str(tmp_path / "result")]) == 0
+    assert "class-agnostic" in capsys.readouterr().out
+    alone = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    during = json.loads((run / "evaluation.json").read_text())
+    assert {name: alone[name] for name in ("overall", "agnostic", "recall")} == {
+        name: during[name] for name in ("overall", "agnostic", "recall")
+    }
+    assert main([*evaluate, "--output", str(tmp_path / "result")]) == 2
+    assert main([*evaluate, "--protocol", "published"]) == 0
+    assert "8 frames" in capsys.readouterr().out
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_once_and_set_the_exit_code(number, code, small_dataset, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--data", str(small_dataset), "--output", str(run), *SMALL, "--epochs", "500"]
+    process = start(arguments)
+    steps = run / "steps.csv"
+    deadline = time.monotonic() + 240
+    while not (steps.exists() and len(steps.read_text().splitlines()) > 3):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, out + err
+    assert "--resume" in err and "Traceback" not in err
+    done = len(steps.read_text().splitlines()) - 1
+    saved = sorted((run / "checkpoints").iterdir())[-1]
+    assert saved.name == f"step-{done:09d}"
