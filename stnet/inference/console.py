@@ -84,6 +84,7 @@ class Reporter:
 
     def summary(self, rows: list[VideoSummary], score_threshold: float) -> None:
         """The final table, and what was wrong with which video."""
+        self._progress.stop()
         if self._out.is_terminal:
             self._table(rows, score_threshold)
         else:

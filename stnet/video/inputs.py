@@ -52,7 +52,7 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
                 if path.parent not in images:
                     images[path.parent] = []
                     # Holds the place in the order; filled once all names are known.
-                    inputs.append(VideoInput(name=path.parent.absolute().name, paths=(path.parent,), origin=str(name)))
+                    inputs.append(VideoInput(name=_folder_name(path.parent), paths=(path.parent,), origin=str(name)))
                 images[path.parent].append(path)
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
@@ -78,10 +78,15 @@ def _in_folder(folder: Path) -> list[VideoInput]:
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
         )
     if images:
-        return [VideoInput(name=folder.absolute().name, paths=tuple(images), origin=str(folder))]
+        return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder))]
     if videos:
         return [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
     raise VideoError(f"{folder}: holds no image and no video file")
+
+
+def _folder_name(folder: Path) -> str:
+    """Its own name, for `..` too: results go to a folder of this name."""
+    return folder.resolve().name or "frames"
 
 
 def _matches(name: str) -> list[Path]:

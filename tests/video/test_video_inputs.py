@@ -98,6 +98,14 @@ def test_patterns_and_lists_of_images_are_one_video(tmp_path):
     assert single.name == "3"
 
 
+def test_relative_folders_have_their_real_names(tmp_path, monkeypatch):
+    folder = save_frames(tmp_path / "case" / "inner", ["0.png"]).parent
+    save_frames(folder, ["0.png", "1.png"])
+    monkeypatch.chdir(folder / "inner")
+    for name, expected in (("..", "case"), (".", "inner"), ("../*.png", "case")):
+        assert [video.name for video in find_inputs([name])] == [expected]
+
+
 def test_folder_of_videos_is_all_of_them(tmp_path, encode):
     encode(tmp_path / "b.mp4", frames=2)
     encode(tmp_path / "a.mkv", frames=2)
