@@ -1,0 +1,169 @@
+"""The Triton backward kernels beyond the contract: determinism, switches, dense and strided gradients, fixed point."""
+
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from stnet.kernels import triton_backward
+from stnet.kernels.fixed_point import FixedPoint
+from stnet.kernels.launch import KernelCall
+
+NAMES = (
+    "value",
+    "reference_points",
+    "offsets",
+    "logits",
+    "other_offsets",
+    "other_logits",
+    "other_reference_points",
+)
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[KernelCall]:
+    """Every launch, with the memory of the gradients it is to write filled with NaN before."""
+    made = []
+    real_launch, real_empty = KernelCall.launch, torch.empty
+
+    def launch(call):
+        made.append(call)
+        real_launch(call)
+
+    def poisoned(*size, **options):
+        tensor = real_empty(*size, **options)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() and not tensor.is_meta else tensor
+
+    monkeypatch.setattr(KernelCall, "launch", launch)
+    monkeypatch.setattr(torch, "empty", poisoned)
+    return made
+
+
+def kernels(launches) -> list[str]:
+    return [call.kernel.fn.__name__ for call in launches]
+
+
+def small(stda_case, **sizes):
+    sizes = {"clips": 1, "heads": 2, "dim": 8, "targets": 1, "frames": 2, "queries": 4, "shapes": ((3, 4),), **sizes}
+    return stda_case(**sizes).to(dtype=torch.float32)
+
+
+def test_every_gradient_is_written_and_close_to_float64(stda_case, error, launches):
+    case = small(stda_case, components=4, points=2, other_points=2)
+    _, expected = case.to(dtype=torch.float64).gradients("reference")
+    _, grads = case.gradients("triton")
+    assert kernels(launches) == ["stda_forward_kernel", "stda_backward_kernel"]
+    for name in NAMES:
+        assert error(grads[name], expected[name]) <= 5e-5, name
+
+
+def test_deterministic_gradients_do_not_depend_on_the_order_of_queries(stda_case, error, launches):
+    """Programs run in the order of queries, so a permutation of queries is another order of the same sums."""
+    case = small(stda_case, queries=40, shapes=((2, 3),), dim=4, heads=1)
+    order = torch.randperm(40)
+    shuffled = case.replaced(
+        **{name: x[:, :, order] for name, x in case.tensors.items() if name != "value"},
+    )
+    weight = torch.randn(1, 1, 40, 4)
+    _, expected = case.to(dtype=torch.float64).gradients("reference", weight=weight)
+    _, first = case.gradients("triton", weight=weight, deterministic=True)
+    _, second = shuffled.gradients("triton", weight=weight[:, :, order], deterministic=True)
+    assert torch.equal(first["value"], second["value"])
+    assert error(first["value"], expected["value"]) <= 5e-5
+    for name in NAMES[1:]:
+        assert torch.equal(first[name][:, :, order], second[name]), name
+        assert error(first[name], expected[name]) <= 5e-5, name
+    backward = launches[1]
+    assert backward.constants["FIXED_POINT"] and backward.arguments["grad_value"].dtype == torch.int64
+
+
+def test_msda_deterministic_gradients_do_not_depend_on_the_order_of_queries(msda_case, error, launches):
+    case = msda_case(shapes=((2, 3),), batch=1, heads=1, dim=4, queries=40, points=1).to(dtype=torch.float32)
+    order = torch.randperm(40)
+    shuffled = case.replaced(**{name: x[:, order] for name, x in case.tensors.items() if name != "value"})
+    weight = torch.randn(1, 40, 4)
+    _, expected = case.to(dtype=torch.float64).gradients("reference", weight=weight)
+    _, first = case.gradients("triton", weight=weight, deterministic=True)
+    _, second = shuffled.gradients("triton", weight=weight[:, order], deterministic=True)
+    assert kernels(launches) == ["msda_forward_kernel", "msda_backward_kernel"] * 2
+    assert torch.equal(first["value"], second["value"])
+    for name, grad in first.items():
+        assert error(grad, expected[name]) <= 5e-5, name
+
+
+def arguments(case):
+    """What `stda_backward` takes besides `needs` and `deterministic`, for a case with frames 0 and 1."""
+    tensors = case.tensors
+    output, lse = stda_forward(case)
+    rest = [tensors[name] for name in NAMES[1:6]]
+    grad_output = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    return [
+        grad_output,
+        tensors["value"],
+        case.others["spatial_shapes"],
+        *rest,
+        ((0, 1),),
+        tensors["other_reference_points"],
+        output,
+        lse,
+    ]
+
+
+def stda_forward(case):
+    from stnet.kernels.triton_forward import stda_forward as forward
+
+    tensors = case.tensors
+    rest = [tensors[name] for name in NAMES[1:6]]
+    return forward(tensors["value"], case.others["spatial_shapes"], *rest, ((0, 1),), tensors["other_reference_points"])
+
+
+@pytest.mark.parametrize("wanted", range(7), ids=NAMES)
+def test_gradients_nobody_asked_for_cost_nothing(stda_case, launches, wanted):
+    given = arguments(small(stda_case))
+    whole = triton_backward.stda_backward(*given, (True,) * 7, False)
+    needs = tuple(i == wanted for i in range(7))
+    alone = triton_backward.stda_backward(*given, needs, False)
+    assert [gradient is not None for gradient in alone] == list(needs)
+    assert torch.allclose(alone[wanted], whole[wanted], rtol=1e-5, atol=1e-6)
+    constants = launches[-1].constants
+    switches = [constants["config"].NEED_VALUE, *(v for k, v in constants.items() if k.startswith("NEED_"))]
+    assert sum(switches) == 1
+
+
+def test_no_other_reference_points_adds_both_shares(stda_case, launches):
+    case = small(stda_case)
+    case = case.replaced(other_reference_points=case.tensors["reference_points"])
+    given = arguments(case)
+    apart = triton_backward.stda_backward(*given, (True,) * 7, False)
+    given[9] = None
+    together = triton_backward.stda_backward(*given, (True,) * 6 + (False,), False)
+    assert together[6] is None
+    assert torch.allclose(together[1], apart[1] + apart[6])
+
+
+def test_expanded_inputs_get_dense_gradients(stda_case, launches):
+    case = small(stda_case)
+    expanded = case.tensors["reference_points"][:, :, :1].expand_as(case.tensors["reference_points"])
+    given = arguments(case.replaced(reference_points=expanded))
+    given[0] = torch.ones(()).expand_as(given[0])
+    gradient = triton_backward.stda_backward(*given, (True,) * 7, False)[1]
+    given[3], given[0] = expanded.contiguous(), given[0].contiguous()
+    assert gradient.is_contiguous()
+    assert torch.equal(gradient, triton_backward.stda_backward(*given, (True,) * 7, False)[1])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_fixed_point_keeps_more_than_float32(size):
+    terms = (torch.rand(1000) - 0.5) * size
+    fixed = FixedPoint.for_bound(terms.abs().amax(), 1000)
+    sums = (terms * fixed.scale).to(torch.int64).sum().reshape(1)
+    exact = terms.double().sum()
+    assert math.isclose(float(fixed.to_float(sums, torch.float32)), float(exact), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_fixed_point_shows_gradients_that_are_not_finite(bad):
+    fixed = FixedPoint.for_bound(torch.tensor(bad), 10)
+    assert fixed.to_float(torch.zeros(3, dtype=torch.int64), torch.float32).isnan().all()
