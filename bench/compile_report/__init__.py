@@ -3,7 +3,7 @@
     python -m bench.compile_report                          every candidate for sm_90 and gfx942, as a table
     python -m bench.compile_report --target sm_80 --json    another target, as JSON
     python -m bench.compile_report --check                  compare a fresh report with the committed one
-    python -m bench.compile_report --all --output bench/results/compile_report.json      renew the committed one
+    python -m bench.compile_report --all --renew            renew the committed one
 
 A row is one kernel compiled for one layer's shapes, dtype, candidate and target: registers, shared memory, spills,
 vector widths of gathers and reductions, warp instructions per (query, head, sample), and the cache lines a gather

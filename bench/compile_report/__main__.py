@@ -15,14 +15,14 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.compile_report.cases import DTYPES, KERNELS, LAYERS, TARGETS, cases
-from bench.compile_report.compare import compare, key_of, notes, unsound
+from bench.compile_report.compare import compare, key_of, merge, notes, unsound
 from bench.compile_report.measure import forbid_interpreter, measure
 from bench.compile_report.peers import find, measure_peer, peer_cases
 from stnet.errors import ConfigError, DataError
 
 COMMITTED = Path(__file__).parents[1] / "results" / "compile_report.json"
 _QUICK_TARGETS = ("sm_90", "gfx942")
-_HEAD_DIMS = (8, 16, 32, 64, 128)
+_HEAD_DIMS = (8, 16, 32, 64, 128, 256)
 _WORKERS = 2
 
 
@@ -46,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", metavar="FOLDER", help="folder where deformops was installed by pip --target")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to a file as well")
+    parser.add_argument(
+        "--renew",
+        type=Path,
+        nargs="?",
+        const=COMMITTED,
+        metavar="FILE",
+        help="replace the rows of a report (default: the committed one) that this run covers, keep the others",
+    )
     parser.add_argument(
         "--check",
         type=Path,
@@ -189,6 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = build_report(options)
         if options.output:
             options.output.write_text(to_json(report), encoding="utf-8")
+        if options.renew:
+            kept = read_report(options.renew) if options.renew.exists() else None
+            options.renew.write_text(to_json(merge(report, kept) if kept else report), encoding="utf-8")
     except (ConfigError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from stnet.errors import ConfigError
+
 TOLERANCE = 0.02  # of a count per sample: below, the compiler's whims
 CORNERS = 4
 _KEY = ("kernel", "layer", "dtype", "head_dim", "candidate", "target")
@@ -30,6 +32,29 @@ def compare(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
         elif _scope(row) in covered and (row["default"] or not defaults_only):
             found.append(f"{key}: no longer a candidate, renew the committed report")
     return found
+
+
+def merge(fresh: dict[str, Any], committed: dict[str, Any]) -> dict[str, Any]:
+    """The committed report with the rows that the fresh one covers replaced, and its peers where it has any.
+
+    Raises ConfigError where the two were compiled by different versions of Triton.
+    """
+    if fresh["triton"] != committed["triton"]:
+        raise ConfigError(
+            f"the report was compiled by Triton {committed['triton']}, this run by {fresh['triton']}: renew it whole, "
+            "with --all --output"
+        )
+    new = {key_of(row) for row in fresh["rows"]}
+    covered = {_scope(row) for row in fresh["rows"]}
+    defaults_only = all(row["default"] for row in fresh["rows"])
+    kept = [
+        row
+        for row in committed["rows"]
+        if key_of(row) not in new and (_scope(row) not in covered or (defaults_only and not row["default"]))
+    ]
+    rows = sorted([*fresh["rows"], *kept], key=lambda row: (*map(str, _scope(row)), not row["default"]))
+    peers = fresh["peers"] if any("missing" not in peer for peer in fresh["peers"]) else committed["peers"]
+    return {"triton": fresh["triton"], "rows": rows, "peers": peers}
 
 
 def unsound(report: dict[str, Any]) -> list[str]:

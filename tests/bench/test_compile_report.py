@@ -13,9 +13,10 @@ pytest.importorskip("triton")
 
 from bench.compile_report.__main__ import COMMITTED, main, read_report, to_json
 from bench.compile_report.cases import LAYERS, TARGETS, cases, describe
-from bench.compile_report.compare import compare, key_of, notes, unsound
+from bench.compile_report.compare import compare, key_of, merge, notes, unsound
 from bench.compile_report.locality import gather_lines
 from bench.compile_report.measure import lanes_per_row
+from stnet.errors import ConfigError
 from stnet.kernels.launch import Candidate
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine compiles slowly
@@ -97,6 +98,25 @@ def test_counts_that_miss_the_corners_are_unsound():
     assert unsound(report(row())) == []
     assert len(unsound(report(row(gathered_rows=2.0)))) == 1
     assert len(unsound(report(row(reduced_rows=8.0)))) == 1
+
+
+def test_a_partial_run_renews_the_rows_it_covers():
+    gone = row(candidate="q16-w1-packed", default=False)
+    elsewhere = row(target="sm_80")
+    old = report(row(), gone, elsewhere)
+    old["peers"] = [{"package": "deformops", "version": "3.0.1", "instructions": 28.1}]
+    better = row(instructions=6.0)
+    everything = report(better, row(candidate="q64-w1-packed", default=False))
+    assert {key_of(one) for one in merge(everything, old)["rows"]} == {
+        key_of(one) for one in (*everything["rows"], elsewhere)
+    }
+    defaults_only = merge(report(better), old)
+    assert better in defaults_only["rows"]
+    assert gone in defaults_only["rows"]
+    assert len(defaults_only["rows"]) == 3
+    assert defaults_only["peers"] == old["peers"]
+    with pytest.raises(ConfigError, match="renew it whole"):
+        merge(report(row(), triton="3.9.0"), old)
 
 
 def test_versions_are_noted():
