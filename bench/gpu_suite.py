@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 all stages done, 1 some not, 2 wrong use, 130 interrupted."""
     options = _parser().parse_args(arguments)
     deadline = time.monotonic() + 60.0 * options.minutes
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(options, deadline)
     except StnetError as error:
@@ -119,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; go on with --resume", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: argparse.Namespace, deadline: float) -> int:

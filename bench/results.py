@@ -67,7 +67,7 @@ def load(path: Path) -> Run:
         return _suite(content) if "stages" in content else _pytest((content,), {})
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a result file of the benchmarks ({type(error).__name__}: {error})") from error
 
 

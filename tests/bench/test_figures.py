@@ -1,0 +1,199 @@
+"""Reading results, fits, tables, the report, and README figures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench import figures, report, summary, tables
+from bench.results import CPU_FILE, GPU_FILE, Run, load, load_folder
+from stnet.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = {
+    "date": "2026-01-01 00:00 UTC",
+    "device": "cpu",
+    "cpu": "a processor",
+    "cores": 2,
+    "threads": 2,
+    "gpu": None,
+    "python": "3.12",
+    "versions": {"torch": "2.11"},
+    "commit": "abc",
+    "limits": {"copy": 10e9, "matmul_float32": 100e9},
+    "missing": {"mmcv": "mmcv: ModuleNotFoundError"},
+}
+GPU = {"name": "H100", "memory_gib": 80.0, "multiprocessors": 132, "capability": "9.0", "cuda": "13.0"}
+
+
+def _entry(seconds: float, **info) -> dict:
+    stats = {"min": seconds, "q1": seconds, "median": seconds, "q3": seconds, "max": seconds, "rounds": 5}
+    return {"name": "a", "group": "g", "extra_info": info, "stats": stats}
+
+
+def _operator(implementation: str, seconds: float, **info) -> dict:
+    case = {"suite": "operators", "operator": "stda", "layer": "encoder", "positions": "near", "dtype": "float16"}
+    work = {"compulsory": 10**7, "gathered": 10**8, "flops": 10**8}
+    case |= {"batch": 1, "direction": "forward", "error": 1e-6, "work": work}
+    return _entry(seconds, implementation=implementation, **{**case, **info})
+
+
+def _growth(axis: str, amount: float, seconds: float) -> dict:
+    return _entry(seconds, suite="growth", implementation="stnet", axis=axis, amount=amount, dtype="float32")
+
+
+def _inference(implementation: str, mode: str, seconds: float, frames: int) -> dict:
+    info = {"suite": "inference", "mode": mode, "dtype": "float16", "batch": 1, "frames": frames}
+    return _entry(seconds, implementation=implementation, **info)
+
+
+ENTRIES = [
+    _operator("published over grid_sample", 0.010),
+    _operator("stnet", 0.002, baseline="published over grid_sample", ratio=[3.0, 4.0, 5.0]),
+    _inference("published over grid_sample", "single frame", 1.0, 1),
+    _inference("stnet", "single frame", 0.5, 1),
+    _inference("stnet", "encoder shuffle", 0.6, 3),
+    *(_growth("frames of the video", n, 0.5 + 0.25 * n) for n in (4, 8, 16)),
+]
+
+
+def _write(folder: Path, machine: dict = MACHINE, entries=ENTRIES) -> Path:
+    skipped = {"benchmark": "test_stda[x]", "outcome": "failed", "reason": "wrong: relative error | 0.5"}
+    content = {"machine_info": machine, "benchmarks": entries, "without_time": [skipped]}
+    (folder / CPU_FILE).write_text(json.dumps(content))
+    return folder
+
+
+def _write_gpu(folder: Path, entries=ENTRIES) -> Path:
+    machine = {**MACHINE, "device": "cuda", "gpu": GPU, "limits": {**MACHINE["limits"], "l1": 29e12}}
+    part = {"machine_info": machine, "benchmarks": entries, "without_time": []}
+    done = {"status": "done", "seconds": 1.0}
+    stages = {"environment": {**done, "result": machine}, "operators": {**done, "result": part}}
+    (folder / GPU_FILE).write_text(json.dumps({"settings": {}, "stages": stages}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return load(_write(tmp_path) / CPU_FILE)
+
+
+def test_a_fit_recovers_a_line(run):
+    line = tables.fit(run.select(suite="growth"))
+    assert line["slope"] == pytest.approx(0.25)
+    assert line["intercept"] == pytest.approx(0.5)
+    assert line["r2"] == pytest.approx(1.0)
+    assert max(map(abs, line["residuals"])) < 1e-9
+
+
+def test_a_fit_shows_what_is_not_linear(tmp_path):
+    points = [_growth("frames of the video", n, n * n) for n in (1, 2, 3, 4)]
+    line = tables.fit(load(_write(tmp_path, entries=points) / CPU_FILE).select(suite="growth"))
+    assert max(map(abs, line["residuals"])) > 0.1
+    assert line["r2"] < 0.99
+
+
+def test_ratios_taken_in_turn_are_preferred_to_those_of_medians(run):
+    own, baseline = run.find(implementation="stnet", suite="operators"), run.find(suite="operators")
+    assert tables.speedup(own, baseline) == 4.0
+    assert tables.speedup(baseline, baseline) == 1.0
+
+
+def test_device_time_is_preferred_to_wall_time(tmp_path):
+    entries = [_operator("stnet", 0.01, device_cold=0.002), _operator("published over grid_sample", 0.006)]
+    run = load(_write(tmp_path, entries=entries) / CPU_FILE)
+    assert run.measurements[0].seconds == 0.002
+    assert tables.speedup(*run.measurements) == pytest.approx(3.0)
+
+
+def test_fractions_of_limits(run):
+    reached = tables.fractions(run, run.find(implementation="stnet", suite="operators"))
+    assert reached == {"copy": pytest.approx(0.5), "arithmetic": pytest.approx(0.5)}
+
+
+def test_report_of_a_cpu_says_what_is_unconfirmed_and_missing(tmp_path):
+    assert report.main(["--results", str(_write(tmp_path))]) == 0
+    text = (tmp_path / report.REPORT_FILE).read_text()
+    assert text.count("unconfirmed on a GPU") == len(summary.TARGETS) + 1
+    assert "mmcv: ModuleNotFoundError" in text
+    assert "wrong: relative error / 0.5" in text
+    assert "| 4x |" in text
+    assert "commit abc" in text
+    assert (tmp_path / "cpu_growth.png").stat().st_size > 1000
+
+
+def test_report_of_a_gpu_compares_with_the_targets(tmp_path):
+    entries = [*ENTRIES, _operator("published over Deformable DETR CUDA", 0.012)]
+    run = load(_write_gpu(tmp_path, entries) / GPU_FILE)
+    rows = summary.targets_table(run).splitlines()
+    assert "| 2 ms | missed |" in rows[2]
+    assert "| 6x | met |" in rows[3]
+    assert "unconfirmed" in rows[4]
+    shuffle = next(row for row in rows if "encoder shuffle" in row)
+    assert "| 2.5x | met |" in shuffle
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"benchmarks": 3}', '{"stages": 5}'])
+def test_a_damaged_result_file_is_named(tmp_path, content):
+    (tmp_path / CPU_FILE).write_text(content)
+    with pytest.raises(DataError, match=CPU_FILE):
+        load(tmp_path / CPU_FILE)
+
+
+def test_report_without_results_is_an_error(tmp_path, capsys):
+    assert report.main(["--results", str(tmp_path)]) == 2
+    assert "holds neither" in capsys.readouterr().err
+
+
+README = "# Title\n\n<!-- figures:{} -->\nold\n<!-- /figures -->\n\ntext\n"
+
+
+@pytest.mark.parametrize("name", [*figures.BLOCKS, figures.TARGETS])
+def test_filled_figures_agree_until_results_change(tmp_path, name):
+    runs = load_folder(_write(tmp_path))
+    old = README.format(name)
+    assert figures.disagreements(old, runs) == [name]
+    text = figures.fill(old, runs)
+    assert figures.disagreements(text, runs) == []
+    assert text.startswith("# Title\n\n")
+    assert text.endswith("<!-- /figures -->\n\ntext\n")
+    assert figures.fill(text, runs) == text
+    assert "nconfirmed on a GPU" in text
+
+
+def test_figures_of_a_gpu_come_first_and_are_confirmed(tmp_path):
+    runs = load_folder(_write_gpu(_write(tmp_path)))
+    text = figures.fill(README.format("machine"), runs)
+    assert text.index("H100") < text.index("Measured on CPU")
+    assert "nconfirmed" not in text
+
+
+def test_unknown_figures_are_refused(tmp_path):
+    with pytest.raises(DataError, match="'speed'"):
+        figures.fill(README.format("speed"), load_folder(_write(tmp_path)))
+
+
+def test_an_open_marker_is_refused(tmp_path):
+    with pytest.raises(DataError, match="/figures"):
+        figures.fill("<!-- figures:machine -->\n", load_folder(_write(tmp_path)))
+
+
+def test_check_command_tells_agreement_by_its_exit_status(tmp_path):
+    results = _write(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(README.format("inference"))
+    arguments = ["--results", str(results), "--readme", str(readme)]
+    assert report.main([*arguments, "--check"]) == 1
+    assert report.main(arguments) == 0
+    assert report.main([*arguments, "--check"]) == 0
+    _write(tmp_path, entries=[*ENTRIES[:-4], _inference("stnet", "encoder shuffle", 0.3, 3)])
+    assert report.main([*arguments, "--check"]) == 1
+
+
+def test_readme_agrees_with_the_committed_results(tmp_path):
+    readme = ROOT / "README.md"
+    if not readme.exists() or "<!-- figures:" not in readme.read_text(encoding="utf-8"):
+        pytest.skip("README.md has no figures yet")
+    results = shutil.copytree(ROOT / "bench" / "results", tmp_path / "results")
+    assert report.main(["--results", str(results), "--readme", str(readme), "--check"]) == 0

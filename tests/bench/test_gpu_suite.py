@@ -1,0 +1,199 @@
+"""The GPU suite's bookkeeping: results on disk after every stage, budgets, resumption; and its flow on a CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_suite
+from bench.results import GPU_FILE
+from bench.stages import STAGES, Stage, StageError, add_pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _suite(monkeypatch, out: Path, stages: list[Stage], *arguments: str) -> tuple[int, dict]:
+    monkeypatch.setattr(gpu_suite, "STAGES", tuple(stages))
+    status = gpu_suite.main(["--out", str(out), "--device", "cpu", *arguments])
+    return status, json.loads((out / GPU_FILE).read_text())["stages"]
+
+
+def _stage(name: str, run=lambda context, seconds: {"note": "ran"}, **settings) -> Stage:
+    return Stage(name=name, **{"share": 1, "least": 0, "run": run, **settings})
+
+
+def test_a_stage_that_fails_keeps_its_result_and_lets_others_run(monkeypatch, tmp_path):
+    def fails(context, seconds):
+        raise StageError("two tests failed", {"counts": {"FAILED": 2}})
+
+    def breaks(context, seconds):
+        raise RuntimeError("CUDA error")
+
+    status, stages = _suite(monkeypatch, tmp_path, [_stage("a", fails), _stage("b", breaks), _stage("c")])
+    assert status == 1
+    assert stages["a"]["status"] == "failed"
+    assert stages["a"]["reason"] == "two tests failed"
+    assert stages["a"]["result"] == {"counts": {"FAILED": 2}}
+    assert stages["b"]["reason"] == "RuntimeError: CUDA error"
+    assert stages["c"]["status"] == "done"
+
+
+def test_stages_share_the_time_that_is_left(monkeypatch, tmp_path):
+    given = {}
+
+    def note(name):
+        return lambda context, seconds: given.setdefault(name, seconds) and {}
+
+    stages = [_stage("a", note("a"), share=1), _stage("b", note("b"), share=3)]
+    status, _ = _suite(monkeypatch, tmp_path, stages, "--minutes", "2")
+    left = 120 - gpu_suite.RESERVED_SECONDS
+    assert status == 0
+    assert given["a"] == pytest.approx(left / 4, abs=2)
+    assert given["b"] == pytest.approx(left, abs=2)  # what the first did not use is the second's
+
+
+def test_a_stage_without_time_is_skipped_and_says_so(monkeypatch, tmp_path):
+    status, stages = _suite(monkeypatch, tmp_path, [_stage("a", least=100), _stage("b")], "--minutes", "1")
+    assert status == 1
+    assert stages["a"]["status"] == "skipped"
+    assert "s left" in stages["a"]["reason"]
+    assert stages["b"]["status"] == "done"
+
+
+def test_resume_runs_what_is_not_done(monkeypatch, tmp_path):
+    ran = []
+    broken = [True]
+
+    def flaky(context, seconds):
+        ran.append("b")
+        if broken[0]:
+            raise StageError("not yet")
+        return {"note": "ran"}
+
+    stages = [_stage("a", lambda c, s: ran.append("a") or {}), _stage("b", flaky)]
+    assert _suite(monkeypatch, tmp_path, stages)[0] == 1
+    broken[0] = False
+    status, results = _suite(monkeypatch, tmp_path, stages, "--resume")
+    assert status == 0
+    assert ran == ["a", "b", "b"]
+    assert {stage["status"] for stage in results.values()} == {"done"}
+
+
+def test_named_stages_run_again(monkeypatch, tmp_path):
+    ran = []
+    stages = [_stage(name, lambda c, s, name=name: ran.append(name) or {}) for name in "abc"]
+    _suite(monkeypatch, tmp_path, stages)
+    _suite(monkeypatch, tmp_path, stages, "--resume", "--stages", "c,b")
+    assert ran == ["a", "b", "c", "b", "c"]
+
+
+def _start(monkeypatch, block: Path, out: Path, *arguments: str) -> BaseProcess:
+    """The suite in a process of its own; its second stage waits for as long as the file `block` is there."""
+
+    def wait(context, seconds):
+        while block.exists():
+            time.sleep(0.02)
+        return {"note": "over"}
+
+    stages = (
+        _stage("environment", lambda context, seconds: {"device": "cpu", "drawn": time.time()}),
+        _stage("waiting", wait),
+        _stage("last"),
+    )
+    monkeypatch.setattr(gpu_suite, "STAGES", stages)
+    command = ["--out", str(out), "--device", "cpu", *arguments]
+    process = get_context("fork").Process(target=lambda: sys.exit(gpu_suite.main(command)))
+    process.start()
+    return process
+
+
+def _status(process: BaseProcess) -> int | None:
+    process.join(60)
+    return process.exitcode
+
+
+def _wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked-to-stop"])
+def test_stopped_in_a_stage_and_resumed_gives_the_same_report(monkeypatch, tmp_path, number):
+    block, out, undisturbed = tmp_path / "block", tmp_path / "out", tmp_path / "undisturbed"
+    block.touch()
+    process = _start(monkeypatch, block, out)
+    _wait_for((out / GPU_FILE).exists)
+    os.kill(process.pid, number)
+    assert _status(process) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    before = json.loads((out / GPU_FILE).read_text())["stages"]
+    assert list(before) == ["environment"]
+
+    block.unlink()
+    assert _status(_start(monkeypatch, block, out, "--resume")) == 0
+    resumed = json.loads((out / GPU_FILE).read_text())["stages"]
+    assert resumed["environment"] == before["environment"]
+    assert _status(_start(monkeypatch, block, undisturbed)) == 0
+    whole = json.loads((undisturbed / GPU_FILE).read_text())["stages"]
+    assert list(resumed) == list(whole)
+    assert all(resumed[name]["status"] == whole[name]["status"] == "done" for name in whole)
+    assert sorted(path.name for path in out.iterdir()) == [GPU_FILE, gpu_suite.LOG_FILE]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stages", "tuning,nonsense"], "'nonsense' is none of environment"),
+        (["--device", "cuda"], "finds no GPU"),
+    ],
+)
+def test_wrong_use_is_explained(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu_suite.main(["--out", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ({"settings": {"device": "cpu", "size": "smoke"}, "stages": {}}, [], "add --resume"),
+        ({"settings": {"device": "cuda", "size": "paper"}, "stages": {}}, ["--resume"], "made with device cuda"),
+        ({"stages": 3}, ["--resume"], "no result file"),
+    ],
+)
+def test_earlier_results_are_not_overwritten(tmp_path, capsys, content, arguments, message):
+    (tmp_path / GPU_FILE).write_text(json.dumps(content))
+    assert gpu_suite.main(["--out", str(tmp_path), "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert json.loads((tmp_path / GPU_FILE).read_text()) == content
+
+
+def test_pictures_of_an_earlier_stage_stay_in_the_archive(tmp_path):
+    archive, picture = tmp_path / "pictures.zip", tmp_path / "p.png"
+    for name, content in (("a.png", b"1"), ("b.png", b"2"), ("a.png", b"3")):
+        picture.write_bytes(content)
+        add_pictures(archive, {name: picture})
+    with zipfile.ZipFile(archive) as stored:
+        assert {name: stored.read(name) for name in stored.namelist()} == {"a.png": b"3", "b.png": b"2"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_whole_flow_on_a_cpu(tmp_path):
+    command = [sys.executable, "-m", "bench.gpu_suite", "--out", str(tmp_path), "--device", "cpu", "--minutes", "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    results = json.loads((tmp_path / GPU_FILE).read_text())["stages"]
+    assert {name: stage["status"] for name, stage in results.items()} == {s.name: "done" for s in STAGES}, done.stdout
+    assert done.returncode == 0
+    assert "target, one H100" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [GPU_FILE, "pictures.zip", "suite.log"]
+    assert results["training"]["result"]["steps"] >= 1

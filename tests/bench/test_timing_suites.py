@@ -1,0 +1,63 @@
+"""The timing suites: what is wrong or missing gets no time, what is right gets a complete record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.timing import WrongResultError, quantiles, relative_error, require_correct
+
+ROOT = Path(__file__).resolve().parents[2]
+# Turns the reference implementation (not what results are checked against) into one that is off by a tenth.
+WRONG = """
+from bench import baselines
+right = baselines._stnet_stda
+baselines._stnet_stda = lambda backend, *a: right(backend, *a) * (1.1 if backend == "reference" else 1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    "output",
+    [torch.full((4,), 1.1), torch.tensor([1.0, 1.0, 1.0, torch.nan]), torch.ones(3)],
+    ids=["off", "nan", "shape"],
+)
+def test_wrong_results_are_refused(output):
+    with pytest.raises(WrongResultError):
+        require_correct(output, torch.ones(4), 0.01)
+
+
+def test_the_error_is_relative_to_the_reference():
+    reference = torch.randn(1000)
+    assert relative_error(1.001 * reference, reference) == pytest.approx(1e-3, rel=0.01)
+    assert require_correct(1.001 * reference, reference, 0.01) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_quantiles_of_a_known_sample():
+    assert quantiles([float(i) for i in range(11)]) == pytest.approx([2.0, 5.0, 8.0])
+
+
+def test_a_wrong_implementation_gets_no_time(tmp_path):
+    (tmp_path / "wrong_reference.py").write_text(WRONG)
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "pytest", "bench/bench_operators.py", "-p", "wrong_reference"]
+    command += ["-k", "test_stda and decoder and forward and near and not transformers", "--bench-device=cpu"]
+    command += ["--bench-size=smoke", "--bench-budget=0.01", f"--benchmark-json={out}", "-p", "no:cacheprovider"]
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    results = json.loads(out.read_text())
+    timed = {entry["extra_info"]["implementation"]: entry["extra_info"] for entry in results["benchmarks"]}
+    assert "reference" not in timed
+    assert {"stnet", "published over grid_sample"} <= set(timed)
+    assert timed["stnet"]["error"] < 1e-4
+    assert len(timed["stnet"]["ratio"]) == 3
+    failed = [entry for entry in results["without_time"] if entry["outcome"] == "failed"]
+    assert ["reference-" in entry["benchmark"] for entry in failed] == [True]
+    assert "wrong: relative error 0.1" in failed[0]["reason"]
+    machine = results["machine_info"]
+    assert machine["limits"]["copy"] > 0
+    assert "node" not in machine
