@@ -39,13 +39,16 @@ class NoisedLesions:
     copies: int
 
 
-def noised_lesions(batch: ClipBatch, targets: FrameTargets, copies: int, seed: tuple[int, ...]) -> NoisedLesions | None:
+def noised_lesions(
+    batch: ClipBatch, targets: FrameTargets, copies: int, classes: int, seed: tuple[int, ...]
+) -> NoisedLesions | None:
     """Draw the copies for a batch; None where it shows no lesion.
 
     Args:
         batch: names the clips, which seed their own noise.
         targets: of the batch's B x T frames.
         copies: of every lesion.
+        classes: number of categories, ids 1 to `classes`.
         seed: of the run and the step.
     """
     if not any(targets.counts):
@@ -53,7 +56,6 @@ def noised_lesions(batch: ClipBatch, targets: FrameTargets, copies: int, seed: t
     clips, frames, most = len(batch.videos), len(batch.boxes[0]), targets.boxes.shape[1]
     boxes = np.tile(np.float32([0.5, 0.5, 1, 1]), (clips, frames, copies, 2, most, 1))
     labels = np.zeros((clips, frames, copies, 2, most), dtype=np.int64)
-    classes = int(targets.labels.max())
     for clip in range(clips):
         rng = np.random.default_rng((*seed, batch.image_ids[clip][0], len(batch.videos[clip])))
         for frame in range(frames):
@@ -63,9 +65,7 @@ def noised_lesions(batch: ClipBatch, targets: FrameTargets, copies: int, seed: t
                 boxes[clip, frame, :, :, :count] = _noised_boxes(known, copies, rng)
                 shown = np.broadcast_to(batch.labels[clip][frame].cpu().numpy(), (copies, 2, count))
                 swapped = rng.random(shown.shape) < LABEL_NOISE
-                labels[clip, frame, :, :, :count] = np.where(
-                    swapped, rng.integers(1, max(classes, 2) + 1, shown.shape), shown
-                )
+                labels[clip, frame, :, :, :count] = np.where(swapped, rng.integers(1, classes + 1, shown.shape), shown)
     device = targets.boxes.device
     return NoisedLesions(
         boxes=torch.from_numpy(boxes.reshape(clips, frames, -1, 4)).to(device),

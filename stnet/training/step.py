@@ -103,7 +103,8 @@ class Stepper:
         with exchange:
             noised = None
             if self.config.denoising:
-                noised = noised_lesions(batch, targets, self.config.denoising, (self.config.seed, step))
+                classes = len(self.config.model.class_names)
+                noised = noised_lesions(batch, targets, self.config.denoising, classes, (self.config.seed, step))
             layers, restored = split_queries(self._forward(batch, noised), self.config.model.queries)
             try:
                 losses = self.criterion(layers, targets)

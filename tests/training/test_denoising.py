@@ -1,5 +1,7 @@
 """Denoising queries never leak into the learned ones, and their targets are right."""
 
+import dataclasses
+
 import torch
 
 from stnet.data.dataset import ClipBatch
@@ -26,7 +28,7 @@ def batch_of(counts: list[list[int]]) -> ClipBatch:
 
 
 def noise(batch, seed=(0, 0)):
-    return noised_lesions(batch, _targets(batch, "cpu"), COPIES, seed)
+    return noised_lesions(batch, _targets(batch, "cpu"), COPIES, 2, seed)
 
 
 def test_learned_queries_do_not_see_the_copies(small_recipe):
@@ -71,8 +73,17 @@ def test_noise_depends_on_seed_and_clip_alone():
     batch = batch_of([[1, 2, 1], [1, 1, 2]])
     assert torch.equal(noise(batch).boxes, noise(batch).boxes)
     assert not torch.equal(noise(batch).boxes, noise(batch, (0, 1)).boxes)
-    single = batch_of([[1, 2, 1]])
-    assert torch.equal(noise(single).boxes, noise(batch).boxes[:1])
+    first = {item.name: getattr(batch, item.name)[:1] for item in dataclasses.fields(batch)}
+    alone = noise(ClipBatch(**first))
+    assert torch.equal(alone.boxes, noise(batch).boxes[:1])
+    assert torch.equal(alone.labels, noise(batch).labels[:1])
+
+
+def test_a_single_class_is_never_swapped():
+    batch = batch_of([[2, 2, 2]])
+    labels = [[torch.ones_like(frame) for frame in clip] for clip in batch.labels]
+    batch = dataclasses.replace(batch, labels=labels)
+    assert noised_lesions(batch, _targets(batch, "cpu"), COPIES, 1, (0, 0)).labels.eq(1).all()
 
 
 def test_batches_without_lesions_have_no_copies():
