@@ -74,7 +74,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detect
         CheckpointError: the file is missing, unsafe, damaged, or its parameters are not those of the model; the
             message lists the keys or shapes that differ.
     """
-    path = _resolve(name_or_path)
+    path = resolve(name_or_path)
     checkpoint = read_checkpoint(path)
     if checkpoint.ignored:
         log.info("%s: ignored %d keys: %s", path, len(checkpoint.ignored), ", ".join(checkpoint.ignored))
@@ -208,7 +208,8 @@ def load_backbone(backbone: ResNet, source: str | Path) -> None:
     backbone.load_state_dict(state)
 
 
-def _resolve(name_or_path: str | Path) -> Path:
+def resolve(name_or_path: str | Path) -> Path:
+    """The file behind the name of a shipped checkpoint, or the path itself."""
     if str(name_or_path) in shipped_names():
         return SHIPPED / f"{name_or_path}.safetensors"
     return Path(name_or_path)

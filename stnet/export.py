@@ -1,0 +1,202 @@
+"""Export a detector for other runtimes, with the difference to PyTorch measured and printed.
+
+    python -m stnet.export tiny --output exported --height 128 --width 160
+
+writes `model.safetensors` with a model card, `model.pt2` (torch.export) and `model.onnx`. Exported programs take clips
+of one size, [B, F, 3, height, width] normalized, without padding, and give logits [B, T, Q, classes] and boxes
+[B, T, Q, 4] (cx, cy, w, h in [0, 1]). They are made of portable operations: they run without Triton and without stnet.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import stnet
+from stnet.errors import ConfigError, StnetError
+from stnet.model.attention import SpatialTemporalDeformableAttention
+from stnet.model.checkpoint import read_checkpoint, resolve, save
+from stnet.model.detector import Detector
+
+ONNX_OPSET = 20  # GridSample of opset 20 knows bilinear interpolation by the name PyTorch exports
+TOLERANCE = 1e-3
+FORMATS = ("safetensors", "torch", "onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Largest absolute differences between an exported program and the model."""
+
+    logits: float
+    boxes: float
+
+
+class _ClipProgram(nn.Module):
+    """The detector as a function of clips alone."""
+
+    def __init__(self, model: Detector, targets: int):
+        super().__init__()
+        self.model, self.targets = model, targets
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.model(clips, targets=self.targets)
+        return output.logits, output.boxes
+
+
+def portable_program(model: Detector, targets: int) -> nn.Module:
+    """The detector in evaluation mode with its operators made of plain PyTorch operations."""
+    for module in model.modules():
+        if isinstance(module, SpatialTemporalDeformableAttention):
+            module.backend = "reference"
+    return _ClipProgram(model.eval().requires_grad_(False), targets)
+
+
+def export_torch(program: nn.Module, clips: Tensor, path: Path) -> Parity:
+    """Write a `torch.export` program and compare what is read back with the model."""
+    torch.export.save(_exported(program, clips), path)
+    loaded = torch.export.load(path).module()
+    return _parity(program, loaded, clips)
+
+
+def export_onnx(program: nn.Module, clips: Tensor, path: Path) -> Parity:
+    """Write an ONNX model and compare ONNX Runtime on the CPU with the model.
+
+    Raises:
+        ConfigError: the packages onnx, onnxscript and onnxruntime are not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"ONNX export needs {error.name}: pip install 'stnet[onnx]'") from error
+    # Without the optimizer's constant folding, which takes minutes and changes nothing that a runtime does not redo.
+    exported = torch.onnx.export(
+        _exported(program, clips), dynamo=True, opset_version=ONNX_OPSET, optimize=False, verbose=False
+    )
+    exported.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(inputs: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(output) for output in session.run(None, {name: inputs.numpy()})]
+
+    return _parity(program, run, clips)
+
+
+def _exported(program: nn.Module, clips: Tensor) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        program(clips)  # the geometry of this size is kept by now, and becomes a constant of the program
+        return torch.export.export(program, (clips,))
+
+
+@torch.no_grad()
+def _parity(program: Callable, other: Callable, clips: Tensor) -> Parity:
+    clips = torch.randn_like(clips)
+    logits, boxes = (
+        (ours - theirs).abs().max().item() for ours, theirs in zip(program(clips), other(clips), strict=True)
+    )
+    return Parity(logits=logits, boxes=boxes)
+
+
+def model_card(model: Detector, metadata: dict[str, str], source: str) -> str:
+    """A short description in Markdown, as model hubs expect it."""
+    facts = "".join(f"- {key}: {value}\n" for key, value in sorted(metadata.items()))
+    return f"""---
+license: apache-2.0
+library_name: stnet
+tags: [object-detection, ultrasound, video]
+---
+# STNet detector
+
+Breast-lesion detection in ultrasound video (STNet, MICCAI 2023). Classes: {", ".join(model.config.class_names)}.
+Parameters: {sum(p.numel() for p in model.parameters()):,}. Source: {source}.
+
+```python
+import stnet
+model = stnet.load("model.safetensors")
+```
+
+Intended for research. Not a medical device; not for diagnosis. How it behaves on images of scanners and patients it
+was not trained on is unknown.
+
+{facts}
+```json
+{model.config.to_json()}
+```
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stnet.export", description="Export a detector to torch.export, ONNX and safetensors."
+    )
+    parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
+    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")
+    parser.add_argument("--height", type=int, help="rows of the frames (default: the model's image size)")
+    parser.add_argument("--width", type=int, help="columns of the frames (default: the model's image size)")
+    parser.add_argument("--clips", type=int, default=1, help="clips per call (default: 1)")
+    parser.add_argument("--targets", type=int, default=3, help="frames predicted per clip (default: 3)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    options = parser.parse_args(arguments)
+    try:
+        return _export(options)
+    except StnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _export(options: argparse.Namespace) -> int:
+    model = stnet.load(options.checkpoint)
+    size = model.config.image_size
+    height, width = options.height or size, options.width or size
+    for name, value, least in (("--height", height, 32), ("--width", width, 32), ("--clips", options.clips, 1)):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    if not 1 <= options.targets <= model.config.frames:
+        raise ConfigError(f"--targets is {options.targets}; clips of this model have {model.config.frames} frames")
+    names = {"safetensors": ("model.safetensors", "README.md"), "torch": ("model.pt2",), "onnx": ("model.onnx",)}
+    paths = [options.output / name for kind in options.formats for name in names[kind]]
+    taken = [str(path) for path in paths if path.exists()]
+    if taken and not options.overwrite:
+        raise ConfigError(f"{', '.join(taken)} exist; choose another --output or pass --overwrite")
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    if "safetensors" in options.formats:
+        metadata = read_checkpoint(resolve(options.checkpoint)).metadata
+        save(model, options.output / "model.safetensors", metadata)
+        (options.output / "README.md").write_text(model_card(model, metadata, str(options.checkpoint)))
+        print(f"{options.output / 'model.safetensors'}: weights, with a model card beside them")
+
+    program = portable_program(model, options.targets)
+    clips = torch.randn(options.clips, model.config.frames, 3, height, width)
+    worst = 0.0
+    for kind, export in (("torch", export_torch), ("onnx", export_onnx)):
+        if kind not in options.formats:
+            continue
+        path = options.output / names[kind][0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            parity = export(program, clips, path)
+            logging.disable(logging.NOTSET)
+        worst = max(worst, parity.logits, parity.boxes)
+        print(f"{path}: clips {list(clips.shape)}, differences to PyTorch {json.dumps(vars(parity))}")
+    if worst > TOLERANCE:
+        print(
+            f"error: an exported program differs from the model by {worst:.2g}, more than {TOLERANCE}", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Exported programs compute what the model computes."""
+
+import json
+import re
+
+import pytest
+import torch
+
+import stnet
+from stnet.export import export_torch, main, portable_program
+from stnet.model.config import ModelConfig
+from stnet.model.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone="resnet10", backbone_width=8, backbone_norm="group", hidden_dim=32, heads=2, feedforward_dim=32,
+        dropout=0.0, encoder_layers=1, decoder_layers=2, queries=5, frames=4, image_size=64,
+    )  # fmt: skip
+    model = Detector(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    stnet.save(model, path, {"seed": "0"})
+    return path
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_torch_export_equals_the_model(checkpoint, tmp_path, targets):
+    program = portable_program(stnet.load(checkpoint), targets)
+    parity = export_torch(program, torch.randn(2, 4, 3, 64, 96), tmp_path / "model.pt2")
+    assert max(parity.logits, parity.boxes) < 1e-4
+
+
+def test_exports_need_no_operator_of_ours(checkpoint, tmp_path):
+    program = portable_program(stnet.load(checkpoint), 1)
+    export_torch(program, torch.randn(1, 4, 3, 64, 64), tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    assert not [node for node in loaded.graph.nodes if "stnet" in str(node.target)]
+
+
+def test_onnx_equals_the_model(checkpoint, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    arguments = [str(checkpoint), "--output", str(tmp_path), "--formats", "onnx", "--height", "64", "--width", "96"]
+    assert main(arguments) == 0
+    differences = json.loads(re.search(r"\{.*\}", capsys.readouterr().out).group())
+    assert max(differences.values()) < 1e-4
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_safetensors_come_with_a_model_card(checkpoint, tmp_path):
+    assert main([str(checkpoint), "--output", str(tmp_path), "--formats", "safetensors"]) == 0
+    original, copy = stnet.load(checkpoint).state_dict(), stnet.load(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(value, copy[key]) for key, value in original.items())
+    card = (tmp_path / "README.md").read_text()
+    assert "Not a medical device" in card and "seed: 0" in card
+
+
+@pytest.mark.parametrize(("extra", "message"), [(["--targets", "9"], "4 frames"), (["--height", "8"], "--height is 8")])
+def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, message):
+    assert main([str(checkpoint), "--output", str(tmp_path), *extra]) == 2
+    assert message in capsys.readouterr().err
