@@ -134,7 +134,8 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {infer.SCORE_THRESHOLD}) in {score.frames_found} of the "
         f"{score.frames_with_lesion} frames that show one ({score.found:.0%}), with the right class in "
-        f"{score.class_right}; {score.false_positives_per_frame:.2f} false positives per frame over {score.frames} frames.\n"
+        f"{score.class_right}; {score.false_positives_per_frame:.2f} false positives per frame over {score.frames} "
+        f"frames.\n"
         f"Watch {results}/*/annotated.mp4; the numbers are in detections.json and detections.csv beside it."
     )
     return 0
