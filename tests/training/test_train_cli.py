@@ -114,7 +114,8 @@ def test_mistakes_are_explained_without_a_traceback(arguments, message, small_da
     places = {"DATA": str(small_dataset), "OUT": str(tmp_path / "out")}
     for key, place in places.items():
         arguments = [argument.replace(key, place) for argument in arguments]
-    assert main([*arguments, *(SMALL if "--evaluate" not in arguments else [])]) == 2
+    recipe = [] if "--evaluate" in arguments else SMALL
+    assert main([*recipe, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
 
