@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _INT64_BITS = 62  # one below the sign: the bound is met with room for rounding
-_MAX_EXPONENT = 96  # keeps terms, which are float32 before they are rounded, finite
+_MAX_EXPONENT = 126  # scale and its inverse are normal float32; a term is then resolved to 2^-126
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def test_expanded_inputs_get_dense_gradients(stda_case, launches):
     assert torch.equal(gradient, triton_backward.stda_backward(*given, (True,) * 7, False)[1])
 
 
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e30])
 def test_fixed_point_keeps_more_than_float32(size):
     terms = (torch.rand(1000) - 0.5) * size
     fixed = FixedPoint.for_bound(terms.abs().amax(), 1000)
