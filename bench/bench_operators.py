@@ -7,7 +7,7 @@ import torch
 
 from bench import baselines
 from bench.counts import backward_work, forward_work
-from bench.inputs import POSITIONS, msda_inputs, stda_inputs
+from bench.inputs import POSITIONS, msda_inputs, output_gradient, stda_inputs
 from bench.shapes import DTYPES
 from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 from stnet.kernels.reference import msda_reference, stda_reference
@@ -40,7 +40,7 @@ def _backward(attend, problem) -> Action:
 
     def prepare(inputs):
         output = attend(problem, inputs)
-        return output, inputs.differentiable(), torch.ones_like(output)
+        return output, inputs.differentiable(), output_gradient(output)
 
     return Action(run=torch.autograd.grad, prepare=prepare)
 

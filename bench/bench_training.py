@@ -7,7 +7,7 @@ import torch
 
 from bench import models
 from bench.shapes import DTYPES
-from bench.timing import ERROR_LIMITS, Action, require_correct
+from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 from stnet.data.dataset import ClipBatch
 from stnet.model.config import ModelConfig
 from stnet.training.config import TrainConfig
@@ -52,9 +52,10 @@ def _step(stepper: Stepper) -> Action:
 
 
 def _check(steppers: tuple[Stepper, Stepper], batch: ClipBatch, limit: float) -> float:
-    """The loss of a first step against the float32 reference's, from the same weights."""
-    losses = [torch.tensor([stepper.run([batch], step=0, rate_factor=0.0).loss]) for stepper in steppers]
-    return require_correct(*losses, limit, "loss")
+    """Loss and norm of the gradients of a first step against the float32 reference's, from the same weights."""
+    figures = [stepper.run([batch], step=0, rate_factor=0.0) for stepper in steppers]
+    losses, norms = ([torch.tensor([getattr(x, name)]) for x in figures] for name in ("loss", "grad_norm"))
+    return max(require_correct(*losses, limit, "loss"), require_correct(*norms, max(limit, JUMP_LIMIT), "gradients"))
 
 
 @pytest.mark.parametrize("implementation", models.MODELS)

@@ -152,8 +152,8 @@ def available() -> Callable[[Callable[[str], Any], str], Any]:
 def measure(benchmark, settings, request) -> Callable[..., None]:
     """Check an action's result, then time it; one that fails either gets no time and is reported as failed.
 
-    `measure(action, sets, group=..., info=..., check=..., baseline=(name, action), work=...)`: `check()` returns
-    the relative error or raises WrongResultError; `work` are the counts that limits are derived from.
+    `measure(action, sets, group=..., info=..., check=..., baseline=(name, action), work=...)`: `check()` returns the
+    relative error (None where there is none to give) or raises WrongResultError; limits are derived from `work`.
     """
 
     def run(
@@ -162,7 +162,7 @@ def measure(benchmark, settings, request) -> Callable[..., None]:
         *,
         group: str,
         info: dict[str, Any],
-        check: Callable[[], float] | None = None,
+        check: Callable[[], float | None] | None = None,
         baseline: tuple[str, Action] | None = None,
         work: Work | None = None,
     ) -> None:
@@ -193,11 +193,9 @@ def pytest_runtest_makereport(item, call):
     """Note benchmarks that were skipped or failed, with the reason."""
     report = yield
     if report.skipped or report.failed:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        lines = reason.removeprefix("Skipped: ").strip().splitlines() or [""]
-        item.config.stash[WITHOUT_TIME].append(
-            {"benchmark": item.name, "outcome": report.outcome, "reason": lines[-1][:LONGEST_REASON]}
-        )
+        reason = f"{call.excinfo.typename}: {call.excinfo.value}" if report.failed else report.longrepr[2]
+        reason = reason.removeprefix("Skipped: ").removeprefix("Failed: ").splitlines()[0][:LONGEST_REASON]
+        item.config.stash[WITHOUT_TIME].append({"benchmark": item.name, "outcome": report.outcome, "reason": reason})
     return report
 
 

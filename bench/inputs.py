@@ -91,6 +91,15 @@ def msda_inputs(
     )
 
 
+def output_gradient(output: Tensor) -> Tensor:
+    """The same random numbers for every output of one shape and device, in its dtype.
+
+    Random, because behind a LayerNorm the gradients of simple sums cancel to nothing but rounding errors.
+    """
+    generator = torch.Generator(output.device).manual_seed(0)
+    return torch.randn(output.shape, generator=generator, device=output.device).to(output.dtype)
+
+
 class _Drawer:
     def __init__(self, dtype: torch.dtype, device: torch.device, seed: int):
         self.dtype, self.device = dtype, device

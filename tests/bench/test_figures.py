@@ -43,9 +43,9 @@ def _growth(axis: str, amount: float, seconds: float) -> dict:
     return _entry(seconds, suite="growth", implementation="stnet", axis=axis, amount=amount, dtype="float32")
 
 
-def _inference(implementation: str, mode: str, seconds: float, frames: int) -> dict:
+def _inference(implementation: str, mode: str, seconds: float, frames: int, **more) -> dict:
     info = {"suite": "inference", "mode": mode, "dtype": "float16", "batch": 1, "frames": frames}
-    return _entry(seconds, implementation=implementation, **info)
+    return _entry(seconds, implementation=implementation, **info, **more)
 
 
 ENTRIES = [
@@ -105,6 +105,19 @@ def test_device_time_is_preferred_to_wall_time(tmp_path):
     run = load(_write(tmp_path, entries=entries) / CPU_FILE)
     assert run.measurements[0].seconds == 0.002
     assert tables.speedup(*run.measurements) == pytest.approx(3.0)
+
+
+def test_gains_of_modes_come_from_their_common_baseline(tmp_path):
+    turns = {"baseline": "published over grid_sample, single frame"}
+    entries = [
+        _inference("published over grid_sample", "single frame", 9.0, 1),
+        _inference("stnet", "single frame", 0.5, 1, ratio=[1.0, 2.0, 3.0], **turns),
+        _inference("stnet", "encoder shuffle", 0.4, 3, ratio=[1.0, 1.8, 3.0], **turns),
+    ]
+    published, single, shuffled = load(_write(tmp_path, entries=entries) / CPU_FILE).measurements
+    assert tables.rate_gain(single, published) == pytest.approx(2.0)
+    assert tables.rate_gain(shuffled, published) == pytest.approx(5.4)
+    assert tables.rate_gain(shuffled, single) == pytest.approx(2.7)
 
 
 def test_fractions_of_limits(run):
