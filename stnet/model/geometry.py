@@ -48,6 +48,7 @@ def clip_geometry(
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for training too, which cannot use tensors made in inference mode
 def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
