@@ -19,7 +19,7 @@ from pathlib import Path
 import safetensors
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from stnet.errors import CheckpointError, StnetError
@@ -96,8 +96,9 @@ def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None =
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     entries = {**(metadata or {}), CONFIG_KEY: model.config.to_json()}
     partial = path.with_name(path.name + ".tmp")
-    save_file(state, partial, metadata=entries)
-    with open(partial, "rb") as file:
+    with open(partial, "wb") as file:  # save_file would make it readable to its owner alone
+        file.write(serialize(state, metadata=entries))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 

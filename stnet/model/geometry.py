@@ -52,8 +52,9 @@ def clip_geometry(
 def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
-    masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
-    return _geometry(shapes, hidden_dim, masks, device, dtype)
+    with torch.inference_mode(False):  # what is kept must be usable in training too
+        masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
+        return _geometry(shapes, hidden_dim, masks, device, dtype)
 
 
 def _geometry(

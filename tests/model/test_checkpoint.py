@@ -28,6 +28,8 @@ def test_round_trip_keeps_weights_configuration_and_metadata(small_model, tmp_pa
     )
     assert read_checkpoint(path).metadata == {"command": "train.py --preset tiny"}
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "pre-1.6"])

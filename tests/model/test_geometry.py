@@ -59,3 +59,11 @@ def test_embedding_is_float32_arithmetic_in_a_float64_model():
     double = clip_geometry([(8, 8)], 32, mask, CPU, torch.float64)
     assert double.position_embedding.dtype == torch.float64
     assert torch.equal(double.position_embedding.float(), single.position_embedding)
+
+
+def test_geometry_kept_during_inference_serves_training():
+    with torch.inference_mode():
+        geometry = clip_geometry([(3, 7)], 32, None, CPU, torch.float32)
+    weight = torch.ones(32, requires_grad=True)
+    (geometry.position_embedding * weight).sum().backward()
+    assert weight.grad.isfinite().all()
