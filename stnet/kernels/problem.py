@@ -113,9 +113,7 @@ def check_stda(
     other_frames, other_points = other_logits.shape[4], other_logits.shape[6]
     components = reference_points.shape[-1]
     if components not in (2, 4):
-        raise ValueError(
-            f"reference_points has {components} components; it needs 2 (x, y) or 4 (cx, cy, w, h)"
-        )
+        raise ValueError(f"reference_points has {components} components; it needs 2 (x, y) or 4 (cx, cy, w, h)")
     if head_dim == 0 or heads == 0:
         raise ValueError(f"value has {heads} heads of width {head_dim}; both must be at least 1")
     if not 1 <= points <= 16:
@@ -219,9 +217,7 @@ def _check_tensors(tensors: dict[str, tuple[Tensor, int]], device: torch.device)
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}, expected a tensor")
         if tensor.dtype not in FLOATING_DTYPES:
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; float32, float16, bfloat16 and float64 are supported"
-            )
+            raise TypeError(f"{name} has dtype {tensor.dtype}; float32, float16, bfloat16 and float64 are supported")
         if tensor.dim() != dims:
             raise ValueError(f"{name} has {tensor.dim()} dimensions {list(tensor.shape)}, expected {dims}")
         if tensor.device != device:
@@ -250,13 +246,9 @@ def _check_frame_table(
         raise ValueError(f"frame_table has {len(table)} rows for {targets} target frames")
     for t, row in enumerate(table):
         if len(row) != 1 + other_frames:
-            raise ValueError(
-                f"row {t} of frame_table has {len(row)} frames, expected 1 own + {other_frames} others"
-            )
+            raise ValueError(f"row {t} of frame_table has {len(row)} frames, expected 1 own + {other_frames} others")
         if any(not 0 <= frame < source_frames for frame in row):
-            raise ValueError(
-                f"row {t} of frame_table {list(row)} names a frame outside 0..{source_frames - 1}"
-            )
+            raise ValueError(f"row {t} of frame_table {list(row)} names a frame outside 0..{source_frames - 1}")
         if len(set(row)) != len(row):
             raise ValueError(f"row {t} of frame_table {list(row)} names a frame twice")
     return table
