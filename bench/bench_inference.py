@@ -6,6 +6,7 @@ feature cache     shuffle, and each frame passes the backbone once: three new fr
 whole video       `VideoDetector` on decoded frames: resizing, batches, selection of detections, all of it
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -30,12 +31,16 @@ def _engine(model, device, dtype, targets, *, tuned) -> Engine:
     return Engine(model, EngineOptions(device=device, dtype=dtype, **options), targets)
 
 
-def _published_single_frame(device, dtype, settings, batch) -> tuple[str, Action]:
+def _published_single_frame(device, dtype, settings, batch) -> tuple[str, Callable[[], Action]]:
     """What every mode's ratio is taken against, on clips of its own."""
-    config = settings.sizes.config
-    engine = _engine(models.variant(models.BASELINE, config), device, dtype, 1, tuned=False)
-    ((clips,), *_), run = _clips(settings, config, batch, dtype), _whole_clip(engine, 1).run
-    return f"{models.BASELINE}, single frame", Action(run=lambda *inputs: run(clips))
+
+    def make() -> Action:
+        config = settings.sizes.config
+        engine = _engine(models.variant(models.BASELINE, config), device, dtype, 1, tuned=False)
+        ((clips,), *_), run = _clips(settings, config, batch, dtype), _whole_clip(engine, 1).run
+        return Action(run=lambda *inputs: run(clips))
+
+    return f"{models.BASELINE}, single frame", make
 
 
 def _whole_clip(engine: Engine, targets: int) -> Action:

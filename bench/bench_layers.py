@@ -80,5 +80,5 @@ def test_layer(implementation, direction, layer, dtype, batch, device, settings,
             "batch": batch,
         },
         check=partial(_check, action, reference, sets[0], limit),
-        baseline=(models.BASELINE, make(call(models.BASELINE, torch_dtype))),
+        baseline=(models.BASELINE, lambda: make(call(models.BASELINE, torch_dtype))),
     )

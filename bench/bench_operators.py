@@ -92,7 +92,7 @@ def test_stda(implementation, direction, layer, positions, dtype, batch, device,
         group=f"stda {direction} {layer} {positions} {dtype} batch {batch}",
         info=_info("stda", implementation, direction, layer, positions, dtype, batch),
         check=partial(check, action, _stda_reference, problem, sets[0], torch_dtype),
-        baseline=(baselines.STDA_BASELINE, make(baselines.stda(baselines.STDA_BASELINE), problem)),
+        baseline=(baselines.STDA_BASELINE, lambda: make(baselines.stda(baselines.STDA_BASELINE), problem)),
         work=work(problem, torch_dtype),
     )
 
@@ -115,7 +115,7 @@ def test_msda(implementation, direction, layer, positions, dtype, batch, device,
         group=f"msda {direction} {layer} {positions} {dtype} batch {batch}",
         info=_info("msda", implementation, direction, layer, positions, dtype, batch),
         check=partial(check, action, _msda_reference, problem, sets[0], torch_dtype),
-        baseline=(baselines.MSDA_BASELINE, make(baselines.msda(baselines.MSDA_BASELINE), problem)),
+        baseline=(baselines.MSDA_BASELINE, lambda: make(baselines.msda(baselines.MSDA_BASELINE), problem)),
         work=work(problem, torch_dtype, located=True),
     )
 

@@ -21,7 +21,7 @@ ROUNDINGS = 20
 BOXES_PER_FRAME = 2
 
 
-def _batch(config: ModelConfig, image: tuple[int, int], clips: int, seed: int) -> ClipBatch:
+def _batch(config: ModelConfig, image: tuple[int, int], clips: int, seed: int, device: torch.device) -> ClipBatch:
     generator = torch.Generator().manual_seed(seed)
 
     def boxes() -> torch.Tensor:
@@ -31,7 +31,7 @@ def _batch(config: ModelConfig, image: tuple[int, int], clips: int, seed: int) -
     targets = range(3)
     labels = torch.arange(BOXES_PER_FRAME) % (config.classes - 1) + 1
     return ClipBatch(
-        images=models.clips(config, image, clips, seed),
+        images=models.clips(config, image, clips, seed).to(device),
         padding_mask=torch.zeros(clips, *image, dtype=torch.bool),
         boxes=[[boxes() for _ in targets] for _ in range(clips)],
         labels=[[labels for _ in targets] for _ in range(clips)],
@@ -59,33 +59,33 @@ def _check(steppers: tuple[Stepper, Stepper], batch: ClipBatch, limit: float) ->
 
 
 @pytest.mark.parametrize("implementation", models.MODELS)
-def test_training_step(implementation, dtype, device, settings, available, measure):
+def test_training_step(implementation, precision, device, settings, available, measure):
     sizes = settings.sizes
     config = models.without_dropout(ModelConfig.preset(sizes.training_model))
-    recipe = TrainConfig(model=config, precision=dtype, batch_size=sizes.training_batch)
+    recipe = TrainConfig(model=config, precision=precision, batch_size=sizes.training_batch)
 
-    def stepper(name, precision):
+    def stepper(name, arithmetic):
         model = available(partial(models.variant, config=config), name)
-        return _stepper(models.copy_of(model), recipe.replace(precision=precision), settings.device)
+        return _stepper(models.copy_of(model), recipe.replace(precision=arithmetic), settings.device)
 
-    sets = [(_batch(config, sizes.image, sizes.training_batch, seed),) for seed in range(ROTATED_SETS)]
-    subject = stepper(implementation, dtype)
+    sets = [(_batch(config, sizes.image, sizes.training_batch, seed, settings.device),) for seed in range(ROTATED_SETS)]
+    subject = stepper(implementation, precision)
     measure(
         _step(subject),
         sets,
-        group=f"training step {dtype}",
+        group=f"training step {precision}",
         info={
             "suite": "training",
             "implementation": implementation,
-            "dtype": dtype,
+            "dtype": precision,
             "batch": sizes.training_batch,
             "model": sizes.training_model,
         },
         check=partial(
             _check,
-            (stepper(implementation, dtype), stepper(models.BASELINE, "float32")),
+            (stepper(implementation, precision), stepper(models.BASELINE, "float32")),
             sets[0][0],
-            ROUNDINGS * ERROR_LIMITS[DTYPES[dtype]],
+            ROUNDINGS * ERROR_LIMITS[DTYPES[precision]],
         ),
-        baseline=(models.BASELINE, _step(stepper(models.BASELINE, dtype))),
+        baseline=(models.BASELINE, lambda: _step(stepper(models.BASELINE, precision))),
     )

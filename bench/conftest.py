@@ -38,6 +38,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[STARTED], config.stash[WITHOUT_TIME] = time.monotonic(), []
+    # PyTorch convolves float32 in TensorFloat-32 unless told otherwise; what is called float32 here is float32.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,11 @@ def _dtypes(config: pytest.Config, device: torch.device) -> list[str]:
 def pytest_generate_tests(metafunc):
     """What depends on the options."""
     settings = settings_of(metafunc.config)
-    sizes = settings.sizes
+    sizes, dtypes = settings.sizes, _dtypes(metafunc.config, settings.device)
     values = {
         "device": [settings.device.type],
-        "dtype": _dtypes(metafunc.config, settings.device),
+        "dtype": dtypes,
+        "precision": ["bfloat16" if name == "float16" else name for name in dtypes],  # training avoids float16
         "batch": sizes.batches,
         "video_frames": sizes.growth_frames,
         "image_side": sizes.growth_images,
@@ -152,8 +155,9 @@ def available() -> Callable[[Callable[[str], Any], str], Any]:
 def measure(benchmark, settings, request) -> Callable[..., None]:
     """Check an action's result, then time it; one that fails either gets no time and is reported as failed.
 
-    `measure(action, sets, group=..., info=..., check=..., baseline=(name, action), work=...)`: `check()` returns the
-    relative error (None where there is none to give) or raises WrongResultError; limits are derived from `work`.
+    `measure(action, sets, group=..., info=..., check=..., baseline=(name, make), work=...)`: `check()` returns the
+    relative error (None where there is none to give) or raises WrongResultError; `make()` gives the action to take
+    turns with, on a CPU; limits are derived from `work`.
     """
 
     def run(
@@ -163,7 +167,7 @@ def measure(benchmark, settings, request) -> Callable[..., None]:
         group: str,
         info: dict[str, Any],
         check: Callable[[], float | None] | None = None,
-        baseline: tuple[str, Action] | None = None,
+        baseline: tuple[str, Callable[[], Action]] | None = None,
         work: Work | None = None,
     ) -> None:
         benchmark.group = group
@@ -173,10 +177,9 @@ def measure(benchmark, settings, request) -> Callable[..., None]:
             pytest.fail(f"wrong: {wrong}", pytrace=False)
         except torch.OutOfMemoryError:
             pytest.fail("out of memory", pytrace=False)
-        name, action_before = baseline or (None, None)
-        if name == info["implementation"]:
-            action_before = None
-        measured = time_action(benchmark, action, sets, settings.device, settings.budget, action_before)
+        name, make = baseline or (None, None)
+        in_turn = settings.device.type == "cpu" and name not in (None, info["implementation"])
+        measured = time_action(benchmark, action, sets, settings.device, settings.budget, make() if in_turn else None)
         benchmark.extra_info.update(info, size=settings.size, device=settings.device.type, **measured)
         if error is not None:
             benchmark.extra_info["error"] = error
@@ -195,7 +198,9 @@ def pytest_runtest_makereport(item, call):
     if report.skipped or report.failed:
         reason = f"{call.excinfo.typename}: {call.excinfo.value}" if report.failed else report.longrepr[2]
         reason = reason.removeprefix("Skipped: ").removeprefix("Failed: ").splitlines()[0][:LONGEST_REASON]
-        item.config.stash[WITHOUT_TIME].append({"benchmark": item.name, "outcome": report.outcome, "reason": reason})
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        entry = {"benchmark": item.name, "implementation": params.get("implementation", "stnet")}
+        item.config.stash[WITHOUT_TIME].append({**entry, "outcome": report.outcome, "reason": reason})
     return report
 
 

@@ -7,13 +7,14 @@ import matplotlib
 import numpy as np
 
 from bench.results import Measurement, Run, grouped
-from bench.tables import AXES, OPERATORS, fit, fractions, frames_per_second
+from bench.tables import AXES, FEWEST_POINTS, OPERATORS, fit, fractions, frames_per_second
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 OWN, OTHER = "#1f6fb4", "#9aa5b1"
 DPI = 110
+SMALLEST_RESIDUAL = 5.0  # %, what the axis shows at least
 
 
 def draw_all(run: Run, folder: Path) -> list[Path]:
@@ -35,7 +36,7 @@ def _draw_growth(run: Run, path: Path) -> Path | None:
         return None
     dtype = chosen[0]["dtype"]
     panels = {axis: run.select(suite="growth", axis=axis, dtype=dtype) for axis in AXES}
-    panels = {axis: points for axis, points in panels.items() if len(points) > 1}
+    panels = {axis: points for axis, points in panels.items() if len(points) >= FEWEST_POINTS}
     if not panels:
         return None
     figure, axes = plt.subplots(
@@ -45,6 +46,7 @@ def _draw_growth(run: Run, path: Path) -> Path | None:
         _draw_fit(axes[0, column], axes[1, column], points)
         axes[1, column].set_xlabel(axis)
     axes[0, 0].set_ylabel("milliseconds")
+    axes[0, 0].legend(fontsize=8)
     axes[1, 0].set_ylabel("residual, %")
     return _finish(figure, path, f"Cost against the size of the problem, {dtype}")
 
@@ -52,15 +54,18 @@ def _draw_growth(run: Run, path: Path) -> Path | None:
 def _draw_fit(above, below, points: Sequence[Measurement]) -> None:
     line = fit(points)
     amounts = np.array([m["amount"] for m in points], dtype=float)
-    seconds = np.array([m.stats["median"] for m in points])
-    quartiles = np.array([[m.stats["median"] - m.stats["q1"], m.stats["q3"] - m.stats["median"]] for m in points]).T
-    above.errorbar(amounts, seconds * 1e3, yerr=quartiles * 1e3, fmt="o", color=OWN, capsize=3)
+    fastest = np.array([m.stats["min"] for m in points])
+    medians = np.array([m.stats["median"] for m in points])
+    above.plot(amounts, fastest * 1e3, "o", color=OWN, label="fastest round")
+    above.plot(amounts, medians * 1e3, "_", color=OWN, label="median")
     ends = np.array([0.0, amounts.max()])
     above.plot(ends, (line["slope"] * ends + line["intercept"]) * 1e3, color=OTHER)
     above.set_title(f"R² {line['r2']:.4f}", fontsize=9)
     above.set_ylim(bottom=0)
     below.axhline(0, color=OTHER)
-    below.plot(amounts, 100 * np.array(line["residuals"]), "o", color=OWN)
+    residuals = 100 * np.array(line["residuals"])
+    below.plot(amounts, residuals, "o", color=OWN)
+    below.set_ylim(*(np.array([-1.2, 1.2]) * max(SMALLEST_RESIDUAL, np.abs(residuals).max())))
 
 
 def _draw_operator(run: Run, operator: str, path: Path) -> Path | None:

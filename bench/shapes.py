@@ -1,5 +1,6 @@
 """What is measured: two sets of sizes, one for a GPU (the published ones) and one that two CPU cores finish."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,8 @@ class Sizes:
 
     @property
     def config(self) -> ModelConfig:
-        return ModelConfig.preset(self.model)
+        """The model, taking frames at the size they have."""
+        return dataclasses.replace(ModelConfig.preset(self.model), image_size=min(self.image))
 
     def stda(self, layer: str, batch: int, *, queries: int | None = None) -> StdaProblem:
         """The operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
@@ -132,9 +134,9 @@ SIZES = {
         model="tiny",
         training_model="tiny",
         training_batch=1,
-        growth_frames=(3, 6),
-        growth_images=(32, 64),
-        growth_batches=(1, 2),
-        growth_queries=(10, 20),
+        growth_frames=(3, 6, 9),
+        growth_images=(32, 48, 64),
+        growth_batches=(1, 2, 3),
+        growth_queries=(10, 20, 30),
     ),
 }

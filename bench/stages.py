@@ -126,7 +126,10 @@ def restore_launch_table(context: Context, result: dict[str, Any] | None) -> Non
 
 
 def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
-    """A stage that runs timing suites; when time runs out those that are left are skipped and listed."""
+    """A stage that runs timing suites; when time runs out those that are left are skipped and listed.
+
+    Benchmarks of others may fail: that is a result. One of ours may not.
+    """
 
     def run(context: Context, seconds: float) -> dict[str, Any]:
         out = context.scratch / "benchmarks.json"
@@ -142,9 +145,10 @@ def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
         result = _read_json(out)
         if result is None:
             raise StageError("time ran out" if ended.out_of_time else f"no results (exit status {ended.status})")
-        failed = [entry["benchmark"] for entry in result["without_time"] if entry["outcome"] == "failed"]
-        if failed:
-            raise StageError(f"{len(failed)} benchmarks failed, the first is {failed[0]}", result)
+        failed = [entry for entry in result["without_time"] if entry["outcome"] == "failed"]
+        own = [entry["benchmark"] for entry in failed if entry["implementation"].startswith("stnet")]
+        if own:
+            raise StageError(f"{len(own)} of our own benchmarks failed, the first is {own[0]}", result)
         return result
 
     return run
@@ -170,12 +174,12 @@ def training(context: Context, seconds: float) -> dict[str, Any]:
 
 STAGES = (
     Stage(name="environment", share=1, least=1, run=environment),
-    Stage(name="gpu tests", share=4, least=20, run=gpu_tests),
+    Stage(name="gpu tests", share=6, least=20, run=gpu_tests),
     Stage(name="tuning", share=4, least=30, run=tuning),
     Stage(name="operators", share=5, least=30, run=benchmarks("bench_operators")),
     Stage(name="inference", share=5, least=30, run=benchmarks("bench_inference", "bench_growth", "bench_layers")),
     Stage(name="training step", share=2, least=30, run=benchmarks("bench_training")),
-    Stage(name="training", share=4, least=45, run=training),
+    Stage(name="training", share=3, least=45, run=training),
 )
 
 

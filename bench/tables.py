@@ -15,6 +15,8 @@ PUBLISHED = "published over grid_sample"
 AXES = {"frames of the video": 1, "pixels of the image": 1e4, "clips of the batch": 1, "queries of the decoder": 100}
 """What cost is fitted against, and the unit of the slope."""
 
+FEWEST_POINTS = 3  # a line through two points fits always
+
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, the first column left-aligned, the others right-aligned."""
@@ -143,9 +145,12 @@ def training_table(run: Run) -> str:
 
 
 def fit(points: Sequence[Measurement]) -> dict[str, Any]:
-    """Least-squares line of seconds over amount: slope, intercept, R2 and residuals relative to the line."""
+    """Least-squares line of seconds over amount: slope, intercept, R2 and residuals relative to the line.
+
+    Through the fastest rounds: the sizes are measured one after another, and what slows a machine down comes and goes.
+    """
     amounts = np.array([m["amount"] for m in points], dtype=float)
-    seconds = np.array([m.stats["median"] for m in points])
+    seconds = np.array([m.stats["min"] for m in points])
     slope, intercept = np.polyfit(amounts, seconds, 1)
     line = slope * amounts + intercept
     spread = ((seconds - seconds.mean()) ** 2).sum()
@@ -158,7 +163,7 @@ def growth_table(run: Run) -> str:
     """Linear fits of cost against the size of the problem."""
     rows = []
     for (axis, dtype), points in grouped(run.select(suite="growth"), lambda m: (m["axis"], m["dtype"])).items():
-        if len(points) < 2:
+        if len(points) < FEWEST_POINTS:
             continue
         line, unit = fit(points), AXES[axis]
         amounts = ", ".join(f"{m['amount']:g}" for m in points)

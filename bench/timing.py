@@ -77,7 +77,7 @@ def time_action(
 
     Args:
         sets: inputs, taken in turn, so that no run finds its own in a cache.
-        baseline: timed in turn with the action on a CPU, whose speed drifts when it is shared.
+        baseline: timed in turn with the action; for a CPU, whose speed drifts when it is shared.
 
     Returns:
         On a GPU: `device_cold` and `device_hot`, median seconds between events with the L2 cache flushed or the same
@@ -86,8 +86,6 @@ def time_action(
     """
     inputs = cycle(sets)
     round_seconds = _warm_up(action, inputs, device)
-    if device.type != "cpu":
-        baseline = None
     if baseline is not None:
         round_seconds += _warm_up(baseline, inputs, device)
     rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(seconds / round_seconds)))
