@@ -6,13 +6,14 @@ Every annotated frame counts, those without a lesion included: whatever is detec
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 MAX_DETECTIONS = 100  # per frame, the COCO convention
+ALL_AREAS = (0.0, 1e10)
 FALSE_POSITIVE_IOU = 0.5  # a detection overlapping no free lesion by this much is a false positive
 
 
@@ -26,10 +27,13 @@ class ScoredFrame:
         true_boxes: `[n, 4]` float.
         true_labels: `[n]` category ids, 1 = first class.
         boxes, scores, labels: the detections, `[m, 4]`, `[m]` in [0, 1], `[m]`.
+        height, width: of the frame in pixels.
     """
 
     image_id: int
     video: str
+    height: int
+    width: int
     true_boxes: np.ndarray
     true_labels: np.ndarray
     boxes: np.ndarray
@@ -91,17 +95,15 @@ def evaluate_frames(
     if not frames:
         raise ValueError("no annotated frame to evaluate")
     _check(frames, len(class_names))
-    # Ties between equal scores are broken by position, so the order must not depend on who predicted what.
-    ordered = sorted(frames, key=lambda frame: (frame.video, frame.image_id))
-    by_class = _run(ordered, list(range(1, len(class_names) + 1)))
-    one_class = [_merge_classes(frame) for frame in ordered]
-    agnostic = _run(one_class, [1])
+    ordered = in_order(frames)
+    by_class = run_coco(ordered, list(range(1, len(class_names) + 1)))
+    agnostic = run_coco([merge_classes(frame) for frame in ordered], [1])
     found, false = _operating_point(agnostic, score_threshold)
     lesions = sum(len(frame.true_boxes) for frame in frames)
     return CocoMetrics(
-        overall=_precision(by_class, slice(None)),
-        agnostic=_precision(agnostic, slice(None)),
-        per_class={name: _precision(by_class, slice(i, i + 1)) for i, name in enumerate(class_names)},
+        overall=precision(by_class, slice(None)),
+        agnostic=precision(agnostic, slice(None)),
+        per_class={name: precision(by_class, slice(i, i + 1)) for i, name in enumerate(class_names)},
         score_threshold=score_threshold,
         recall=found / lesions if lesions else None,
         false_positives_per_frame=false / len(frames),
@@ -128,13 +130,17 @@ def _check(frames: Sequence[ScoredFrame], classes: int) -> None:
             )
 
 
-def _merge_classes(frame: ScoredFrame) -> ScoredFrame:
+def in_order(frames: Sequence[ScoredFrame]) -> list[ScoredFrame]:
+    """By video and image: equal scores are ranked by position, which must not depend on who predicted what."""
+    return sorted(frames, key=lambda frame: (frame.video, frame.image_id))
+
+
+def merge_classes(frame: ScoredFrame) -> ScoredFrame:
+    """The frame with all classes taken as one, label 1; of detections with the same box the best scored one is kept."""
     known = np.flatnonzero(frame.labels > 0)
     kept = known[merge_duplicates(frame.boxes[known], frame.scores[known])]
-    return ScoredFrame(
-        image_id=frame.image_id,
-        video=frame.video,
-        true_boxes=frame.true_boxes,
+    return replace(
+        frame,
         true_labels=np.ones_like(frame.true_labels),
         boxes=frame.boxes[kept],
         scores=frame.scores[kept],
@@ -142,7 +148,21 @@ def _merge_classes(frame: ScoredFrame) -> ScoredFrame:
     )
 
 
-def _run(frames: Sequence[ScoredFrame], categories: list[int]) -> COCOeval:
+def run_coco(
+    frames: Sequence[ScoredFrame],
+    categories: list[int],
+    *,
+    areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
+    ious: Sequence[float] | None = None,
+) -> COCOeval:
+    """An accumulated COCO evaluation.
+
+    Args:
+        frames: in the order that decides between equal scores.
+        categories: ids that count.
+        areas: ranges of the share of the frame that a box covers, each evaluated by itself.
+        ious: thresholds, COCO's 0.50 to 0.95 by default.
+    """
     truth, detected = COCO(), COCO()
     images = [{"id": number} for number in range(1, len(frames) + 1)]
     classes = [{"id": category} for category in categories]
@@ -154,9 +174,11 @@ def _run(frames: Sequence[ScoredFrame], categories: list[int]) -> COCOeval:
         evaluation = COCOeval(truth, detected, "bbox")
         evaluation.params.imgIds = list(range(1, len(frames) + 1))
         evaluation.params.catIds = categories
-        evaluation.params.areaRng = [[0, 1e10]]
-        evaluation.params.areaRngLbl = ["all"]
+        evaluation.params.areaRng = [list(area) for area in areas]
+        evaluation.params.areaRngLbl = [str(area) for area in areas]
         evaluation.params.maxDets = [MAX_DETECTIONS]
+        if ious is not None:
+            evaluation.params.iouThrs = np.array(ious)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -169,10 +191,10 @@ def _truth(frames: Sequence[ScoredFrame]) -> list[dict]:
             "image_id": number,
             "category_id": int(label),
             "bbox": _xywh(box),
-            "area": float((box[2] - box[0]) * (box[3] - box[1])),
+            "area": area,
             "iscrowd": 0,
         }
-        for identifier, (number, box, label) in enumerate(_rows(frames, "true_boxes", "true_labels"), start=1)
+        for identifier, (number, box, label, area) in enumerate(_rows(frames, "true_boxes", "true_labels"), start=1)
     ]
 
 
@@ -184,18 +206,20 @@ def _detections(frames: Sequence[ScoredFrame]) -> list[dict]:
             "image_id": number,
             "category_id": int(label),
             "bbox": _xywh(box),
-            "area": float((box[2] - box[0]) * (box[3] - box[1])),
+            "area": area,
             "score": scores[identifier - 1],
             "iscrowd": 0,
         }
-        for identifier, (number, box, label) in enumerate(_rows(frames, "boxes", "labels"), start=1)
+        for identifier, (number, box, label, area) in enumerate(_rows(frames, "boxes", "labels"), start=1)
     ]
 
 
 def _rows(frames: Sequence[ScoredFrame], boxes: str, labels: str):
+    """Frame number, box, label and the share of the frame that the box covers."""
     for number, frame in enumerate(frames, start=1):
         for box, label in zip(getattr(frame, boxes), getattr(frame, labels), strict=True):
-            yield number, box, label
+            area = float((box[2] - box[0]) * (box[3] - box[1])) / (frame.height * frame.width)
+            yield number, box, label, area
 
 
 def _xywh(box: np.ndarray) -> list[float]:
@@ -203,8 +227,9 @@ def _xywh(box: np.ndarray) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _precision(evaluation: COCOeval, classes: slice) -> Precision:
-    table = evaluation.eval["precision"][:, :, classes, 0, 0]  # [IoU, recall, class], -1 without lesions
+def precision(evaluation: COCOeval, classes: slice, area: int = 0) -> Precision:
+    """Average precision over some classes, for one of the area ranges of `run_coco`."""
+    table = evaluation.eval["precision"][:, :, classes, area, 0]  # [IoU, recall, class], -1 without lesions
     thresholds = evaluation.params.iouThrs
 
     def mean(rows: np.ndarray) -> float | None:

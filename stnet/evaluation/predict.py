@@ -102,6 +102,8 @@ def _score(video: Video, position: int, detections: Detections) -> ScoredFrame:
     return ScoredFrame(
         image_id=frame.image_id,
         video=video.name,
+        height=frame.height,
+        width=frame.width,
         true_boxes=frame.boxes,
         true_labels=frame.labels,
         boxes=detections.boxes.cpu().numpy(),

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 
 from stnet.data.index import DatasetIndex, load_index
 from stnet.errors import ConfigError, StnetError
-from stnet.evaluation.coco import CocoMetrics
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
+from stnet.evaluation.report import Report, build_report, report_files
 from stnet.model.checkpoint import load
 from stnet.training.config import PRESETS, TrainConfig
+from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
@@ -24,7 +24,7 @@ from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 from stnet.training.state import replace_file
 from stnet.training.step import AUTOCAST
-from stnet.training.validation import show, validate
+from stnet.training.validation import show, show_report, validate
 
 OUT_OF_MEMORY = (
     "out of memory; raise --accumulate (same result, less memory), add --checkpoint-activations or "
@@ -35,7 +35,8 @@ EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a                        the published recipe
   train.py --data phantoms --output runs/tiny --preset tiny         a small model, on a CPU
   train.py --data miccai_buv --output runs/a --resume               go on where it stopped
-  train.py --evaluate runs/a/best.safetensors --data miccai_buv     evaluate only
+  train.py --evaluate runs/a/best.safetensors --data miccai_buv --output runs/a/val
+                                                                    evaluate only; numbers and curves go to --output
   torchrun --nproc_per_node=8 train.py --data ... --output ...      several GPUs
 """
 
@@ -50,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run = parser.add_argument_group("run")
     run.add_argument("--data", required=True, type=Path, metavar="DIR", help="dataset folder (BUV layout)")
-    run.add_argument("--output", type=Path, metavar="DIR", help="run folder to create; never overwritten")
+    run.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in --output")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     run.add_argument(
@@ -63,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="time between checkpoints within an epoch (default %(default)g)",
     )
+    run.add_argument("--no-check", action="store_true", help="skip the look at the data set before training")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
 
@@ -129,6 +133,8 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
         config = _unchanged(folder.reopen(), given)
     else:
         config = configured(options.preset, given)
+        if not options.no_check and world.is_first:
+            report_findings(options.data, reporter)
     train = load_index(options.data, "train", class_names=config.model.class_names if options.resume else None)
     val = load_index(options.data, "val", class_names=train.class_names)
     config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
@@ -148,9 +154,10 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
 
 def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     given = given_settings(options)
-    unused = sorted(set(given) - {"precision", "score_threshold"})
-    if unused or options.resume:
-        name = unused[0] if unused else "resume"
+    unused = sorted(set(given) - {"precision", "score_threshold", "video_threshold"})
+    unused += [name for name in ("resume", "no_check") if getattr(options, name)]
+    if unused:
+        name = unused[0]
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
@@ -160,23 +167,32 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
         return
+    report = build_report(
+        result.frames,
+        index.class_names,
+        score_threshold=settings.score_threshold,
+        video_threshold=settings.video_threshold,
+        metrics=result.metrics,
+    )
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
+    show_report(report, reporter)
     if options.output is not None:
-        _write_result(options, result.metrics)
-        reporter.message(f"written to {options.output / 'evaluation.json'}")
+        _write_report(options, report)
+        reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
-def _write_result(options: argparse.Namespace, metrics: CocoMetrics) -> None:
-    content = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
-    content |= {"protocol": options.protocol, **metrics.to_dict()}
-    path = options.output / "evaluation.json"
-    if path.exists():
-        raise ConfigError(f"--output: {path} exists; choose another folder")
+def _write_report(options: argparse.Namespace, report: Report) -> None:
+    facts = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
+    files = report_files(report, facts | {"protocol": options.protocol})
+    for name in files:
+        if (options.output / name).exists():
+            raise ConfigError(f"--output: {options.output / name} exists; choose another folder")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+        for name, write in files.items():
+            replace_file(options.output / name, write)
     except OSError as error:
-        raise ConfigError(f"--output: {path} cannot be written ({error})") from error
+        raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class TrainConfig:
     evaluate_every: int = setting(1, "epochs between evaluations; the last epoch is always evaluated")
     best_metric: str = setting("ap", "decides which checkpoint is the best", BEST_METRICS)
     score_threshold: float = setting(0.5, "operating point of recall and false positives per frame")
+    video_threshold: float = setting(0.5, "operating point of sensitivity and specificity of whole videos")
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):
@@ -76,7 +77,8 @@ class TrainConfig:
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         _require(0 < self.drop_at <= 1, "drop_at", self.drop_at, "above 0 and at most 1")
-        _require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "from 0 to 1")
+        for name in ("score_threshold", "video_threshold"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         _require(
             1 <= self.targets <= self.model.frames,
             "targets",

@@ -14,6 +14,7 @@ from stnet.data.clips import LOCAL_FRAMES
 from stnet.data.dataset import ClipBatch, collate_clips
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.predict import PredictionOptions
+from stnet.evaluation.report import build_report, report_files
 from stnet.model.checkpoint import save
 from stnet.model.detector import Detector
 from stnet.training.batches import ClipOrder
@@ -32,7 +33,7 @@ from stnet.training.run_folder import RunFolder
 from stnet.training.starting_points import freeze, load_backbone_weights, start_from
 from stnet.training.state import TrainingState, load_newest, replace_file, save_state
 from stnet.training.step import AUTOCAST, StepFigures, Stepper
-from stnet.training.validation import Validation, flat, show, validate
+from stnet.training.validation import Validation, flat, show, show_report, validate
 
 PICTURED_BATCHES = 3
 PICTURED_VIDEOS = 4
@@ -274,7 +275,7 @@ class Trainer:
             self._save()
         last = self.epoch + 1 == self.config.epochs or self._progress() >= 1
         due = last or (self.epoch + 1) % self.config.evaluate_every == 0
-        validation = self._validate() if due else None
+        validation = self._validate(last) if due else None
         if not self.world.is_first:
             return
         steps = self.folder.rows(self.folder.steps_file)
@@ -302,7 +303,7 @@ class Trainer:
     def _epoch_is_recorded(self) -> bool:
         return any(row["epoch"] == self.epoch + 1 for row in self.folder.rows(self.folder.metrics_file))
 
-    def _validate(self) -> Validation | None:
+    def _validate(self, last: bool) -> Validation | None:
         options = PredictionOptions(
             targets=min(self.config.targets, LOCAL_FRAMES), precision=AUTOCAST[self.config.precision]
         )
@@ -316,14 +317,25 @@ class Trainer:
             model, self.val_index, options, self.config.score_threshold, self.world, self.reporter, leave_if_asked
         )
         if result is not None:
-            self._keep_validation(result)
+            self._keep_validation(result, last)
         return result
 
-    def _keep_validation(self, result: Validation) -> None:
+    def _keep_validation(self, result: Validation, last: bool) -> None:
         names = self.val_index.class_names
-        self.folder.write_json(
-            self.folder.evaluation_file.name, {"epoch": self.epoch + 1, "step": self.step, **result.metrics.to_dict()}
-        )
+        facts = {"epoch": self.epoch + 1, "step": self.step}
+        if last:
+            report = build_report(
+                result.frames,
+                names,
+                score_threshold=self.config.score_threshold,
+                video_threshold=self.config.video_threshold,
+                metrics=result.metrics,
+            )
+            for name, write in report_files(report, facts).items():
+                replace_file(self.folder.path / name, write)
+            show_report(report, self.reporter)
+        else:
+            self.folder.write_json(self.folder.evaluation_file.name, facts | result.metrics.to_dict())
         for number, video in enumerate(self.val_index.videos[:PICTURED_VIDEOS]):
             frames = [frame for frame in result.frames if frame.video == video.name]
             if frames:

@@ -107,6 +107,8 @@ def _evaluate(detector: Detector, batch: ClipBatch) -> CocoMetrics:
             ScoredFrame(
                 image_id=number,
                 video=batch.videos[0],
+                height=HEIGHT,
+                width=WIDTH,
                 true_boxes=truth,
                 true_labels=batch.labels[0][number].numpy(),
                 boxes=found.boxes.numpy(),

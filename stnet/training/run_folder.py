@@ -8,7 +8,8 @@ curves.png         both, drawn after every epoch
 train_batch_N.png  the first batches as the model saw them, boxes drawn
 val_clip_N.png     predictions in the first validation videos, refreshed after every evaluation
 best.safetensors   best weights so far (averaged ones with EMA); last.safetensors: after the last epoch
-evaluation.json    the last evaluation in full
+evaluation.json    the last evaluation in full; after the last epoch with videos.csv, roc.png, precision_recall.png,
+                   froc.png and scores.png (see stnet.evaluation.report)
 checkpoints/       what --resume continues from
 """
 
@@ -28,6 +29,7 @@ import torch
 
 import stnet
 from stnet.errors import ConfigError
+from stnet.evaluation.report import NUMBERS_FILE
 from stnet.training.config import TrainConfig
 from stnet.training.state import replace_file
 
@@ -47,7 +49,7 @@ class RunFolder:
         self.steps_file = path / "steps.csv"
         self.metrics_file = path / "metrics.csv"
         self.curves_file = path / "curves.png"
-        self.evaluation_file = path / "evaluation.json"
+        self.evaluation_file = path / NUMBERS_FILE
         self.checkpoints = path / "checkpoints"
         self.best_file = path / "best.safetensors"
         self.last_file = path / "last.safetensors"

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
+from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
+from stnet.evaluation.report import Report
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
 from stnet.training.progress import Reporter
@@ -91,6 +93,38 @@ def show(metrics: CocoMetrics, title: str, reporter: Reporter) -> None:
         f"{metrics.frames} frames, {metrics.lesions} lesions; at score {metrics.score_threshold:g}: recall "
         f"{_percent(metrics.recall)} %, {metrics.false_positives_per_frame:.3f} false positives per frame"
     )
+
+
+def show_report(report: Report, reporter: Reporter) -> None:
+    """Print what `show` leaves out: whole videos, lesions against false positives, precision by size."""
+    lesions, videos = report.lesions, report.videos
+    reporter.table(
+        "lesions by size, class-agnostic",
+        ("share of the frame", "lesions", "AP", "AP50"),
+        [
+            (f"{name} {_range(*SIZES[name])}", str(lesions.lesions_by_size[name]), _percent(p.ap), _percent(p.ap50))
+            for name, p in lesions.by_size.items()
+        ],
+    )
+    rates = ", ".join(f"{_percent(recall)} % at {rate:g}" for rate, recall in lesions.recall_at.items())
+    reporter.message(f"lesions found by false positives per frame: {rates}")
+    positive = videos.positive_class
+    reporter.message(
+        f"{len(videos.videos)} videos: {videos.positives} {positive}, {videos.negatives} with other lesions, "
+        f"{videos.lesion_free} without; lesion against none: AUC {_figure(videos.lesion_auc)}; {positive} against "
+        f"other lesions: AUC {_figure(videos.auc)}, at {videos.threshold:g}: sensitivity {_percent(videos.sensitivity)} %, "
+        f"specificity {_percent(videos.specificity)} %"
+    )
+
+
+def _range(low: float, high: float) -> str:
+    if low == 0:
+        return f"< {100 * high:g} %"
+    return f">= {100 * low:g} %" if high > 1 else f"{100 * low:g} to {100 * high:g} %"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _percent(value: float | None) -> str:

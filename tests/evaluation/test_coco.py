@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from stnet.evaluation.coco import ScoredFrame, evaluate_frames, merge_duplicates
 
 CLASSES = ("benign", "malignant")
+SIDE = 200
 
 
 def frame(number, truth=(), found=(), video="v") -> ScoredFrame:
@@ -18,6 +19,8 @@ def frame(number, truth=(), found=(), video="v") -> ScoredFrame:
     return ScoredFrame(
         image_id=number,
         video=video,
+        height=SIDE,
+        width=SIDE,
         true_boxes=np.array([box for box, _ in truth], dtype=np.float64).reshape(-1, 4),
         true_labels=np.array([label for _, label in truth], dtype=np.int64),
         boxes=np.array([box for box, _, _ in found], dtype=np.float64).reshape(-1, 4),

@@ -1,0 +1,88 @@
+"""Everything an evaluation tells: numbers, a table of the videos, and curves, as files of one folder.
+
+evaluation.json        all numbers
+videos.csv             one row per video: what was marked, its scores
+roc.png                whole videos: sensitivity against 1 - specificity
+precision_recall.png   lesions in frames
+froc.png               lesions found against false positives per frame
+scores.png             histograms of the videos' scores
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
+from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
+from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_roc, draw_scores
+from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, evaluate_videos
+
+NUMBERS_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """COCO metrics, whole videos, lesions in frames, and the curves that go with them."""
+
+    metrics: CocoMetrics
+    videos: VideoMetrics
+    lesions: LesionMetrics
+    curves: LesionCurves
+
+    def to_dict(self) -> dict:
+        """Plain numbers, ready for JSON."""
+        return {**self.metrics.to_dict(), "lesions_in_frames": self.lesions.to_dict(), "videos": self.videos.to_dict()}
+
+
+def build_report(
+    frames: Sequence[ScoredFrame],
+    class_names: Sequence[str],
+    *,
+    score_threshold: float,
+    video_threshold: float,
+    metrics: CocoMetrics | None = None,
+) -> Report:
+    """Evaluate frames in every way.
+
+    Args:
+        frames: all scored frames, in any order.
+        class_names: names of category ids 1, 2, ...
+        score_threshold: see `evaluate_frames`.
+        video_threshold: see `evaluate_videos`.
+        metrics: what `evaluate_frames` gave for these frames, where that is known already.
+
+    Raises:
+        ValueError: see `evaluate_frames`.
+    """
+    metrics = metrics or evaluate_frames(frames, class_names, score_threshold)
+    lesions, curves = evaluate_lesions(frames, class_names)
+    videos = evaluate_videos(frames, class_names, video_threshold)
+    return Report(metrics=metrics, videos=videos, lesions=lesions, curves=curves)
+
+
+def report_files(report: Report, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:
+    """By file name, what writes that file to a path; `facts` stand first in the JSON file."""
+    content = {**facts, **report.to_dict()}
+    return {
+        NUMBERS_FILE: lambda path: path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"),
+        "videos.csv": lambda path: _write_table(report.videos.videos, path),
+        "roc.png": lambda path: draw_roc(report.videos, path),
+        "precision_recall.png": lambda path: draw_precision_recall(report.curves, path),
+        "froc.png": lambda path: draw_froc(report.curves, path),
+        "scores.png": lambda path: draw_scores(report.videos, path),
+    }
+
+
+def _write_table(videos: Sequence[VideoResult], path: Path) -> None:
+    names = list(videos[0].scores)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle, lineterminator="\n")
+        rows.writerow(
+            ["video", "frames", "lesions", "marked_as", *(f"score_{name}" for name in names), "positive_share"]
+        )
+        for video in videos:
+            scores = [f"{value:.6f}" for value in (*video.scores.values(), video.positive_share)]
+            rows.writerow([video.name, video.frames, video.lesions, " ".join(video.truth), *scores])

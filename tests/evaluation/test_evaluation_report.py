@@ -1,0 +1,109 @@
+"""Lesions against false positives, sizes, and the files of a report."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stnet.evaluation.coco import ScoredFrame
+from stnet.evaluation.lesion_metrics import evaluate_lesions
+from stnet.evaluation.report import build_report, report_files
+
+CLASSES = ("benign", "malignant")
+HEIGHT, WIDTH = 100, 200
+LESION, FAR = (10, 10, 50, 40), (120, 60, 150, 90)
+
+
+def frame(number, truth=(), found=(), video="v") -> ScoredFrame:
+    """`truth`: (box, label); `found`: (box, score, label)."""
+    return ScoredFrame(
+        image_id=number,
+        video=video,
+        height=HEIGHT,
+        width=WIDTH,
+        true_boxes=np.array([box for box, _ in truth], dtype=np.float64).reshape(-1, 4),
+        true_labels=np.array([label for _, label in truth], dtype=np.int64),
+        boxes=np.array([box for box, _, _ in found], dtype=np.float64).reshape(-1, 4),
+        scores=np.array([score for _, score, _ in found], dtype=np.float64),
+        labels=np.array([label for _, _, label in found], dtype=np.int64),
+    )
+
+
+def test_froc_by_hand():
+    # Scores 0.9 hit, 0.8 false, 0.7 hit, 0.6 false, 0.5 hit; four frames, four lesions of which one is never found.
+    frames = [
+        frame(1, [(LESION, 1)], [(LESION, 0.9, 2), (FAR, 0.8, 1)]),
+        frame(2, [(LESION, 2)], [(LESION, 0.7, 2)]),
+        frame(3, [(LESION, 2)], [(LESION, 0.5, 1)]),
+        frame(4, [(FAR, 1)], [(LESION, 0.6, 1)]),
+    ]
+    metrics, curves = evaluate_lesions(frames, CLASSES)
+    assert curves.false_positives.tolist() == [0, 0, 0.25, 0.25, 0.5, 0.5]
+    assert curves.recall.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75]
+    assert metrics.recall_at == {0.1: 0.25, 0.25: 0.5, 0.5: 0.75, 1.0: 0.75}
+
+
+def test_equal_scores_are_taken_together():
+    metrics, curves = evaluate_lesions([frame(1, [(LESION, 1)], [(LESION, 0.5, 1), (FAR, 0.5, 1)])], CLASSES)
+    assert curves.false_positives.tolist() == [0, 1] and curves.recall.tolist() == [0, 1]
+    assert metrics.recall_at == {0.1: 0, 0.25: 0, 0.5: 0, 1.0: 1}
+
+
+def test_precision_by_the_share_of_the_frame():
+    # 0.25 %, 6 % and 50 % of the frame; the large one is missed.
+    small, medium, large = (100, 10, 110, 15), (0, 0, 40, 30), (50, 0, 150, 100)
+    frames = [frame(n, [(box, 1)], [(box, 0.9, 1)]) for n, box in enumerate((small, medium), start=1)]
+    metrics, _ = evaluate_lesions([*frames, frame(3, [(large, 1)])], CLASSES)
+    assert metrics.lesions_by_size == {"small": 1, "medium": 1, "large": 1}
+    assert [metrics.by_size[name].ap50 for name in ("small", "medium", "large")] == pytest.approx([1, 1, 0])
+    only_small, _ = evaluate_lesions(frames[:1], CLASSES)
+    assert only_small.by_size["large"].ap is None and only_small.lesions_by_size["large"] == 0
+
+
+def test_every_lesion_has_one_size():
+    generator = np.random.default_rng(0)
+    boxes = [(0, 0, w, h) for w, h in generator.integers(1, 100, (40, 2))] + [(0, 0, 40, 20), (0, 0, 60, 50)]  # borders
+    metrics, _ = evaluate_lesions([frame(n, [(box, 1)]) for n, box in enumerate(boxes)], CLASSES)
+    assert sum(metrics.lesions_by_size.values()) == len(boxes)
+
+
+def report_of(frames):
+    return build_report(frames, CLASSES, score_threshold=0.5, video_threshold=0.5)
+
+
+def written(report, folder):
+    files = report_files(report, {"checkpoint": "a"})
+    for name, write in files.items():
+        write(folder / name)
+    return files
+
+
+def test_files(tmp_path):
+    frames = [
+        frame(1, [(LESION, 1)], [(LESION, 0.9, 1), (FAR, 0.3, 2)], "b, one"),
+        frame(2, [(LESION, 2)], [(LESION, 0.8, 2)], "m"),
+        frame(3, [], [(FAR, 0.2, 2)], "free"),
+    ]
+    files = written(report_of(frames), tmp_path)
+    assert sorted(files) == sorted(path.name for path in tmp_path.iterdir())
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["checkpoint"] == "a" and content["videos"]["auc"] == 1 and content["recall"] == 1
+    assert content["lesions_in_frames"]["recall_at"]["0.5"] == 1
+    with (tmp_path / "videos.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["video"] for row in rows] == ["b, one", "free", "m"]
+    assert [row["marked_as"] for row in rows] == ["benign", "", "malignant"]
+    assert float(rows[0]["score_benign"]) == 0.9 and float(rows[0]["positive_share"]) == pytest.approx(0.25)
+    for name in files:
+        if name.endswith(".png"):
+            picture = np.asarray(Image.open(tmp_path / name).convert("L"))
+            assert min(picture.shape) >= 300 and picture.std() > 5, name
+
+
+@pytest.mark.parametrize("frames", [[frame(1)], [frame(1, [(LESION, 1)])], [frame(1, [], [(FAR, 0.7, 2)])]])
+def test_files_where_kinds_are_missing(frames, tmp_path):
+    written(report_of(frames), tmp_path)
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["videos"]["auc"] is None and content["videos"]["lesion_auc"] is None
