@@ -26,7 +26,7 @@ def pytest_addoption(parser):
         "--bench-size", choices=SIZES, help="sizes; default: paper on a GPU, small on a CPU (smoke: the flow alone)"
     )
     group.addoption("--bench-dtypes", help="comma-separated; default: float16,float32 on a GPU, float32 on a CPU")
-    group.addoption("--bench-budget", type=float, help="seconds of rounds per benchmark; default: 0.2 or 1.0 (CPU)")
+    group.addoption("--bench-budget", type=float, help="seconds of rounds per benchmark; default: 0.2, on a CPU 0.6")
     group.addoption(
         "--bench-compiled",
         action="store_true",
@@ -64,7 +64,7 @@ def settings_of(config: pytest.Config) -> Settings:
     return Settings(
         device=device,
         size=config.getoption("bench_size") or ("paper" if gpu else "small"),
-        budget=config.getoption("bench_budget") or (0.2 if gpu else 1.0),
+        budget=config.getoption("bench_budget") or (0.2 if gpu else 0.6),
     )
 
 

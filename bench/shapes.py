@@ -25,6 +25,7 @@ class Sizes:
 
     Attributes:
         image: (height, width) of the frames of a clip.
+        operator_image: image whose levels the spatial-temporal operator is measured on.
         classic_image: image whose levels the classic operator (Deformable DETR) is measured on.
         queries: object queries of the decoder.
         batches: clips per call in the operator and inference benchmarks.
@@ -38,6 +39,7 @@ class Sizes:
     """
 
     image: tuple[int, int]
+    operator_image: tuple[int, int]
     classic_image: tuple[int, int]
     queries: int
     batches: tuple[int, ...]
@@ -56,7 +58,7 @@ class Sizes:
 
     def stda(self, layer: str, batch: int, *, queries: int | None = None) -> StdaProblem:
         """The operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
-        shapes = level_shapes(*self.image)
+        shapes = level_shapes(*self.operator_image)
         positions = sum(h * w for h, w in shapes)
         config = ModelConfig.preset("paper")
         encoder = layer == "encoder"
@@ -101,6 +103,7 @@ class Sizes:
 SIZES = {
     "paper": Sizes(
         image=(512, 512),
+        operator_image=(512, 512),
         classic_image=(800, 1333),
         queries=300,
         batches=(1, 8),
@@ -113,14 +116,15 @@ SIZES = {
         growth_queries=(100, 200, 300, 600),
     ),
     "small": Sizes(
-        image=(96, 128),
+        image=(64, 80),
+        operator_image=(128, 160),
         classic_image=(160, 192),
         queries=100,
         batches=(1,),
         model="paper",
         training_model="tiny",
         training_batch=1,
-        growth_frames=(12, 24, 36, 48),
+        growth_frames=(6, 12, 18, 24),
         growth_images=(64, 96, 128, 160),
         growth_batches=(1, 2, 3, 4),
         growth_queries=(50, 100, 200, 300),
@@ -128,6 +132,7 @@ SIZES = {
     # The flow alone, in seconds: for the suites' own tests and for a first look at a machine.
     "smoke": Sizes(
         image=(32, 40),
+        operator_image=(32, 40),
         classic_image=(48, 64),
         queries=10,
         batches=(1,),
