@@ -111,9 +111,11 @@ def show_report(report: Report, reporter: Reporter) -> None:
     positive = videos.positive_class
     reporter.message(
         f"{len(videos.videos)} videos: {videos.positives} {positive}, {videos.negatives} with other lesions, "
-        f"{videos.lesion_free} without; lesion against none: AUC {_figure(videos.lesion_auc)}; {positive} against "
-        f"other lesions: AUC {_figure(videos.auc)}, at {videos.threshold:g}: sensitivity {_percent(videos.sensitivity)} %, "
-        f"specificity {_percent(videos.specificity)} %"
+        f"{videos.lesion_free} without; lesion against none: AUC {_figure(videos.lesion_auc)}"
+    )
+    reporter.message(
+        f"{positive} against other lesions: AUC {_figure(videos.auc)}; at {videos.threshold:g}: sensitivity "
+        f"{_percent(videos.sensitivity)} %, specificity {_percent(videos.specificity)} %"
     )
 
 
