@@ -246,10 +246,12 @@ def interpolate(samples, dots, attention):
     """attention * (<s, g>, <ds/dx, g>, <ds/dy, g>), each [ROWS], from the dots of the four corners."""
     top_left, top_right, bottom_left, bottom_right = dots
     # Attention first: what follows is then computed where attention is, by one lane a row.
-    top_left = _finite(attention * top_left, samples.top * samples.left)
-    top_right = _finite(attention * top_right, samples.top * samples.right)
-    bottom_left = _finite(attention * bottom_left, samples.bottom * samples.left)
-    bottom_right = _finite(attention * bottom_right, samples.bottom * samples.right)
+    top = attention * samples.top
+    bottom = attention * samples.bottom
+    top_left = _finite(attention * top_left, top * samples.left)
+    top_right = _finite(attention * top_right, top * samples.right)
+    bottom_left = _finite(attention * bottom_left, bottom * samples.left)
+    bottom_right = _finite(attention * bottom_right, bottom * samples.right)
     upper = samples.left * top_left + samples.right * top_right
     lower = samples.left * bottom_left + samples.right * bottom_right
     sample = samples.top * upper + samples.bottom * lower
