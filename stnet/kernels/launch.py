@@ -56,7 +56,7 @@ class Candidate:
             computes positions and softmax anew, which costs less than the registers of a wide tile.
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
-            need an NVIDIA GPU and 16-bit values, and are "float32" elsewhere.
+            need an NVIDIA GPU from sm_80 on and 16-bit values that can be read in pairs, and are "float32" elsewhere.
         maxnreg: upper bound of registers per thread, None for the compiler's choice.
         unroll: frames taken in one step of the loop over the other frames.
         milliseconds: median time measured by the tuner, None where nothing was measured.
@@ -228,6 +228,11 @@ def architecture(device: torch.device) -> str:
 def is_nvidia(arch: str) -> bool:
     """Whether kernels for an architecture may hold inline PTX."""
     return arch.startswith("sm_")
+
+
+def has_packed_arithmetic(arch: str) -> bool:
+    """Whether an architecture has the instructions of the "packed" and "matrix" arithmetics: NVIDIA from sm_80 on."""
+    return is_nvidia(arch) and int(arch.removeprefix("sm_")) >= 80
 
 
 @dataclass(frozen=True, kw_only=True)

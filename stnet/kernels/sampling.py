@@ -128,17 +128,21 @@ def pack_pair(low, high, BFLOAT: tl.constexpr):
 def interpolate_packed(v00, v01, v10, v11, top, bottom):
     """Weighted sum of four 16-bit tensors in packed 16-bit arithmetic. NVIDIA only.
 
+    Two neighbouring elements in a lane's registers share the weights of the first, so they must belong to one row: the
+    layout is that of loads of at least two channels (VECTOR >= 2).
+
     Args:
         v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
         top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
     """
     BFLOAT: tl.constexpr = v00.dtype == tl.bfloat16
     if BFLOAT:
+        # sm_80 and sm_89 have no mul.bf16x2; a product is a multiply-add to -0.
         result = tl.inline_asm_elementwise(
             """{
             .reg .b16 l, r; .reg .b32 a, b, s;
             mov.b32 {l, r}, $5; mov.b32 a, {l, l}; mov.b32 b, {r, r};
-            mul.rn.bf16x2 s, $1, a; fma.rn.bf16x2 s, $2, b, s;
+            mov.b32 s, 0x80008000; fma.rn.bf16x2 s, $1, a, s; fma.rn.bf16x2 s, $2, b, s;
             mov.b32 {l, r}, $7; mov.b32 a, {l, l}; mov.b32 b, {r, r};
             fma.rn.bf16x2 s, $3, a, s; fma.rn.bf16x2 $0, $4, b, s;
             }""",

@@ -12,6 +12,7 @@ from stnet.kernels.launch import (
     architecture,
     choose,
     frame_offsets,
+    has_packed_arithmetic,
     is_nvidia,
     level_tables,
     packed,
@@ -188,12 +189,13 @@ def _value_constants(
     """Constants that say how values are stored and read; `dims` are all dimensions but the channels."""
     head_dim, element = value.shape[-1], value.element_size()
     contiguous = value.stride(-1) == 1
-    packs = is_nvidia(arch) and element == 2
+    vector = min(alignment(value, dims) // element, head_dim & -head_dim) if contiguous else 1
+    packs = has_packed_arithmetic(arch) and element == 2 and vector >= 2
     return {
         "ROW": value.stride(cell_dim),
         "WIDE": value.shape[cell_dim] * value.stride(cell_dim) * element >= 2**32,
         "CHANNEL": int(contiguous),
-        "VECTOR": min(alignment(value, dims) // element, head_dim & -head_dim) if contiguous else 1,
+        "VECTOR": vector,
         "STORE": min(16 // element, head_dim & -head_dim),
         "D": head_dim,
         "C": min(padded_head_dim(head_dim), candidate.block_channels),
