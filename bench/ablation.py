@@ -1,0 +1,209 @@
+"""Which parts of the `improved` recipe help: variants trained for the same time, with one architecture and seed.
+
+    python -m bench.ablation --data phantoms --minutes 20 --output bench/results/ablation_phantoms.json
+    python -m bench.ablation --list
+
+Every variant is a training of its own, started from the `improved` recipe with one switch off, or from the published
+recipe with one switch on. The published recipe keeps the published losses, augmentation and optimizer settings, has
+auxiliary losses and trains everything; its learning rate is tuned: three are tried, and the best one counts. What
+depends on size and machine (architecture, batch, precision, learning rate, strength of the weight average, length of
+the warm-up) comes from a preset and is the same for all.
+
+The result file grows by one variant at a time. Started again, the command goes on where it was stopped, within a
+variant too.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import machine
+from bench.results import RESULTS
+from stnet.errors import ConfigError, DataError, StnetError
+from stnet.training.config import TrainConfig
+from stnet.training.run_folder import RunFolder
+from stnet.training.state import replace_file
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("tiny", "improved")
+# Settings of the recipe that are switched, by the name of the switch. Off: as published.
+FROM_IMPROVED = {
+    "augmentation": "augmentation",
+    "quality scores": "class_loss",
+    "repeated matching": "auxiliary_repeats",
+}
+FROM_SCALE = {"cosine schedule": "schedule", "weight average": "ema_decay", "warm-up": "warmup_steps"}
+DENOISING = {"denoising": 5}  # off in both recipes
+RATE_FACTORS = (0.4, 1.0, 2.5)  # learning rates of the published recipe, as factors of the preset's
+ENDLESS = 100_000  # epochs: time ends every training
+TABLE = (("AP", "ap"), ("AP50", "ap50"), ("agnostic AP50", "agnostic_ap50"), ("recall, 0.5 FP", "recall_at_half"))
+
+
+def variants(preset: str) -> dict[str, dict[str, Any]]:
+    """The changes to a preset that make each variant, by its name."""
+    scale, improved, published = TrainConfig.preset(preset), TrainConfig.preset("improved"), TrainConfig()
+    on = {switch: {name: getattr(improved, name)} for switch, name in FROM_IMPROVED.items()}
+    on |= {switch: {name: getattr(scale, name)} for switch, name in FROM_SCALE.items()}
+    names = FROM_IMPROVED | FROM_SCALE
+    off = {switch: {name: getattr(published, name)} for switch, name in names.items()}
+    everything, nothing = _joined(on), _joined(off)
+    made = {"improved": everything}
+    made |= {f"improved without {switch}": everything | changes for switch, changes in off.items()}
+    made["improved without auxiliary losses"] = everything | {"auxiliary_losses": False}
+    made["improved with denoising"] = everything | DENOISING
+    for factor in RATE_FACTORS:
+        rates = {name: factor * getattr(scale, name) for name in ("learning_rate", "backbone_learning_rate")}
+        made[f"published, learning rate x{factor:g}"] = nothing | rates
+    made |= {f"published with {switch}": nothing | changes for switch, changes in on.items()}
+    return made | {"published with denoising": nothing | DENOISING}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0: all variants done; 1: one failed; 2: wrong use; 130: interrupted."""
+    options = _parser().parse_args(arguments)
+    chosen = variants(options.preset)
+    if options.list:
+        for name, changes in chosen.items():
+            print(f"{name}: {', '.join(f'{key}={value}' for key, value in changes.items())}")
+        return 0
+    try:
+        return _run(options, chosen)
+    except StnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (BUV layout)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="training time of every variant")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"results, for example {RESULTS.name}/ablation_phantoms.json"
+    )
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="run folders, one per variant (default: beside the results)"
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, default=PRESETS[0], help="architecture and scale (default %(default)s)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone")
+    parser.add_argument("--seed", type=int, default=0, help="of all variants (default %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--list", action="store_true", help="print the variants and their settings, and end")
+    return parser
+
+
+def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
+    for name in ("data", "minutes", "output"):
+        if getattr(options, name) is None:
+            raise ConfigError(f"--{name}: is needed")
+    if options.minutes <= 0:
+        raise ConfigError(f"--minutes {options.minutes:g}: must be above 0")
+    unknown = sorted(set(options.only or ()) - set(chosen))
+    if unknown:
+        raise ConfigError(f"--only {unknown[0]!r}: no such variant; see --list")
+    content = _opened(options)
+    runs = options.runs or options.output.with_name(options.output.stem + "_runs")
+    for name in options.only or chosen:
+        if name in content["variants"]:
+            continue
+        print(f"== {name} ({options.minutes:g} minutes)", flush=True)
+        folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
+        status = _train(_command(options, chosen[name], folder))
+        if status:
+            print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
+            return 1
+        content["variants"][name] = {"settings": chosen[name], **_outcome(folder)}
+        _write(options.output, content)
+    _print(content["variants"])
+    return 0
+
+
+def _opened(options: argparse.Namespace) -> dict[str, Any]:
+    """The result file so far, which must be of the same comparison."""
+    same = {"data": options.data.name, "minutes": options.minutes, "preset": options.preset, "seed": options.seed}
+    if not options.output.exists():
+        device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+        content = {**same, "machine": machine.describe(device), "variants": {}}
+        _write(options.output, content)
+        return content
+    try:
+        content = json.loads(options.output.read_text())
+        differing = [name for name, value in same.items() if content[name] != value]
+        content["variants"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{options.output}: not a result of this command ({error}); name another file") from error
+    if differing:
+        name = differing[0]
+        raise ConfigError(
+            f"--output {options.output}: holds a comparison with {name} {content[name]}, not {same[name]}; "
+            "name another file"
+        )
+    return content
+
+
+def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: RunFolder) -> list[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--data", str(options.data.resolve())]
+    command += ["--output", str(folder.path.resolve()), "--device", options.device]
+    if folder.config_file.exists():
+        return [*command, "--resume"]
+    command += ["--no-check", "--preset", options.preset, "--seed", str(options.seed)]
+    command += ["--minutes", str(options.minutes), "--epochs", str(ENDLESS), "--evaluate-every", str(ENDLESS)]
+    for name, value in changes.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            command += [f"--{flag}", str(value)]
+    return command
+
+
+def _train(command: list[str]) -> int:
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def _outcome(folder: RunFolder) -> dict[str, Any]:
+    """What a finished run reached."""
+    report = json.loads(folder.evaluation_file.read_text())
+    rows = folder.rows(folder.metrics_file)
+    return {
+        "steps": report["step"],
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        **report["overall"],
+        **{f"agnostic_{name}": value for name, value in report["agnostic"].items()},
+        "recall_at_half": report["lesions_in_frames"]["recall_at"]["0.5"],
+        "video_auc": report["videos"]["auc"],
+    }
+
+
+def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    width = max(map(len, rows))
+    print(f"{'variant':{width}}  {'steps':>6}" + "".join(f"  {title:>14}" for title, _ in TABLE))
+    for name, row in rows.items():
+        cells = ("-" if row[key] is None else f"{100 * row[key]:.1f}" for _, key in TABLE)
+        print(f"{name:{width}}  {row['steps']:>6}" + "".join(f"  {cell:>14}" for cell in cells))
+
+
+def _joined(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: value for group in changes.values() for name, value in group.items()}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
