@@ -121,15 +121,9 @@ def load_state(path: Path) -> TrainingState:
             average=load_file(average) if average.name in manifest else None,
             rest=rest,
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
+    except pickle.UnpicklingError as error:  # its text advises to load the file without care
+        raise CheckpointError(f"{path / 'state.pt'}: refused, holds objects other than a training's state") from error
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
