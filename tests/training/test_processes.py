@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = [
-    *("--preset", "tiny", "--clips-per-epoch", "40", "--batch-size", "4", "--epochs", "1", "--augmentation", "none"),
+    *("--preset", "tiny", "--clips-per-epoch", "20", "--batch-size", "4", "--epochs", "1", "--augmentation", "none"),
     *("--workers", "0", "--device", "cpu", "--denoising", "2", "--model", "backbone_width=8", "hidden_dim=64"),
     *("heads=2", "feedforward_dim=32", "encoder_layers=1", "decoder_layers=2", "queries=5", "image_size=48"),
 ]
@@ -29,17 +29,30 @@ def losses(folder: Path) -> list[list[float]]:
         return [[float(row[name]) for name in ("loss", "classification", "l1", "giou")] for row in csv.DictReader(file)]
 
 
-def test_two_processes_train_and_evaluate_like_one(small_dataset, tmp_path):
-    train([sys.executable], small_dataset, tmp_path / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    train(torchrun, small_dataset, tmp_path / "two")
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 10
+def torchrun() -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+@pytest.fixture(scope="module")
+def runs(small_dataset, tmp_path_factory) -> Path:
+    """The folders `one` and `two`, trained by as many processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    train([sys.executable], small_dataset, folder / "one")
+    train(torchrun(), small_dataset, folder / "two")
+    return folder
+
+
+def test_two_processes_train_like_one(runs):
+    one, two = losses(runs / "one"), losses(runs / "two")
+    assert len(one) == len(two) == 5
     for step, (alone, together) in enumerate(zip(one, two, strict=True)):
         assert together == pytest.approx(alone, abs=1e-5, rel=1e-5), f"step {step}"
 
-    evaluate = ["--evaluate", str(tmp_path / "one" / "last.safetensors"), "--data", str(small_dataset)]
-    for name, launcher in (("alone", [sys.executable]), ("together", torchrun)):
+
+@pytest.mark.slow
+def test_two_processes_evaluate_like_one(runs, small_dataset, tmp_path):
+    evaluate = ["--evaluate", str(runs / "one" / "last.safetensors"), "--data", str(small_dataset)]
+    for name, launcher in (("alone", [sys.executable]), ("together", torchrun())):
         command = [*launcher, str(ROOT / "train.py"), *evaluate, "--device", "cpu", "--output", str(tmp_path / name)]
         subprocess.run(command, check=True, capture_output=True, timeout=240, cwd=ROOT)
     alone, together = (json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("alone", "together"))

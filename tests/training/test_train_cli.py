@@ -135,13 +135,15 @@ def test_train_then_evaluate_then_resume(small_dataset, tmp_path, capsys):
 
     evaluate = ["--evaluate", str(run / "last.safetensors"), "--data", str(small_dataset), "--device", "cpu"]
     assert main([*evaluate, "--output", str(tmp_path / "result")]) == 0
-    assert "class-agnostic" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "class-agnostic" in out and "false positives per frame" in out and "3 videos: 2 malignant" in out
     alone = json.loads((tmp_path / "result" / "evaluation.json").read_text())
     during = json.loads((run / "evaluation.json").read_text())
-    assert {name: alone[name] for name in ("overall", "agnostic", "recall")} == {
-        name: during[name] for name in ("overall", "agnostic", "recall")
-    }
+    for name in ("overall", "agnostic", "recall", "lesions_in_frames", "videos"):
+        assert alone[name] == during[name], name
+    assert (tmp_path / "result" / "videos.csv").read_text() == (run / "videos.csv").read_text()
     assert main([*evaluate, "--output", str(tmp_path / "result")]) == 2
+    assert "exists" in capsys.readouterr().err
     assert main([*evaluate, "--protocol", "published"]) == 0
     assert "8 frames" in capsys.readouterr().out
 
@@ -158,7 +160,9 @@ def start(arguments: list[str]) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_save_once_and_set_the_exit_code(number, code, small_dataset, tmp_path):
     run = tmp_path / "run"
     arguments = ["--data", str(small_dataset), "--output", str(run), *SMALL, "--epochs", "500"]
