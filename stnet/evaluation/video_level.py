@@ -49,6 +49,9 @@ def video_scores(maxima: np.ndarray) -> np.ndarray:
 def positive_share(scores: np.ndarray, positive: int) -> float:
     """How much of a video's class scores speaks for one class, in [0, 1]; 0.5 where there is no score at all.
 
+    It compares the classes, so it does not need calibrated scores. Of two classes found equally well in one video, each
+    has a share of 0.5: where lesions of both occur together, look at the class scores as well.
+
     Args:
         scores: `[classes]` of `video_scores`.
         positive: position of that class in `scores`.

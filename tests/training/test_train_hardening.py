@@ -73,6 +73,7 @@ def test_resuming_from_a_pickle_that_runs_code_is_refused(small_dataset, tmp_pat
     assert not canary.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04.", b"{}", bytes(range(256)) * 16])
 def test_files_that_are_no_checkpoints_are_refused(content, small_dataset, tmp_path, capsys):
     for name in ("a.pth", "a.safetensors"):
