@@ -27,7 +27,7 @@ def draw_batch(batch: ClipBatch, class_names: Sequence[str], path: Path) -> None
     rows = []
     for clip, images in enumerate(batch.images):
         pixels = images.permute(0, 2, 3, 1).cpu().numpy() * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
-        pixels = (pixels * 255).clip(0, 255).astype(np.uint8)
+        pixels = np.nan_to_num(pixels * 255).clip(0, 255).astype(np.uint8)  # a batch that stops the run is shown too
         size = (~batch.padding_mask[clip]).cpu()
         height, width = int(size.any(1).sum()), int(size.any(0).sum())
         row = []
