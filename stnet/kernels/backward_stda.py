@@ -97,6 +97,7 @@ def _frame_gradients(
     level,
     gradient,
     config: tl.constexpr,
+    COMPONENTS: tl.constexpr,
     POINTS: tl.constexpr,
     STEP: tl.constexpr,
     NEED_OFFSETS: tl.constexpr,
@@ -121,11 +122,17 @@ def _frame_gradients(
             scatter(samples, visible, level, gradient, config)
         if NEED_SAMPLE:
             dot, slope_x, slope_y = interpolate(samples, dots, visible)
+            unit_x, unit_y = anchor.unit_x, anchor.unit_y
+            if COMPONENTS == 4:  # the slopes of a position that is not finite are 0, but these may be infinite
+                unit_x = tl.where(samples.inside, unit_x, 0.0)
+                unit_y = tl.where(samples.inside, unit_y, 0.0)
+                offset_x = tl.where(samples.inside, offset_x, 0.0)
+                offset_y = tl.where(samples.inside, offset_y, 0.0)
             if NEED_LOGITS:
                 tl.store(group.grad_logits + sample, dot - attention * rows.delta, mask=rows.mask)
             if NEED_OFFSETS:
-                tl.store(group.grad_offsets + 2 * sample, slope_x * anchor.unit_x, mask=rows.mask)
-                tl.store(group.grad_offsets + 2 * sample + 1, slope_y * anchor.unit_y, mask=rows.mask)
+                tl.store(group.grad_offsets + 2 * sample, slope_x * unit_x, mask=rows.mask)
+                tl.store(group.grad_offsets + 2 * sample + 1, slope_y * unit_y, mask=rows.mask)
             if NEED_REFERENCE:
                 sums = ReferenceSums(
                     sums.x + slope_x,
@@ -294,7 +301,7 @@ def stda_backward_kernel(
         anchor = _load_anchor(reference + level * reference_l, mask, height, width, COMPONENTS, POINTS)
         place = Level(height, width, first + tl.load(frames), grad_first + tl.load(grad_frames))
         sums = _frame_gradients(
-            own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config, POINTS, STEP,
+            own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config, COMPONENTS, POINTS, STEP,
             NEED_OFFSETS, NEED_LOGITS, NEED_REFERENCE,
         )  # fmt: skip
         if NEED_REFERENCE:
@@ -312,7 +319,7 @@ def stda_backward_kernel(
             )
             sums = _frame_gradients(
                 others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, gradient, config,
-                OTHER_POINTS, STEP, NEED_OTHER_OFFSETS, NEED_OTHER_LOGITS, NEED_OTHER_REFERENCE,
+                COMPONENTS, OTHER_POINTS, STEP, NEED_OTHER_OFFSETS, NEED_OTHER_LOGITS, NEED_OTHER_REFERENCE,
             )  # fmt: skip
         if NEED_OTHER_REFERENCE:
             pointers = grad_other_reference + level * COMPONENTS

@@ -152,8 +152,10 @@ def _position(reference: Tensor, offsets: Tensor, height: int, width: int) -> Te
     reference = reference[:, :, :, None, None, None]
     if reference.shape[-1] == 2:
         return reference * size + offsets - 0.5
-    scaled = offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
-    return (reference[..., :2] + scaled) * size - 0.5
+    # A product of infinity would turn the gradient 0 of a sample that does not count into NaN.
+    finite = (offsets * reference[..., 2:]).isfinite()
+    scaled = torch.where(finite, offsets, 0.0) / offsets.shape[-2] * torch.where(finite, reference[..., 2:], 0.0) * 0.5
+    return ((reference[..., :2] + scaled) * size - 0.5).masked_fill(~finite, torch.nan)
 
 
 def _weighted_samples(

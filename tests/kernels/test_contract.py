@@ -144,6 +144,21 @@ def test_far_positions_sample_zero_and_keep_their_weight(backend, stda_case, far
     torch.testing.assert_close(grads["reference_points"], alone["reference_points"] / 2)
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("name", ["offsets", "reference_points"])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
+def test_boxes_and_their_offsets_that_are_not_finite_pass_no_gradient_on(backend, stda_case, name, bad):
+    sizes = {"clips": 1, "frames": 1, "targets": 1, "queries": 2, "heads": 1, "other_frames": 0, "components": 4}
+    case = stda_case(shapes=((3, 4),), **sizes).to(dtype=torch.float32)
+    where = (0, 0, 0, 0, 0, 1, 0) if name == "offsets" else (0, 0, 0, 0, 2)  # of sample 1, or the width of query 0
+    case.tensors[name][where] = bad
+    output, grads = backend.gradients(case)
+    assert output.isfinite().all()
+    assert all(grad.isfinite().all() for grad in grads.values())
+    assert grads["offsets"][0, 0, 0, 0, 0, 1].abs().max() == 0
+    assert grads["offsets"][0, 0, 1].abs().min() > 0
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
 def test_bad_values_at_corners_of_zero_weight_do_not_count(backend, stda_case, bad):
