@@ -103,7 +103,7 @@ def _widen(tile, config: tl.constexpr):
     if config.PTX and tile.dtype == tl.bfloat16:
         wide = tl.inline_asm_elementwise(
             "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
-            "=r,=r,r",
+            "=&r,=r,r",  # the first result is written while the argument is still needed
             [tile],
             dtype=tl.int32,
             is_pure=True,
