@@ -60,7 +60,7 @@ def validate(
     shares = world.gather(scored)
     if not world.is_first:
         return None
-    frames = [frame for part in shares for frame in part]
+    frames = sorted((frame for part in shares for frame in part), key=lambda frame: frame.image_id)
     metrics = evaluate_frames(frames, index.class_names, score_threshold)
     return Validation(metrics=metrics, frames=frames)
 

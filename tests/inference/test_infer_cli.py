@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,7 +136,9 @@ def test_awkward_names_and_places(infer, make_clip, tmp_path):
     (tmp_path / "mit Leer [x] 乳腺").mkdir()
     make_clip(tmp_path / "mit Leer [x] 乳腺" / "ü 100%.mp4", frames=2)
     status, out, _ = infer("--output", "mit Leer [x] 乳腺", "--no-video", "--", "mit Leer [x] 乳腺", "-dash.mp4")
-    assert status == 2  # `--` ends the options, so those appended here are taken for inputs
+    assert status == 1  # `--` ends the options, so those appended here are taken for inputs, which are missing
+    shutil.rmtree(tmp_path / "mit Leer [x] 乳腺" / "-dash")
+    shutil.rmtree(tmp_path / "mit Leer [x] 乳腺" / "ü 100%")
     status, out, _ = infer("./-dash.mp4", "mit Leer [x] 乳腺", "--output", "mit Leer [x] 乳腺", "--no-video")
     assert status == 0
     assert results(tmp_path / "mit Leer [x] 乳腺" / "ü 100%")["frame_count"] == 2
