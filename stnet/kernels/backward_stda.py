@@ -236,14 +236,17 @@ def stda_backward_kernel(
     NEED_OTHER_OFFSETS: tl.constexpr,
     NEED_OTHER_LOGITS: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks, heads, clips * targets)."""
+    """Grid (query blocks * targets * clips, heads)."""
     ROWS: tl.constexpr = QUERIES * STEP
     head = tl.program_id(1).to(tl.int64)
-    clip = (tl.program_id(2) // targets).to(tl.int64)
-    target = (tl.program_id(2) % targets).to(tl.int64)
+    blocks = tl.cdiv(queries, QUERIES)
+    pair = tl.program_id(0) // blocks
+    first_query = tl.program_id(0) % blocks * QUERIES
+    clip = (pair // targets).to(tl.int64)
+    target = (pair % targets).to(tl.int64)
     row = tl.arange(0, ROWS)
     point = row % STEP
-    query = tl.program_id(0) * QUERIES + row // STEP
+    query = first_query + row // STEP
     mask = query < queries
     query = query.to(tl.int64)
     item = ((clip * targets + target) * queries + query) * heads + head  # of a contiguous [B, T, Q, H]
@@ -280,7 +283,7 @@ def stda_backward_kernel(
         grad_other_offsets + (item * other_samples + point) * 2,
         grad_other_logits + item * other_samples + point,
     )
-    block = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    block = first_query + tl.arange(0, QUERIES)
     block_mask = block < queries
     block_item = (clip * targets + target) * queries + block
     if not ATOMIC_REFERENCE:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -330,21 +330,22 @@ def calls(
     return module.example_calls(kernel, candidate, dtype, head_dim, problem, arch)
 
 
-@lru_cache(maxsize=1024)
+# Device tables are kept for good: a captured CUDA graph holds their addresses. They are small.
+@cache
 def level_tables(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Heights and widths int32 [L, 2] and first positions int32 [L] of the levels, kept on the device."""
     shapes = torch.tensor(spatial_shapes, dtype=torch.int32, device=device)
     return shapes, torch.tensor(level_starts(spatial_shapes), dtype=torch.int32, device=device)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def frame_offsets(frame_table: tuple[tuple[int, ...], ...], frame_stride: int, device: torch.device) -> Tensor:
     """int64 [T, 1 + W]: where each frame of the table begins, in elements from frame 0, kept on the device."""
     rows = [[frame * frame_stride for frame in row] for row in frame_table]
     return torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), -1)
 
 
-@lru_cache(maxsize=256)
+@cache
 def query_order(spatial_shapes: tuple[tuple[int, int], ...], block_queries: int, device: torch.device) -> Tensor:
     """int32 [S], a permutation that visits the positions of each level in small 2-D tiles, kept on the device.
 

@@ -38,9 +38,9 @@ def _rows(flat: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(flat[i * length : (i + 1) * length]) for i in range(count))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _levels_on(device: torch.device, shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
-    """Levels as tensors; kept, so that a captured CUDA graph needs no copy from the host."""
+    """Levels as tensors; kept for good, since a captured CUDA graph holds their addresses."""
     return torch.tensor(shapes, device=device), torch.tensor(level_starts(shapes), device=device)
 
 

@@ -233,7 +233,7 @@ def stda_backward_call(
         **{name.upper().replace("GRAD", "NEED"): gradient is not None for name, gradient in list(needed.items())[1:]},
     }
     arguments = {name: arguments[name] for name in stda_backward_kernel.arg_names if name in arguments}
-    grid = (-(-queries // candidate.block_queries), heads, clips * targets)
+    grid = (-(-queries // candidate.block_queries) * targets * clips, heads, 1)
     return KernelCall(
         kernel=stda_backward_kernel,
         grid=grid,
