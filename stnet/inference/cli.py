@@ -22,7 +22,7 @@ from stnet.video import DEFAULT_FPS, VideoInput, VideoSource, find_inputs
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-SCORE_THRESHOLD = 0.3
+SCORE_THRESHOLD = 0.4
 """Default score from which detections are drawn and listed in the CSV file."""
 
 DESCRIPTION = """\
