@@ -24,7 +24,9 @@ FORBIDDEN = {
 @pytest.mark.parametrize("rule", FORBIDDEN)
 def test_sources_avoid(rule):
     pattern = re.compile(FORBIDDEN[rule], re.MULTILINE)
-    found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in SOURCES for match in pattern.finditer(path.read_text())]
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}" for path in SOURCES for match in pattern.finditer(path.read_text())
+    ]
     assert found == []
 
 
