@@ -1,6 +1,7 @@
-"""Reading and writing video: files, frame folders, images, arrays."""
+"""Reading and writing video: files, DICOM, frame folders, images, arrays."""
 
 from stnet.video.arrays import ArraySource, SpooledSource
+from stnet.video.dicom import DicomFile
 from stnet.video.images import ImageSequence
 from stnet.video.inputs import VideoInput, find_inputs, open_source
 from stnet.video.reader import VideoFile
@@ -10,6 +11,7 @@ from stnet.video.writer import VideoWriter
 __all__ = [
     "DEFAULT_FPS",
     "ArraySource",
+    "DicomFile",
     "ImageSequence",
     "Scan",
     "SpooledSource",

@@ -2,11 +2,12 @@
 
 import glob
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from stnet.errors import VideoError
+from stnet.video.dicom import DicomFile, is_dicom
 from stnet.video.images import IMAGE_SUFFIXES, ImageSequence, images_in, natural_key
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
 from stnet.video.source import DEFAULT_FPS, VideoSource
@@ -14,21 +15,32 @@ from stnet.video.source import DEFAULT_FPS, VideoSource
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInput:
-    """One video to be opened: a file, or the images that are its frames; `origin` is what the user named."""
+    """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
+
+    DICOM files are called `dicom-1`, `dicom-2`, ... in the order named, since their own names may tell patients.
+    """
 
     name: str
     paths: tuple[Path, ...]
     origin: str
+    dicom: bool = False
 
-    def open(self, fps: Fraction = DEFAULT_FPS) -> VideoSource:
-        """Open it; `fps` is the frame rate of images, which state none. Raises `VideoError`."""
+    def open(self, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
+        """Open it. Raises `VideoError`.
+
+        Args:
+            fps: frame rate of inputs that state none: images, and DICOM files without one in their header.
+            full_frame: deliver whole frames of DICOM files, not only their scan region.
+        """
+        if self.dicom:
+            return DicomFile(self.paths[0], self.name, fps, full_frame)
         if all(_is_image(path) for path in self.paths):
             return ImageSequence(self.paths, self.name, fps)
         return VideoFile(self.paths[0])
 
 
 def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS) -> VideoSource:
-    """Open one video: a file, a folder of frames, a pattern of frames or an image. Raises `VideoError`."""
+    """Open one video: a video or DICOM file, a folder or pattern of frames, or an image. Raises `VideoError`."""
     inputs = find_inputs([path])
     if len(inputs) != 1:
         raise VideoError(f"{path}: names {len(inputs)} videos; expected one")
@@ -38,9 +50,9 @@ def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS) -> VideoSource:
 def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
     """Videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
-    A folder of images is one video, a folder of video files is all of them. Image files of one folder, named
-    one by one or by a pattern, are the frames of one video. Raises `VideoError` for a name that stands for
-    nothing.
+    A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
+    one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them. Raises
+    `VideoError` for a name that stands for nothing.
     """
     inputs: list[VideoInput] = []
     images: dict[Path, list[Path]] = {}
@@ -48,6 +60,8 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
         for path in _matches(str(name)):
             if path.is_dir():
                 inputs += _in_folder(path)
+            elif is_dicom(path):
+                inputs.append(_dicom(path))
             elif _is_image(path):
                 if path.parent not in images:
                     images[path.parent] = []
@@ -56,7 +70,22 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
                 images[path.parent].append(path)
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
-    return [_with_images(video, images) for video in inputs]
+    return _numbered(_with_images(video, images) for video in inputs)
+
+
+def _dicom(path: Path) -> VideoInput:
+    return VideoInput(name="dicom", paths=(path,), origin="dicom", dicom=True)
+
+
+def _numbered(inputs: Iterable[VideoInput]) -> list[VideoInput]:
+    """The same, with a running number in the names of DICOM files."""
+    numbered, count = [], 0
+    for video in inputs:
+        if video.dicom:
+            count += 1
+            video = replace(video, name=f"dicom-{count}", origin=f"dicom-{count}")
+        numbered.append(video)
+    return numbered
 
 
 def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInput:
@@ -69,19 +98,24 @@ def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInpu
 
 def _in_folder(folder: Path) -> list[VideoInput]:
     try:
-        images = images_in(folder)
-        videos = sorted((path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+        files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
+        dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
+        images = [path for path in images_in(folder) if path not in dicoms]
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path not in dicoms]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
+    if dicoms and images:
+        raise VideoError("a folder holds DICOM files and images; name the DICOM files, or move the images elsewhere")
     if images and videos:
         raise VideoError(
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
         )
     if images:
         return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder))]
-    if videos:
-        return [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
-    raise VideoError(f"{folder}: holds no image and no video file")
+    if videos or dicoms:
+        named = [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
+        return named + [_dicom(path) for path in dicoms]
+    raise VideoError(f"{folder}: holds no image, no video and no DICOM file")
 
 
 def _folder_name(folder: Path) -> str:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from stnet.errors import VideoError
-from stnet.video.source import DEFAULT_FPS, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
+from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -25,8 +25,6 @@ VIDEO_SUFFIXES = frozenset(
 
 TOLERATED_SHORTFALL = 0.02
 """Share of the declared frames (or duration) that may be missing, beyond one, before a file counts as cut."""
-
-FPS_RANGE = (Fraction(1, 10), Fraction(1000))
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,9 @@ MAX_PIXELS = 2**25
 DEFAULT_FPS = Fraction(25)
 """Frame rate assumed where the input states none (images, arrays, broken headers), in frames per second."""
 
+FPS_RANGE = (Fraction(1, 10), Fraction(1000))
+"""Frame rates that are believed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFrame:
@@ -27,6 +30,7 @@ class VideoFrame:
     time: float
     image: np.ndarray
     name: str | None = None  # file name, where the frame is a file of its own
+    origin: tuple[int, int] = (0, 0)  # x, y of the image's corner in the original frame, where that was cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,10 @@ class VideoSource(ABC):
     "ok", "truncated" (frames are missing at the end) or "corrupt" (damage inside); `problems` says what was
     found. Damage never raises: what can be decoded is delivered. `VideoError` is raised only by inputs of
     which nothing can be used.
+
+    `height` and `width` are those of the images delivered; where these are cut out of larger frames, `origin` is the
+    x, y of their corner and `full_height`, `full_width` the size of the frames. `notes` is what a user should know
+    beforehand.
     """
 
     name: str
@@ -51,6 +59,10 @@ class VideoSource(ABC):
     height: int
     width: int
     declared_frames: int | None = None
+    origin: tuple[int, int] = (0, 0)
+    full_height: int | None = None
+    full_width: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.status: Status = "unread"
