@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ from stnet.inference.engine import DTYPES, EngineOptions
 from stnet.inference.live import LiveDetector
 from stnet.inference.outputs import VideoOutputs, existing_outputs
 from stnet.inference.reading import VideoEnd, VideoStart
+from stnet.inference.report import REPORT_NAME, ReportPage
 from stnet.inference.results import FrameResult
 from stnet.video import DEFAULT_FPS, VideoInput, VideoSource, find_inputs
 
@@ -28,14 +29,19 @@ SCORE_THRESHOLD = 0.4
 DESCRIPTION = """\
 Find breast lesions in ultrasound videos.
 
-INPUT is a video file, a folder of frames or of videos, or a pattern in quotes; several may be given. Images of one
-folder are the frames of one video. For every video a folder is written under --output:
+INPUT is a video or DICOM file, a folder of frames or of such files, or a pattern in quotes; several may be given.
+Images of one folder are the frames of one video. For every video a folder is written under --output:
 
   annotated.mp4     the video with boxes, classes and scores
   detections.json   up to 100 detections per frame, whatever their score
   detections.csv    frame, time, x0, y0, x1, y1, score, class of those with at least --score-threshold
 
-Boxes are in pixels of the original frames. Research software, not a medical device."""
+Boxes are in pixels of the original frames. --report adds one page about all videos, report.html, for the browser.
+
+DICOM files are called dicom-1, dicom-2, ... in the order given (in folders by name) and cut to the scan region that
+their header names. No patient data gets into any output, except what is burned into the pixels that are used.
+
+Research software, not a medical device."""
 
 EPILOG = """\
 exit status: 0 all videos were read in full; 1 some were truncated, damaged or unusable (what could be read was
@@ -87,7 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace the results of a former run")
     add("--no-video", action="store_true", help="write no annotated video")
-    add("--fps", type=_fps, default=DEFAULT_FPS, metavar="F", help="frame rate of images (default: %(default)s)")
+    add(
+        "--report",
+        action="store_true",
+        help="write report.html: frames, scores over time, video scores",
+    )
+    add("--full-frame", action="store_true", help="DICOM: use whole frames, burned-in text included")
+    add(
+        "--fps",
+        type=_fps,
+        default=DEFAULT_FPS,
+        metavar="F",
+        help="frame rate of images (default: %(default)s)",
+    )
     speed = parser.add_argument_group("execution")
     add = speed.add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
@@ -125,8 +143,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         options=EngineOptions(compile=arguments.compile),
         profile=arguments.profile,
     )
-    run = _Run(arguments, detector, reporter, jobs)
-    rows = missing + (run.live() if arguments.live else run.offline())
+    rows = _Run(arguments, detector, reporter, jobs, missing).all()
     reporter.summary(rows, arguments.score_threshold)
     if detector.timer is not None:
         reporter.stages(detector.timer.seconds, sum(row.frames for row in rows))
@@ -139,11 +156,11 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
 def _jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[VideoSummary]]:
     """A job for every video that the names stand for, and a row for every name that stands for nothing."""
     usable, missing = [], []
-    for name in names:
+    for position, name in enumerate(names, start=1):
         try:
             find_inputs([name])
         except VideoError as error:
-            missing.append(VideoSummary(name=name, status="unreadable", problems=(str(error),)))
+            missing.append(VideoSummary(name=f"input {position}", status="unreadable", problems=(str(error),)))
         else:
             usable.append(name)
     jobs, taken = [], set()
@@ -159,6 +176,9 @@ def _jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[VideoSumm
 
 def _refuse_existing(jobs: list[Job], arguments: argparse.Namespace) -> None:
     existing = [str(path) for job in jobs for path in existing_outputs(job.folder)]
+    report = arguments.output / REPORT_NAME
+    if arguments.report and report.exists():
+        existing.append(str(report))
     if existing and not arguments.overwrite:
         more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         raise ConfigError(
@@ -171,18 +191,64 @@ class _Run:
     """Writes what the detector finds, video after video."""
 
     def __init__(
-        self, arguments: argparse.Namespace, detector: VideoDetector, reporter: Reporter, jobs: list[Job]
+        self,
+        arguments: argparse.Namespace,
+        detector: VideoDetector,
+        reporter: Reporter,
+        jobs: list[Job],
+        missing: list[VideoSummary],
     ) -> None:
         self._arguments, self._detector, self._reporter, self._jobs = arguments, detector, reporter, jobs
-        self._rows: list[VideoSummary] = []
+        self._rows = list(missing)
         self._outputs: VideoOutputs | None = None
         self._started = 0.0
+        self._report: ReportPage | None = None
 
-    def offline(self) -> list[VideoSummary]:
+    def all(self) -> list[VideoSummary]:
+        """All videos, and the report of them where it is asked for."""
+        if not self._arguments.report:
+            return self._videos()
+        self._report = self._page()
+        try:
+            for row in self._rows:
+                self._report.end(row.name, row.status, row.problems)
+            rows = self._videos()
+        except BaseException as error:
+            self._report.abandon(error)
+            raise
+        self._reporter.note(f"report: {self._report.finish()}")
+        return rows
+
+    def _videos(self) -> list[VideoSummary]:
+        return self._live() if self._arguments.live else self._offline()
+
+    @property
+    def _images(self) -> bool:
+        """Whether results have to carry their frames."""
+        return self._arguments.report or not self._arguments.no_video
+
+    def _page(self) -> ReportPage:
+        arguments, engine = self._arguments, self._detector.engine
+        try:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VideoError(
+                f"{arguments.output}: cannot be written to ({error.strerror}); choose another --output"
+            ) from error
+        facts = {
+            "Model": Path(arguments.checkpoint).name,
+            "Device": f"{engine.device}, {engine.dtype_name}",
+            "Score threshold": f"{arguments.score_threshold:g}",
+            "Mode": f"live, {arguments.delay} frames of delay" if arguments.live else "whole videos",
+        }
+        names = self._detector.class_names
+        return ReportPage(arguments.output, facts, names, arguments.score_threshold, len(self._jobs))
+
+    def _offline(self) -> list[VideoSummary]:
         """All videos by clips over their whole length."""
         videos = [(job.name, self._opener(job)) for job in self._jobs]
         with self._abandoning():
-            for event in self._detector.events(videos, images=not self._arguments.no_video):
+            for event in self._detector.events(videos, images=self._images):
                 if isinstance(event, VideoStart):
                     self._begin(self._jobs[event.key], event.source, event.length)
                 elif isinstance(event, FrameResult):
@@ -191,18 +257,18 @@ class _Run:
                     self._end(event)
         return self._rows
 
-    def live(self) -> list[VideoSummary]:
+    def _live(self) -> list[VideoSummary]:
         """All videos played at their own rate, one after the other."""
         for job in self._jobs:
             try:
-                source = job.video.open(self._arguments.fps)
+                source = self._opener(job)()
             except VideoError as error:
                 self._end(_unusable(job.name, error))
                 continue
             live = LiveDetector(self._detector, delay=self._arguments.delay)
             with self._abandoning():
                 self._begin(job, source, source.declared_frames)
-                for result in live(_paced(source), name=job.name, images=not self._arguments.no_video):
+                for result in live(_paced(source), name=job.name, images=self._images):
                     self._write(result)
                 frames = live.statistics.frames
                 self._end(VideoEnd(key=0, name=job.name, status=source.status, problems=source.problems, frames=frames))
@@ -214,7 +280,7 @@ class _Run:
         return self._rows
 
     def _opener(self, job: Job):
-        return lambda: job.video.open(self._arguments.fps)
+        return lambda: job.video.open(self._arguments.fps, self._arguments.full_frame)
 
     def _begin(self, job: Job, source: VideoSource, frames: int | None) -> None:
         self._outputs = VideoOutputs(
@@ -230,20 +296,25 @@ class _Run:
             score_threshold=self._arguments.score_threshold,
             video=not self._arguments.no_video,
         )
+        if self._report is not None:
+            self._report.begin(job.name, source, frames)
+        for note in source.notes:
+            self._reporter.note(f"{job.name}: {note}")
         self._started = time.perf_counter()
         self._reporter.begin(job.name, frames)
 
     def _write(self, result: FrameResult) -> None:
         timer = self._detector.timer
-        if timer is None:
+        with nullcontext() if timer is None else timer.stage("write"):
             self._outputs.write(result)
-        else:
-            with timer.stage("write"):
-                self._outputs.write(result)
+            if self._report is not None:
+                self._report.write(result)
         self._reporter.advance()
 
     def _end(self, end: VideoEnd) -> None:
         outputs, self._outputs = self._outputs, None
+        if self._report is not None:
+            self._report.end(end.name, end.status, end.problems)
         if outputs is None:
             self._rows.append(VideoSummary(name=end.name, status=end.status, problems=end.problems))
             return

@@ -18,7 +18,7 @@ from stnet.inference.engine import Engine, EngineOptions
 from stnet.inference.inputs import open_videos
 from stnet.inference.pipeline import in_background
 from stnet.inference.reading import OpenVideo, VideoEnd, VideoStart, read_clips
-from stnet.inference.results import FrameResult
+from stnet.inference.results import FrameResult, shifted
 from stnet.inference.running import ClipOutput, ClipRunner
 from stnet.inference.timing import StageTimer
 from stnet.model.checkpoint import load
@@ -138,9 +138,10 @@ class VideoDetector:
                 video=output.task.name,
                 index=frame.index,
                 time=frame.time,
-                detections=found[position],
+                detections=shifted(found[position], frame.origin),
                 image=frame.image if images else None,
                 file=frame.name,
+                origin=frame.origin,
             )
 
     def _select(self, output: ClipOutput) -> list[Detections]:

@@ -21,7 +21,7 @@ from stnet.errors import ConfigError, VideoError
 from stnet.inference.detector import TOP_DETECTIONS, VideoDetector
 from stnet.inference.inputs import as_array
 from stnet.inference.pipeline import POLL_SECONDS
-from stnet.inference.results import FrameResult
+from stnet.inference.results import FrameResult, shifted
 from stnet.model.postprocess import Detections, select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
@@ -150,9 +150,10 @@ class LiveDetector:
             video=name,
             index=arrival.frame.index,
             time=arrival.frame.time,
-            detections=detections,
+            detections=shifted(detections, arrival.frame.origin),
             image=arrival.frame.image if images else None,
             file=arrival.frame.name,
+            origin=arrival.frame.origin,
             latency=latency,
         )
 

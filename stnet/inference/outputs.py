@@ -50,9 +50,10 @@ class VideoOutputs:
             "video": {
                 "name": source.name,
                 "source": origin,
-                "width": source.width,
-                "height": source.height,
+                "width": source.full_width or source.width,
+                "height": source.full_height or source.height,
                 "fps": exact(source.fps),
+                **_region(source),
             },
             "model": model,
         }
@@ -75,7 +76,7 @@ class VideoOutputs:
         self.detections += count
         self.frames_with_detections += count > 0
         if self._video is not None:
-            drawn = draw_detections(result.image, result.detections, self._names, self._threshold)
+            drawn = draw_detections(result.image, result.detections_in_image, self._names, self._threshold)
             self._video.write(drawn, result.time)
 
     def finish(self, status: str, problems: tuple[str, ...]) -> None:
@@ -86,3 +87,11 @@ class VideoOutputs:
     def abandon(self, error: BaseException) -> None:
         """Leave what there is under the partial names."""
         self._files.__exit__(type(error), error, error.__traceback__)
+
+
+def _region(source: VideoSource) -> dict:
+    """The part of the original frames that was looked at, where that is not all of them."""
+    if source.full_width is None or (source.width, source.height) == (source.full_width, source.full_height):
+        return {}
+    x, y = source.origin
+    return {"region": [x, y, x + source.width, y + source.height]}

@@ -23,7 +23,8 @@ class FrameResult:
 
     `index` counts the frames of the video from 0, `time` is in seconds from its first frame. `detections` has
     boxes x0 y0 x1 y1 in pixels of the original frame (not clipped to it), best score first. `image` is the
-    frame itself, uint8 RGB `[H, W, 3]`, where it was asked for. `file` is its name where frames are files.
+    frame itself, uint8 RGB `[H, W, 3]`, where it was asked for; where only a part of the original frame was used,
+    it is that part, and `origin` the x, y of its corner. `file` is its name where frames are files.
     """
 
     video: str
@@ -32,6 +33,20 @@ class FrameResult:
     detections: Detections
     image: np.ndarray | None = None
     file: str | None = None
+    origin: tuple[int, int] = (0, 0)
+
+    @property
+    def detections_in_image(self) -> Detections:
+        """The detections with boxes in pixels of `image`."""
+        return shifted(self.detections, (-self.origin[0], -self.origin[1]))
+
+
+def shifted(detections: Detections, by: tuple[int, int]) -> Detections:
+    """The same detections with all boxes moved by x, y pixels."""
+    if by == (0, 0):
+        return detections
+    boxes = detections.boxes + detections.boxes.new_tensor([*by, *by])
+    return Detections(boxes, detections.scores, detections.labels)
 
 
 class AtomicFile:

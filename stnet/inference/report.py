@@ -1,0 +1,227 @@
+"""`report.html`: what a run found, in one file that opens from disk, without a network, and on a phone.
+
+The page is the template beside this module with blocks of JSON in the middle, which the template's script turns into
+sections. Frames are written to the file as they come, so memory does not grow with a video. Names reach the page as
+JSON with every `<` escaped and are only ever set as text; a Content-Security-Policy forbids every connection and every
+script but the template's own.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import platform
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import stnet
+from stnet.evaluation.video_level import STRONGEST_SHARE, frame_maxima, video_scores
+from stnet.inference.draw import PALETTE
+from stnet.inference.report_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.results import AtomicFile, FrameResult
+from stnet.video import VideoSource
+
+REPORT_NAME = "report.html"
+TEMPLATE = "report.html"
+DATA_MARK = "<!--data-->"
+
+VIDEO_BUDGET = 4_400_000
+"""Characters for the frames of one video; the page of a single video stays below 5 MB."""
+
+RUN_BUDGET = 60_000_000
+"""Characters for the frames of all videos: runs of many videos get smaller frames."""
+
+BOXES_SHOWN = 10
+"""Detections per frame that the page can draw, best first."""
+
+CHART_POINTS = 1500
+"""Points of a score curve; longer videos show the maximum of neighbouring frames."""
+
+
+@dataclass(kw_only=True)
+class _Video:
+    """What is known so far of the video that is being written."""
+
+    name: str
+    source: VideoSource
+    spool: FrameSpool
+    strongest: StrongestFrames
+    maxima: list[np.ndarray] = field(default_factory=list)  # [classes] of every frame
+    times: list[float] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # positions (in `maxima`) of the frames shown
+    boxes: list[list[list[float]]] = field(default_factory=list)  # x0 y0 x1 y1 score label, of the frames shown
+    strong_boxes: dict[int, list[list[float]]] = field(default_factory=dict)
+
+
+class ReportPage:
+    """Writes the page of one run, video after video; it grows as `report.html.partial` until `finish`.
+
+    Args:
+        folder: where the page goes.
+        facts: what to state about the run: title and value.
+        class_names: by label.
+        score_threshold: the score from which boxes are drawn at first.
+        videos: how many videos are expected.
+
+    Raises: `VideoError` when it cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, facts: dict[str, str], class_names: dict[int, str], score_threshold: float, videos: int
+    ) -> None:
+        template = resources.files("stnet.inference").joinpath(TEMPLATE).read_text(encoding="utf-8")
+        head, self._tail = template.split(DATA_MARK)
+        self._file = AtomicFile(folder / REPORT_NAME)
+        self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, videos))
+        self._classes, self._count = len(class_names), 0
+        self._video: _Video | None = None
+        self._put(head.replace("{{policy}}", html.escape(_policy(template))))
+        palette = [f"rgb{PALETTE[position % len(PALETTE)]}" for position in range(len(class_names))]
+        self._block(
+            "run",
+            {
+                "facts": {**_surroundings(), **facts},
+                "classes": [
+                    {"label": k, "name": v, "colour": c} for (k, v), c in zip(class_names.items(), palette, strict=True)
+                ],
+                "threshold": score_threshold,
+                "strongestShare": STRONGEST_SHARE,
+            },
+        )
+
+    def begin(self, name: str, source: VideoSource, length: int | None) -> None:
+        """A video starts, of about `length` frames."""
+        length = length or 1
+        spool = FrameSpool(length, self._budget)
+        self._video = _Video(name=name, source=source, spool=spool, strongest=StrongestFrames(length))
+        # An empty string stands first so that every frame can follow a comma.
+        self._put(f'<script type="application/json" id="frames-{self._count}">[""')
+
+    def write(self, result: FrameResult) -> None:
+        """Append one frame; the result must carry its image."""
+        video, detections = self._video, result.detections_in_image
+        number = len(video.maxima)
+        maxima = frame_maxima(detections.scores.numpy(), detections.labels.numpy(), self._classes)
+        video.maxima.append(maxima)
+        video.times.append(result.time)
+        rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+        boxes = [
+            [*(round(x, 1) for x in box), round(score, 4), label]
+            for box, score, label in list(rows)[:BOXES_SHOWN]
+            if np.isfinite(box).all()
+        ]
+        text = video.spool.take(number, result.image)
+        if text is not None:
+            self._put(f',\n"{text}"')
+            video.numbers.append(number)
+            video.boxes.append(boxes)
+        best = float(maxima.max(initial=0))
+        if video.strongest.wants(number, best):
+            image = text or video.spool.encode(result.image)
+            video.strongest.add(StrongFrame(number=number, score=best, image=image))
+            video.strong_boxes[number] = boxes
+
+    def end(self, name: str, status: str, problems: tuple[str, ...]) -> None:
+        """The video that was begun is over, or `name` could not be read at all."""
+        data = {"name": name, "status": status, "problems": list(problems)}
+        if self._video is not None:
+            self._put("]</script>\n")
+            data |= self._summary(self._video)
+        self._block(f"video-{self._count}", data)
+        self._count += 1
+        self._video = None
+
+    def finish(self) -> Path:
+        """Complete the page; returns where it is."""
+        self._put(self._tail)
+        self._file.__exit__(None, None, None)
+        return self._file.path
+
+    def abandon(self, error: BaseException) -> None:
+        """Leave what there is under the partial name."""
+        self._file.__exit__(type(error), error, error.__traceback__)
+
+    def _summary(self, video: _Video) -> dict:
+        source = video.source
+        summary = {
+            "width": source.width,
+            "height": source.height,
+            "fps": round(float(source.fps), 3),
+            "frames": len(video.maxima),
+            "numbers": video.numbers,
+            "stride": video.spool.stride,
+            "shownSize": video.spool.size,
+            "boxes": video.boxes,
+        }
+        if source.full_width:
+            summary["region"] = [*source.origin, source.full_width, source.full_height]
+        if not video.maxima:
+            return summary
+        maxima = np.stack(video.maxima)
+        step, curve = _curve(maxima)
+        strong = video.strongest.best_first()
+        return summary | {
+            "scores": [round(float(score), 4) for score in video_scores(maxima)],
+            "times": [round(video.times[number], 3) for number in video.numbers],
+            "duration": round(video.times[-1], 3),
+            "curve": {"step": step, "scores": curve.round(4).tolist()},
+            "strongest": [
+                {
+                    "number": frame.number,
+                    "time": round(video.times[frame.number], 3),
+                    "scores": maxima[frame.number].round(4).tolist(),
+                    "boxes": video.strong_boxes[frame.number],
+                    # Those among the frames shown are not stored twice.
+                    "image": None if frame.number in video.numbers else frame.image,
+                }
+                for frame in strong
+            ],
+        }
+
+    def _block(self, name: str, value: dict) -> None:
+        self._put(f'<script type="application/json" id="{name}">{_embedded(value)}</script>\n')
+
+    def _put(self, text: str) -> None:
+        self._file.handle.write(text)
+
+
+def _curve(maxima: np.ndarray) -> tuple[int, np.ndarray]:
+    """Frames per point, and the maxima `[points, classes]` over so many frames each."""
+    step = -(-len(maxima) // CHART_POINTS)
+    padded = np.pad(maxima, ((0, -len(maxima) % step), (0, 0)))
+    return step, padded.reshape(-1, step, maxima.shape[1]).max(axis=1)
+
+
+def _embedded(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _policy(template: str) -> str:
+    """Only this style and this script, pictures out of the page itself, and no connection of any kind."""
+    (style,) = re.findall(r"<style>(.*?)</style>", template, re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _surroundings() -> dict[str, str]:
+    return {
+        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
+        "Software": f"stnet {stnet.__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}",
+    }
