@@ -244,7 +244,11 @@ def test_interruption_keeps_finished_results(checkpoint, make_clip, tmp_path):
     make_clip(tmp_path / "second.mp4", frames=1500, height=16, width=16)
     command = _command(tmp_path / "first.mp4", tmp_path / "second.mp4", "--checkpoint", checkpoint)
     process = subprocess.Popen(
-        [*command, "--output", tmp_path / "out"], env=_environment(), stderr=subprocess.PIPE, text=True
+        [*command, "--output", tmp_path / "out"],
+        env=_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
     partial = tmp_path / "out" / "second" / "detections.json.partial"
     deadline = time.monotonic() + 90
