@@ -225,8 +225,9 @@ def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
     options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
     assert options == [
-        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dtype", "--fps", "--help", "--live"),
-        *("--no-video", "--output", "--overwrite", "--profile", "--score-threshold", "--targets", "-h"),
+        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dtype", "--fps", "--full-frame", "--help"),
+        *("--live", "--no-video", "--output", "--overwrite", "--profile", "--report", "--score-threshold", "--targets"),
+        "-h",
     ]
 
 
