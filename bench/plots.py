@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 
 from bench.results import Measurement, Run, grouped
-from bench.tables import AXES, FEWEST_POINTS, OPERATORS, fit, fractions, frames_per_second
+from bench.tables import AXES, FEWEST_POINTS, OPERATORS, costs, fit, fractions, frames_per_second
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,7 +46,6 @@ def _draw_growth(run: Run, path: Path) -> Path | None:
         _draw_fit(axes[0, column], axes[1, column], points)
         axes[1, column].set_xlabel(axis)
     axes[0, 0].set_ylabel("milliseconds")
-    axes[0, 0].legend(fontsize=8)
     axes[1, 0].set_ylabel("residual, %")
     return _finish(figure, path, f"Cost against the size of the problem, {dtype}")
 
@@ -54,10 +53,7 @@ def _draw_growth(run: Run, path: Path) -> Path | None:
 def _draw_fit(above, below, points: Sequence[Measurement]) -> None:
     line = fit(points)
     amounts = np.array([m["amount"] for m in points], dtype=float)
-    fastest = np.array([m.stats["min"] for m in points])
-    medians = np.array([m.stats["median"] for m in points])
-    above.plot(amounts, fastest * 1e3, "o", color=OWN, label="fastest round")
-    above.plot(amounts, medians * 1e3, "_", color=OWN, label="median")
+    above.plot(amounts, np.array(costs(points)) * 1e3, "o", color=OWN)
     ends = np.array([0.0, amounts.max()])
     above.plot(ends, (line["slope"] * ends + line["intercept"]) * 1e3, color=OTHER)
     above.set_title(f"R² {line['r2']:.4f}", fontsize=9)

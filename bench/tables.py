@@ -144,13 +144,20 @@ def training_table(run: Run) -> str:
     return _without_empty_columns(["step", "implementation", "clips/s", f"vs {PUBLISHED}", "peak"], rows)
 
 
-def fit(points: Sequence[Measurement]) -> dict[str, Any]:
-    """Least-squares line of seconds over amount: slope, intercept, R2 and residuals relative to the line.
+def costs(points: Sequence[Measurement]) -> list[float]:
+    """Seconds at each size, in the order of sizes.
 
-    Through the fastest rounds: the sizes are measured one after another, and what slows a machine down comes and goes.
+    Where sizes were timed in turn with the smallest, its time multiplied by the ratios: what slows a machine down
+    for a while then slows both.
     """
+    first = points[0].stats["median"]
+    return [first / m["ratio"][1] if m["ratio"] else m.stats["median"] for m in points]
+
+
+def fit(points: Sequence[Measurement]) -> dict[str, Any]:
+    """Least-squares line of cost over amount: slope, intercept, R2 and residuals relative to the line."""
     amounts = np.array([m["amount"] for m in points], dtype=float)
-    seconds = np.array([m.stats["min"] for m in points])
+    seconds = np.array(costs(points))
     slope, intercept = np.polyfit(amounts, seconds, 1)
     line = slope * amounts + intercept
     spread = ((seconds - seconds.mean()) ** 2).sum()

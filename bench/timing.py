@@ -15,7 +15,7 @@ ERROR_LIMITS = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 # Gradients by position jump where a sample crosses into the next cell; a few samples in a million round across.
 JUMP_LIMIT = 3e-2
 WARMUP_ROUNDS = 2
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 50
+FEWEST_ROUNDS, MOST_ROUNDS = 4, 50
 FLUSHED_BYTES = 2**28  # more than any L2 holds
 SLEEP_CYCLES_PER_SECOND = 2.0e9  # about a GPU's clock
 LONGEST_SLEEP = 0.05  # seconds

@@ -86,6 +86,16 @@ def test_a_fit_recovers_a_line(run):
     assert max(map(abs, line["residuals"])) < 1e-9
 
 
+def test_a_fit_through_sizes_timed_in_turn_does_not_see_a_slow_spell(tmp_path):
+    points = [_growth("frames of the video", n, 0.1 * n) for n in (1, 2, 3)]
+    for point, ratio in zip(points[1:], (1 / 2, 1 / 3), strict=True):
+        point["stats"]["median"] *= 9  # the machine was busy
+        point["extra_info"]["ratio"] = [ratio, ratio, ratio]
+    line = tables.fit(load(_write(tmp_path, entries=points) / CPU_FILE).select(suite="growth"))
+    assert line["slope"] == pytest.approx(0.1)
+    assert max(map(abs, line["residuals"])) < 1e-9
+
+
 def test_a_fit_shows_what_is_not_linear(tmp_path):
     points = [_growth("frames of the video", n, n * n) for n in (1, 2, 3, 4)]
     line = tables.fit(load(_write(tmp_path, entries=points) / CPU_FILE).select(suite="growth"))
