@@ -199,7 +199,7 @@ class _Run:
         missing: list[VideoSummary],
     ) -> None:
         self._arguments, self._detector, self._reporter, self._jobs = arguments, detector, reporter, jobs
-        self._rows = list(missing)
+        self._missing, self._rows = missing, list(missing)
         self._outputs: VideoOutputs | None = None
         self._started = 0.0
         self._report: ReportPage | None = None
@@ -210,9 +210,9 @@ class _Run:
             return self._videos()
         self._report = self._page()
         try:
-            for row in self._rows:
-                self._report.end(row.name, row.status, row.problems)
             rows = self._videos()
+            for row in self._missing:
+                self._report.end(row.name, row.status, row.problems)
         except BaseException as error:
             self._report.abandon(error)
             raise

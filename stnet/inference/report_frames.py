@@ -66,7 +66,7 @@ class StrongestFrames:
     """The frames with the highest scores, at least a `gap` of frames apart, with only those few in memory."""
 
     def __init__(self, length: int) -> None:
-        self._gap = max(1, length // (3 * STRONGEST))
+        self._gap = max(1, length // (2 * STRONGEST))
         self._frames: list[StrongFrame] = []
 
     def wants(self, number: int, score: float) -> bool:

@@ -1,0 +1,358 @@
+"""The report page: what is in the file, and how it behaves in a browser."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stnet.inference import FrameResult, cli
+from stnet.inference.report import REPORT_NAME, ReportPage
+from stnet.inference.report_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.model.postprocess import Detections
+from stnet.video import ArraySource
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = {1: "benign", 2: "malignant"}
+HOSTILE = "</script><img src=x onerror=alert(1)> \u2028 'a\" & 乳腺.mp4"
+
+
+def found(*rows) -> Detections:
+    boxes = torch.tensor([row[:4] for row in rows], dtype=torch.float32).view(-1, 4)
+    return Detections(boxes, torch.tensor([float(row[4]) for row in rows]), torch.tensor([int(row[5]) for row in rows]))
+
+
+def page(folder: Path, videos: int = 1) -> ReportPage:
+    return ReportPage(folder, {"Model": "small", "Device": "cpu"}, NAMES, 0.3, videos)
+
+
+def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "ok") -> None:
+    """A lesion of class 2 crosses the clip, most certain in the middle."""
+    source = ArraySource(frames, name, Fraction(10))
+    report.begin(name, source, len(frames))
+    for index, image in enumerate(frames):
+        certainty = 0.9 - 0.8 * abs(index - len(frames) / 2) / len(frames)
+        detections = found((5 + index, 8, 30 + index, 26, certainty, 2), (40, 5, 50, 15, 0.1, 1))
+        report.write(FrameResult(video=name, index=index, time=index / 10, detections=detections, image=image))
+    report.end(name, status, () if status == "ok" else ("9 of 20 frames",))
+
+
+def pictures(count: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frames that can be told apart by their brightness."""
+    ramp = np.linspace(0, 60, width)[None, :, None] + np.zeros((height, 1, 3))
+    return np.stack([(ramp + 180 * index / max(1, count - 1)).astype(np.uint8) for index in range(count)])
+
+
+def blocks(text: str) -> dict:
+    found_blocks = re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', text, re.DOTALL)
+    return {name: json.loads(value) for name, value in found_blocks}
+
+
+def test_file_holds_frames_scores_and_facts(tmp_path):
+    report = page(tmp_path)
+    add_video(report, HOSTILE, pictures(20), "truncated")
+    report.end("lost", "unreadable", ("lost: no such file",))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
+    assert report.finish() == tmp_path / REPORT_NAME
+    text = (tmp_path / REPORT_NAME).read_text(encoding="utf-8")
+    data = blocks(text)
+    assert "<img src=x" not in text
+    assert data["run"]["facts"]["Model"] == "small" and data["run"]["facts"]["Software"].startswith("stnet ")
+    video = data["video-0"]
+    assert (video["name"], video["status"], video["frames"], video["stride"]) == (HOSTILE, "truncated", 20, 1)
+    assert video["scores"] == pytest.approx([0.1, np.mean([0.9, 0.86])])  # the two highest of twenty frames
+    assert video["strongest"][0]["number"] == 10 and video["strongest"][0]["image"] is None
+    assert np.array(video["curve"]["scores"])[:, 1].argmax() == 10
+    images = data["frames-0"][1:]
+    assert len(images) == len(video["numbers"]) == len(video["boxes"]) == 20
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[19]))))
+    assert abs(int(shown.mean()) - int(pictures(20)[19].mean())) < 3
+    assert data["video-1"] == {"name": "lost", "status": "unreadable", "problems": ["lost: no such file"]}
+
+
+def test_policy_forbids_the_network_and_the_page_names_no_address(tmp_path):
+    report = page(tmp_path)
+    add_video(report, "clip", pictures(3))
+    text = report.finish().read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert "default-src 'none'" in policy.replace("&#x27;", "'") and "unsafe" not in policy and "{{" not in text
+    addresses = set(re.findall(r"https?://[^\"' ]+", text))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # the name of SVG's elements, which nobody fetches
+    assert not re.search(r'<(link|script|img)[^>]+(src|href)="(?!data:)', text)
+
+
+def test_two_hundred_frames_of_noise_stay_below_5_mb(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), dtype=np.uint8)
+    frames = np.concatenate([noise] * 25)
+    report = page(tmp_path)
+    add_video(report, "noise", frames)
+    data = blocks(report.finish().read_text(encoding="utf-8"))
+    assert (tmp_path / REPORT_NAME).stat().st_size <= 5_000_000
+    assert len(data["frames-0"]) == 201 and data["video-0"]["shownSize"][0] >= 96
+
+
+def test_long_videos_are_thinned_and_keep_their_strongest_frames(tmp_path):
+    frames = np.zeros((1001, 16, 16, 3), np.uint8)
+    report = page(tmp_path)
+    source = ArraySource(frames, "long")
+    report.begin("long", source, len(frames))
+    for index, image in enumerate(frames):
+        detections = found((1, 1, 9, 9, 0.95 if index == 501 else 0.05, 1))
+        report.write(FrameResult(video="long", index=index, time=index / 25, detections=detections, image=image))
+    report.end("long", "ok", ())
+    video = blocks(report.finish().read_text())["video-0"]
+    assert video["stride"] == 4 and video["numbers"][:3] == [0, 4, 8] and len(video["numbers"]) <= 300
+    best = video["strongest"][0]
+    assert best["number"] == 501 and best["image"] and best["boxes"] == [[1.0, 1.0, 9.0, 9.0, 0.95, 1]]
+
+
+@pytest.mark.parametrize(("length", "budget"), [(1, 5000), (7, 40_000), (300, 300_000), (10_000, 600_000)])
+def test_frames_keep_to_their_budget(length, budget):
+    spool = FrameSpool(length, budget)
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    # More frames than announced come, as files that understate their length have them.
+    taken = [text for number in range(min(length * 2, 1200)) if (text := spool.take(number, image)) is not None]
+    assert taken and sum(map(len, taken)) <= budget * 1.05
+
+
+def test_strongest_frames_are_apart():
+    strongest = StrongestFrames(120)
+    for number in range(120):
+        score = 0.5 + 0.4 * np.cos(number / 6)
+        if strongest.wants(number, score):
+            strongest.add(StrongFrame(number=number, score=score, image=""))
+    numbers = [frame.number for frame in strongest.best_first()]
+    assert 3 <= len(numbers) <= 6 and min(np.diff(sorted(numbers))) >= 10
+    assert {0, 38, 75, 113} <= set(numbers)
+    assert not StrongestFrames(5).wants(0, 0.0)
+
+
+def test_an_error_leaves_a_partial_page(tmp_path):
+    report = page(tmp_path)
+    report.begin("clip", ArraySource(pictures(2), "clip"), 2)
+    report.abandon(KeyboardInterrupt())
+    assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
+
+
+def test_command_writes_the_page(checkpoint, make_clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_clip(tmp_path / "clip.mp4", frames=5)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    command = ["clip.mp4", "bad.mp4", "gone.mp4", "--report", "--no-video", "--output", "out"]
+    command += ["--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert cli.main(command) == 1
+    assert "report: out/report.html" in capsys.readouterr().err
+    data = blocks((tmp_path / "out" / REPORT_NAME).read_text())
+    states = [data[f"video-{number}"]["status"] for number in range(3)]
+    assert states == ["ok", "unreadable", "unreadable"] and data["video-0"]["frames"] == 5
+    assert not (tmp_path / "out/clip/annotated.mp4").exists()
+    assert cli.main(command) == 2
+    assert "out/report.html" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--live"]) == 1
+    assert blocks((tmp_path / "out" / REPORT_NAME).read_text())["video-0"]["frames"] >= 1
+
+
+# Chromium reads commands from descriptor 3 and answers on 4.
+ON_PIPES = """
+import fcntl, os, sys
+read, write = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(read, 3), os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Browser:
+    """A page in headless Chromium, spoken to through a pair of pipes."""
+
+    def __init__(self, folder: Path, address: str, width: int, height: int) -> None:
+        to_browser, from_browser = os.pipe(), os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", ON_PIPES, str(to_browser[0]), str(from_browser[1]), CHROMIUM, "--headless"]
+            + ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+            + [f"--user-data-dir={folder}", f"--window-size={width},{height}", "--remote-debugging-pipe"],
+            pass_fds=(to_browser[0], from_browser[1]),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser[0])
+        os.close(from_browser[1])
+        self._write, self._read = to_browser[1], os.fdopen(from_browser[0], "rb")
+        self._number, self._session, self.complaints, self.requests = 0, None, [], []
+        target = self.call("Target.createTarget", url="about:blank")
+        self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        self.call("Page.navigate", url=address)
+        deadline = time.monotonic() + 20
+        while self.js("document.readyState") != "complete" and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def call(self, method: str, **parameters) -> dict:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = json.loads(self._next())
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._note(answer)
+
+    def js(self, expression: str):
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def key(self, name: str, modifiers: int = 0) -> None:
+        text = {"text": " "} if name == " " else {}
+        code = "Space" if name == " " else name
+        virtual = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32}[name]
+        common = {"key": name, "code": code, "modifiers": modifiers, "windowsVirtualKeyCode": virtual}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def close(self) -> None:
+        self._session = None
+        os.write(self._write, b'{"id":0,"method":"Browser.close"}\0')
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._write)
+        self._read.close()
+
+    def _next(self) -> bytes:
+        message = bytearray()
+        while (byte := self._read.read(1)) != b"\0":
+            assert byte, "the browser has gone"
+            message += byte
+        return bytes(message)
+
+    def _note(self, event: dict) -> None:
+        kind, details = event.get("method"), event.get("params", {})
+        logged = kind == "Log.entryAdded" and details["entry"]["level"] != "verbose"
+        if logged or kind in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+            self.complaints.append(details)
+        elif kind == "Network.requestWillBeSent":
+            self.requests.append(details["request"]["url"][:200])
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Opens a page of two videos, one of them short and damaged."""
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    report = page(tmp_path, videos=2)
+    add_video(report, HOSTILE, pictures(20))
+    add_video(report, "second", pictures(4), "truncated")
+    report.end("lost", "unreadable", ("lost: no such file",))
+    address = report.finish().as_uri()
+    opened = []
+
+    def start(width: int = 1280, height: int = 900) -> Browser:
+        opened.append(Browser(tmp_path / f"profile{len(opened)}", address, width, height))
+        return opened[-1]
+
+    yield start
+    for browser in opened:
+        browser.close()
+
+
+STATE = """(() => {
+    const section = document.querySelectorAll("section.video")[%d];
+    return {
+        frame: Number(section.dataset.frame),
+        place: section.querySelector('[data-part="place"]').textContent,
+        slider: Number(section.querySelector('[data-part="slider"]').value),
+        marker: Number(section.querySelector(".marker").getAttribute("x1")),
+        picture: section.querySelector(".screen img").src.slice(-400),
+        boxes: section.querySelectorAll(".screen .box").length,
+        text: section.querySelector(".screen .box text")?.textContent ?? null,
+    };
+})()"""
+SLIDE = """(() => {
+    const slider = document.querySelectorAll('[data-part="slider"]')[0];
+    slider.value = %d;
+    slider.dispatchEvent(new Event("input"));
+})()"""
+
+
+@pytest.mark.timeout(120)
+def test_page_in_a_browser(browse):
+    browser = browse()
+    first = browser.js(STATE % 0)
+    assert first["frame"] == 10 and first["boxes"] == 1 and first["text"] == "malignant 0.90"
+
+    browser.js(SLIDE % 3)
+    moved = browser.js(STATE % 0)
+    assert (moved["frame"], moved["slider"]) == (3, 3) and moved["place"] == "Frame 4 of 20 · 0.30 s"
+    assert moved["marker"] < first["marker"] and moved["picture"] != first["picture"]
+    assert moved["marker"] == pytest.approx(34 + (472 - 34) * 3 / 19)
+
+    browser.key("ArrowRight")
+    assert browser.js(STATE % 0)["frame"] == 4
+    browser.key("ArrowLeft")
+    browser.key("ArrowLeft")
+    assert browser.js(STATE % 0)["frame"] == 2
+    browser.key("End")
+    assert browser.js(STATE % 0)["frame"] == 19
+    browser.key("ArrowLeft", modifiers=8)
+    assert browser.js(STATE % 0)["frame"] == 9
+    browser.key("Home")
+    assert browser.js(STATE % 0)["frame"] == 0
+
+    browser.js("document.querySelector('.strongest button').click()")
+    assert browser.js(STATE % 0)["frame"] == 10
+    browser.js("document.querySelector('[data-part=\"slider\"]').focus()")
+    browser.key("ArrowRight")
+    assert browser.js(STATE % 0)["frame"] == 11  # once, not by the slider and by the page
+
+    browser.js("document.querySelector('[data-part=\"show\"]').click()")
+    assert browser.js(STATE % 0)["boxes"] == 0
+    browser.js("document.querySelectorAll('[data-part=\"slider\"]')[1].focus()")
+    browser.key("Home")
+    assert browser.js(STATE % 1)["frame"] == 0 and browser.js(STATE % 0)["frame"] == 11
+    browser.js("document.activeElement.blur()")
+    browser.key(" ")
+    deadline = time.monotonic() + 10
+    while browser.js(STATE % 1)["frame"] < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert browser.js(STATE % 1)["frame"] == 3
+
+    assert browser.js("document.querySelectorAll('section.video h2')[0].textContent") == HOSTILE
+    assert browser.js("document.querySelectorAll('#overview tbody tr').length") == 3
+    assert browser.js("getComputedStyle(document.querySelectorAll('.columns')[2]).display") == "none"
+    assert browser.js("fetch('https://example.org').then(() => 1, () => 0)") is not None  # refused by the policy
+    browser.js("document.title")
+    refused = [c for c in browser.complaints if "Content Security Policy" in json.dumps(c)]
+    assert refused and browser.complaints == refused
+    assert not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_page_fits_screens(browse, width):
+    browser = browse(width, 800)
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    picture = browser.js("document.querySelector('.screen').getBoundingClientRect().width")
+    assert picture >= min(0.85 * width - 20, 500)
+    low = browser.js(
+        "Math.min(...[...document.querySelector('section.video').querySelectorAll('.row button')].map((b) => b.offsetHeight))"
+    )
+    assert low >= 40
+    assert browser.complaints == []
