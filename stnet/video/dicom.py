@@ -39,8 +39,8 @@ class DicomFile(VideoSource):
         super().__init__()
         self.name, self._path = name, path
         self._header = header = read_header(path, name)
-        self._decoder = FrameDecoder(header, name)
         with hiding_contents(name, "its frames cannot be found; the file is damaged"):
+            self._decoder = FrameDecoder(header, name)
             self._map = FrameMap(path, header)
         if not self._map.frames:
             raise VideoError(f"{name}: holds no complete frame; the file is cut or damaged")

@@ -1,0 +1,429 @@
+"""DICOM files as videos: pixels, times, regions, damage; and that nothing of the patient shows."""
+
+import io
+import itertools
+import logging
+import subprocess
+import sys
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stnet.errors import VideoError
+from stnet.video import find_inputs, open_source
+from stnet.video.dicom import DicomFile
+from stnet.video.dicom_header import MAX_FRAMES
+
+pydicom = pytest.importorskip("pydicom")
+from pydicom import examples, uid  # noqa: E402
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
+from pydicom.sequence import Sequence  # noqa: E402
+
+
+def dataset(frames: np.ndarray, photometric: str = "RGB", *, bits: int | None = None, **elements) -> FileDataset:
+    """An ultrasound loop of uncompressed frames `[N, H, W]` or `[N, H, W, 3]`."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.UltrasoundMultiFrameImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns = frames.shape[1:3]
+    data.SamplesPerPixel = 3 if frames.ndim == 4 else 1
+    data.PhotometricInterpretation = photometric
+    data.NumberOfFrames = len(frames)
+    data.BitsAllocated = 8 * frames.dtype.itemsize
+    data.BitsStored = bits or data.BitsAllocated
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(frames.dtype.kind == "i")
+    if frames.ndim == 4:
+        data.PlanarConfiguration = 0
+    for keyword, value in elements.items():
+        setattr(data, keyword, value)
+    data.PixelData = frames.tobytes() + b"\0" * (frames.nbytes % 2)
+    data["PixelData"].VR = "OW" if frames.dtype.itemsize == 2 else "OB"
+    return data
+
+
+def save(data: Dataset, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def loop(frames: int = 6, height: int = 20, width: int = 30) -> np.ndarray:
+    """RGB frames that differ from each other."""
+    rng = np.random.default_rng(7)
+    coarse = rng.integers(0, 256, (frames, -(-height // 4), -(-width // 4), 3), dtype=np.uint8)
+    return np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2)[:, :height, :width]
+
+
+def region(x0: int, y0: int, x1: int, y1: int, kind: int = 1, form: int = 1) -> Dataset:
+    item = Dataset()
+    item.RegionSpatialFormat, item.RegionDataType = form, kind
+    item.RegionLocationMinX0, item.RegionLocationMinY0 = x0, y0
+    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = x1, y1
+    return item
+
+
+def read(data: Dataset, path: Path) -> tuple[np.ndarray, DicomFile]:
+    source = open_source(save(data, path))
+    return np.stack([frame.image for frame in source]), source
+
+
+def test_loop_that_comes_with_pydicom(tmp_path):
+    source = open_source(examples.get_path("ybr_color"))
+    frames = list(source)
+    assert (len(frames), source.status, source.fps, source.name) == (30, "ok", 30, "dicom-1")
+    assert [frame.index for frame in frames] == list(range(30)) and frames[3].time == pytest.approx(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = pydicom.dcmread(examples.get_path("ybr_color")).pixel_array
+    # JPEG decoders round differently.
+    assert np.abs(np.stack([f.image for f in frames]).astype(int) - expected).max() <= 3
+    assert source.scan({29}).length == 30
+
+
+@pytest.mark.parametrize("name", ["rgb_color", "palette_color", "jpeg2k", "ct", "mr", "overlay"])
+def test_stills_that_come_with_pydicom(name):
+    (frame,) = open_source(examples.get_path(name))
+    assert frame.image.dtype == np.uint8 and 5 < frame.image.mean() < 200 and frame.image.std() > 10
+
+
+def test_rgb_in_both_planar_configurations(tmp_path):
+    frames = loop()
+    images, source = read(dataset(frames), tmp_path / "a")
+    np.testing.assert_array_equal(images, frames)
+    assert source.status == "ok"
+    planar = dataset(frames, PlanarConfiguration=1)
+    planar.PixelData = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).tobytes()
+    np.testing.assert_array_equal(read(planar, tmp_path / "b")[0], frames)
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
+def test_uncompressed_luminance_and_chroma(tmp_path, photometric):
+    frames = loop()
+    # Chroma of the pairs that 4:2:2 stores together is made equal.
+    frames[:, :, 1::2] = frames[:, :, ::2]
+    stored = np.stack([np.asarray(Image.fromarray(frame).convert("YCbCr")) for frame in frames])
+    data = dataset(stored, photometric)
+    if photometric == "YBR_FULL_422":
+        pairs = stored.reshape(*stored.shape[:2], -1, 2, 3)
+        packed = [pairs[..., 0, 0], pairs[..., 1, 0], pairs[..., 0, 1], pairs[..., 0, 2]]
+        data.PixelData = np.stack(packed, axis=-1).tobytes()
+    images, source = read(data, tmp_path / "a")
+    assert source.status == "ok" and np.abs(images.astype(int) - frames).max() <= 3
+
+
+def test_gray_of_eight_bits(tmp_path):
+    gray = loop()[..., 0].copy()
+    for photometric, expected in (("MONOCHROME2", gray), ("MONOCHROME1", 255 - gray)):
+        images, _ = read(dataset(gray, photometric), tmp_path / photometric)
+        np.testing.assert_array_equal(images, np.repeat(expected[..., None], 3, axis=3))
+
+
+def test_gray_of_more_bits_is_stretched_alike_in_all_frames(tmp_path):
+    frames = np.array([[[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
+    images, _ = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")
+    assert images[0, :, :, 0].tolist() == [[0, 64], [128, 255]]
+    assert images[1, :, :, 0].tolist() == [[0, 255], [0, 128]]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("LINEAR", [0, 64, 128, 191, 255]),
+        ("LINEAR_EXACT", [0, 64, 128, 191, 255]),
+        ("SIGMOID", [30, 69, 128, 186, 225]),
+    ],
+)
+def test_window_and_rescaling(tmp_path, function, expected):
+    frames = np.array([[[-1000, -500, 0, 500, 1000]]], dtype=np.int16)
+    elements = {"RescaleSlope": 2, "RescaleIntercept": 100, "WindowCenter": [100.5, 3], "WindowWidth": [4000, 5]}
+    data = dataset(frames, "MONOCHROME2", VOILUTFunction=function, **elements)
+    images, _ = read(data, tmp_path / "a")
+    assert np.abs(images[0, 0, :, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_palette(tmp_path, depth):
+    gray = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    tables = np.random.default_rng(1).integers(0, 256, (3, 256))
+    data = dataset(gray, "PALETTE COLOR")
+    for colour, table in zip(("Red", "Green", "Blue"), tables, strict=True):
+        setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, depth])
+        entries = table.astype(np.uint8) if depth == 8 else (table << 8).astype("<u2")
+        setattr(data, f"{colour}PaletteColorLookupTableData", entries.tobytes())
+    images, _ = read(data, tmp_path / "a")
+    np.testing.assert_array_equal(images, np.moveaxis(tables[:, gray], 0, -1))
+
+
+@pytest.mark.parametrize(
+    "syntax", [uid.RLELossless, uid.JPEG2000Lossless, uid.ImplicitVRLittleEndian, uid.JPEGLSLossless]
+)
+def test_lossless_syntaxes(tmp_path, syntax):
+    frames = loop()
+    data = dataset(frames)
+    if syntax == uid.ImplicitVRLittleEndian:
+        data.file_meta.TransferSyntaxUID = syntax
+    else:
+        try:
+            data.compress(syntax, generate_instance_uid=False)
+        except (RuntimeError, NotImplementedError) as error:
+            pytest.skip(f"no encoder here: {error}")
+    images, source = read(data, tmp_path / "a")
+    np.testing.assert_array_equal(images, frames)
+    assert source.status == "ok"
+
+
+def jpegs(frames: np.ndarray, tmp_path: Path) -> list[bytes]:
+    made = []
+    for image in frames:
+        Image.fromarray(image).save(tmp_path / "one.jpg", quality=95)
+        made.append((tmp_path / "one.jpg").read_bytes())
+    return [data + b"\0" * (len(data) % 2) for data in made]
+
+
+def jpeg_dataset(tmp_path: Path, frames: np.ndarray, **layout) -> FileDataset:
+    data = dataset(frames, "YBR_FULL_422")
+    data.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    data.PixelData = encapsulate(jpegs(frames, tmp_path), **layout)
+    data["PixelData"].is_undefined_length = True
+    return data
+
+
+@pytest.mark.parametrize(("has_bot", "fragments"), [*itertools.product([True, False], [1, 3])])
+def test_fragments_and_offset_tables(tmp_path, has_bot, fragments):
+    frames = loop(5, 40, 48)
+    data = jpeg_dataset(tmp_path, frames, has_bot=has_bot, fragments_per_frame=fragments)
+    images, source = read(data, tmp_path / "a")
+    assert len(images) == 5 and source.status == "ok"
+    expected = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in jpegs(frames, tmp_path)]
+    assert np.abs(images - np.stack(expected)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("elements", "fps", "last"),
+    [
+        ({"FrameTime": "33.333"}, Fraction(30), 5 / 30),
+        ({"FrameTime": "33.3667"}, Fraction(30000, 1001), 5 * 1001 / 30000),
+        ({"FrameTime": "40", "CineRate": "10"}, Fraction(25), 0.2),
+        ({"FrameTimeVector": ["0", "100", "100", "50", "50", "100"]}, Fraction(25, 2), 0.4),
+        ({"CineRate": "20"}, Fraction(20), 0.25),
+        ({"RecommendedDisplayFrameRate": "15"}, Fraction(15), 5 / 15),
+        ({"FrameTime": "0", "CineRate": "1000000"}, Fraction(7), 5 / 7),
+        ({}, Fraction(7), 5 / 7),
+    ],
+)
+def test_times_come_from_the_header(tmp_path, elements, fps, last):
+    source = open_source(save(dataset(loop(), **elements), tmp_path / "a"), fps=Fraction(7))
+    frames = list(source)
+    assert source.fps == fps and frames[-1].time == pytest.approx(last)
+
+
+def test_frames_are_cut_to_the_tissue_region(tmp_path):
+    frames = loop(2, 40, 60)
+    regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 49, 20, kind=1)]
+    path = save(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
+    source = open_source(path)
+    assert (source.origin, source.width, source.height) == ((10, 5), 40, 20)
+    assert (source.full_width, source.full_height, source.notes) == (60, 40, ())
+    for frame, expected in zip(source, frames, strict=True):
+        np.testing.assert_array_equal(frame.image, expected[5:25, 10:50])
+        assert frame.origin == (10, 5)
+    whole = find_inputs([path])[0].open(full_frame=True)
+    np.testing.assert_array_equal(next(iter(whole)).image, frames[0])
+    assert "burned into" in whole.notes[0]
+
+
+@pytest.mark.parametrize("box", [(10, 5, 95, 24), (30, 5, 10, 24), (0, 0, 4_000_000_000, 5)])
+def test_impossible_regions_are_ignored_and_said(tmp_path, box):
+    data = dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(*box)]))
+    source = open_source(save(data, tmp_path / "a"))
+    assert (source.origin, source.width) == ((0, 0), 60) and "does not lie within the frame" in source.notes[0]
+
+
+def test_region_that_counts_from_one(tmp_path):
+    data = dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(10, 5, 60, 40)]))
+    source = open_source(save(data, tmp_path / "a"))
+    assert (source.width, source.height) == (50, 35) and next(iter(source)).image.shape == (35, 50, 3)
+
+
+def test_recognized_by_content_and_numbered(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b.png", "a.mp4", "IM0001"):
+        save(dataset(loop()), tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("not a video")
+    assert [video.name for video in find_inputs([tmp_path / "in"])] == ["dicom-1", "dicom-2", "dicom-3"]
+    assert all(len(list(video.open())) == 6 for video in find_inputs([tmp_path / "in" / "*"]) if video.dicom)
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "real.jpg")
+    with pytest.raises(VideoError, match="holds DICOM files and images") as caught:
+        find_inputs([tmp_path / "in"])
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_preamble_of_an_executable_is_no_obstacle(tmp_path):
+    data = dataset(loop())
+    data.preamble = b"MZ" + b"\x90" * 126
+    assert len(read(data, tmp_path / "a")[0]) == 6
+
+
+@pytest.mark.parametrize("claimed", [1, 3, 7, 1000, 2**31 - 1, 10**30])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_lying_frame_counts(tmp_path, claimed, compressed):
+    frames = loop(6, 40, 48)
+    data = jpeg_dataset(tmp_path, frames, has_bot=False) if compressed else dataset(frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data.NumberOfFrames = claimed if claimed < 2**31 else str(claimed)[:12]
+    images, source = read(data, tmp_path / "a")
+    assert len(images) == 6 and source.declared_frames == 6
+    assert source.status == ("truncated" if claimed > 6 else "corrupt")
+    assert "6" in source.problems[0]
+
+
+@pytest.mark.parametrize("share", [0.95, 0.5, 0.2])
+@pytest.mark.parametrize("layout", ["native", "table", "no table"])
+def test_cut_files(tmp_path, cut, share, layout):
+    frames = loop(10, 40, 48)
+    data = dataset(frames) if layout == "native" else jpeg_dataset(tmp_path, frames, has_bot=layout == "table")
+    source = open_source(cut(save(data, tmp_path / "a"), share))
+    images = list(source)
+    assert source.status == "truncated" and len(images) == pytest.approx(10 * share, abs=1.5)
+
+
+def test_damaged_frames_are_skipped(tmp_path):
+    frames = loop(6, 40, 48)
+    data = jpeg_dataset(tmp_path, frames)
+    fragments = list(generate_frames(data.PixelData, number_of_frames=6))
+    fragments[2] = fragments[2][:20] + b"\0" * (len(fragments[2]) - 20)
+    data.PixelData = encapsulate(fragments)
+    source = open_source(save(data, tmp_path / "a"))
+    images = list(source)
+    assert [frame.index for frame in images] == [0, 1, 2, 3, 4]
+    assert images[2].time == pytest.approx(3 / 25)  # the frames after the gap keep their times
+    assert (source.status, source.problems) == ("corrupt", ("1 frames cannot be decoded",))
+
+
+def test_huge_claims_allocate_nothing(tmp_path):
+    data = dataset(loop())
+    data.Rows, data.Columns, data.NumberOfFrames = 65535, 65535, 2**31 - 1
+    with pytest.raises(VideoError, match="exceed the limit"):
+        open_source(save(data, tmp_path / "a"))
+    frames = loop(2, 40, 48)
+    data = jpeg_dataset(tmp_path, frames)
+    bomb = bytearray(jpegs(frames, tmp_path)[0])
+    size = bomb.index(b"\xff\xc0") + 5
+    bomb[size : size + 4] = b"\xff\xff\xff\xff"
+    data.PixelData = encapsulate([bytes(bomb), jpegs(frames, tmp_path)[1]])
+    source = open_source(save(data, tmp_path / "b"))
+    assert len(list(source)) == 1 and source.status == "corrupt"
+
+
+def test_frames_beyond_the_cap_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("stnet.video.dicom_frames.MAX_FRAMES", 4)
+    images, source = read(dataset(loop()), tmp_path / "a")
+    assert len(images) == 4 and source.status == "truncated" and f"first {MAX_FRAMES}" in source.problems[0]
+
+
+def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
+    directory = Path(examples.get_path("dicomdir"))
+    no_pixels, deflated, partial, float_bits = (dataset(loop()) for _ in range(4))
+    del no_pixels.PixelData
+    deflated.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    partial.PhotometricInterpretation = "YBR_PARTIAL_422"
+    float_bits.BitsAllocated = 32
+    video = jpeg_dataset(tmp_path, loop())
+    video.file_meta.TransferSyntaxUID = uid.MPEG4HP41
+    cases = {
+        "is a DICOMDIR": directory,
+        "no pixel data": save(no_pixels, tmp_path / "DOE1"),
+        "deflated": save(deflated, tmp_path / "DOE2"),
+        "photometric interpretation": save(partial, tmp_path / "DOE3"),
+        "bits per sample": save(float_bits, tmp_path / "DOE4"),
+        "export it as JPEG": save(video, tmp_path / "DOE5"),
+    }
+    for message, path in cases.items():
+        with pytest.raises(VideoError, match=message) as caught:
+            open_source(path)
+        assert str(caught.value).startswith("dicom-1: ") and "DOE" not in str(caught.value)
+
+
+def test_missing_decoder_is_named(tmp_path, monkeypatch):
+    data = jpeg_dataset(tmp_path, loop())
+    path = save(data, tmp_path / "a")
+    decoder = pydicom.pixels.get_decoder(uid.JPEGBaseline8Bit)
+    monkeypatch.setattr(decoder, "_available", {})
+    with pytest.raises(VideoError, match=r"no decoder for its compression \(JPEG Baseline.*stnet\[dicom\].*gdcm"):
+        open_source(path)
+
+
+def test_without_pydicom(tmp_path):
+    save(dataset(loop()), tmp_path / "DOE.dcm")
+    code = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from stnet.video import open_source\n"
+        "from stnet.errors import VideoError\n"
+        "try: open_source('DOE.dcm')\n"
+        "except VideoError as error: print(error)\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("dicom-1: ") and "pip install 'stnet[dicom]'" in done.stdout and not done.stderr
+
+
+def test_foreign_words_in_numbers_are_not_repeated(tmp_path, caplog):
+    path = save(dataset(loop(), FrameTime="33", CineRate="20"), tmp_path / "a")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"DS\x02\x0033", b"DS\x02\x00DO").replace(b"IS\x02\x0020", b"IS\x02\x00EJ"))
+    with warnings.catch_warnings(record=True) as told, caplog.at_level(logging.DEBUG):
+        source = open_source(path)
+        assert len(list(source)) == 6 and source.fps == 25
+    assert [str(warning.message) for warning in told] == []
+    assert caplog.text == ""
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    changed = bytearray(data)
+    # Most of the header is in the first kilobytes.
+    limits = [min(len(data), 3000)] * 4 + [len(data)] * 4
+    for limit in limits[: rng.integers(1, 9)]:
+        changed[rng.integers(132, limit)] = rng.integers(256)
+    if rng.random() < 0.2:
+        del changed[rng.integers(200, len(data)) :]
+    return bytes(changed)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
+def test_mutations_never_escape(tmp_path, count, capfd):
+    rng = np.random.default_rng(count)
+    frames = loop(4, 24, 32)
+    regions = Sequence([region(2, 2, 20, 20)])
+    originals = [
+        dataset(frames, SequenceOfUltrasoundRegions=regions, FrameTime="40"),
+        jpeg_dataset(tmp_path, frames),
+        dataset(frames[..., 0].copy(), "MONOCHROME2", WindowCenter="100", WindowWidth="50"),
+    ]
+    rle = dataset(frames)
+    rle.compress(uid.RLELossless, generate_instance_uid=False)
+    files = [save(data, tmp_path / "whole").read_bytes() for data in [*originals, rle]]
+    usable = 0
+    for number in range(count):
+        path = tmp_path / "DOE"
+        path.write_bytes(mutated(files[number % len(files)], rng))
+        try:
+            source = DicomFile(path, "dicom-1")
+            usable += len(list(source)) > 0 and source.status in ("ok", "truncated", "corrupt")
+        except VideoError as error:
+            assert "DOE" not in str(error)
+    assert usable > count // 4
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
