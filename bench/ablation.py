@@ -10,14 +10,17 @@ depends on size and machine (architecture, batch, precision, learning rate, stre
 the warm-up) comes from a preset and is the same for all.
 
 The result file grows by one variant at a time. Started again, the command goes on where it was stopped, within a
-variant too.
+variant too. With `--jobs` several variants train side by side, each with its share of the processor: what else the
+machine does then slows all of them alike.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", choices=PRESETS, default=PRESETS[0], help="architecture and scale (default %(default)s)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants side by side (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all variants (default %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--list", action="store_true", help="print the variants and their settings, and end")
@@ -108,29 +112,50 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
             raise ConfigError(f"--{name}: is needed")
     if options.minutes <= 0:
         raise ConfigError(f"--minutes {options.minutes:g}: must be above 0")
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: must be at least 1")
     unknown = sorted(set(options.only or ()) - set(chosen))
     if unknown:
         raise ConfigError(f"--only {unknown[0]!r}: no such variant; see --list")
     content = _opened(options)
+    missing = [name for name in options.only or chosen if name not in content["variants"]]
+    pool = ThreadPoolExecutor(options.jobs)
+    trainings = {pool.submit(_train_variant, options, name, chosen[name]): name for name in missing}
+    try:
+        failures = [
+            _collect(options, content, chosen, trainings[done], *done.result()) for done in as_completed(trainings)
+        ]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _print({name: content["variants"][name] for name in chosen if name in content["variants"]})
+    return int(any(failures))
+
+
+def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str, Any]) -> tuple[int, RunFolder]:
+    """Trains one variant; returns the exit status and the run folder."""
     runs = options.runs or options.output.with_name(options.output.stem + "_runs")
-    for name in options.only or chosen:
-        if name in content["variants"]:
-            continue
-        print(f"== {name} ({options.minutes:g} minutes)", flush=True)
-        folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
-        status = _train(_command(options, chosen[name], folder))
-        if status:
-            print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
-            return 1
-        content["variants"][name] = {"settings": chosen[name], **_outcome(folder)}
-        _write(options.output, content)
-    _print(content["variants"])
-    return 0
+    folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
+    print(f"== {name} ({options.minutes:g} minutes)", flush=True)
+    return _train(_command(options, changes, folder), options.jobs, folder.path.with_suffix(".log")), folder
+
+
+def _collect(
+    options: argparse.Namespace, content: dict, chosen: Mapping[str, Any], name: str, status: int, folder: RunFolder
+) -> bool:
+    """Adds a finished variant to the results; True where it failed."""
+    if status:
+        print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
+        return True
+    content["variants"][name] = {"settings": chosen[name], **_outcome(folder)}
+    _write(options.output, content)
+    return False
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
     """The result file so far, which must be of the same comparison."""
-    same = {"data": options.data.name, "minutes": options.minutes, "preset": options.preset, "seed": options.seed}
+    same = {"data": options.data.name} | {
+        name: getattr(options, name) for name in ("minutes", "preset", "seed", "jobs")
+    }
     if not options.output.exists():
         device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
         content = {**same, "machine": machine.describe(device), "variants": {}}
@@ -167,8 +192,17 @@ def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: Ru
     return command
 
 
-def _train(command: list[str]) -> int:
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+def _train(command: list[str], jobs: int, log: Path) -> int:
+    """Runs a training, alone on the terminal or with its share of the processor and its output in a file."""
+    if jobs == 1:
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as output:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
 
 
 def _outcome(folder: RunFolder) -> dict[str, Any]:
@@ -186,6 +220,8 @@ def _outcome(folder: RunFolder) -> dict[str, Any]:
 
 
 def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    if not rows:
+        return
     width = max(map(len, rows))
     print(f"{'variant':{width}}  {'steps':>6}" + "".join(f"  {title:>14}" for title, _ in TABLE))
     for name, row in rows.items():

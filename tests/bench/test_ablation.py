@@ -48,7 +48,7 @@ def trainings(monkeypatch):
     """Replaces training by writing what a finished run leaves; the commands are kept."""
     commands = []
 
-    def train(command: list[str]) -> int:
+    def train(command: list[str], jobs: int, log: Path) -> int:
         commands.append(command)
         folder = RunFolder(Path(command[command.index("--output") + 1]))
         folder.path.mkdir(parents=True, exist_ok=True)
