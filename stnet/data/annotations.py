@@ -93,7 +93,10 @@ def parse_annotations(document: dict, file: Path, on_problem: Callable[[EntryErr
 
 
 def load_json(file: Path) -> dict:
-    """Loads a JSON object with bounded size and depth, refusing NaN and Infinity; raises `DataError`."""
+    """Loads a JSON object with bounded size and depth; raises `DataError`.
+
+    NaN and Infinity, which many programs write, are let through to be refused with the entry they stand in.
+    """
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -102,7 +105,7 @@ def load_json(file: Path) -> dict:
             raise DataError(
                 f"{file}: {status.st_size} bytes, of which only {MAX_FILE_BYTES} are read; split the dataset"
             )
-        document = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
+        document = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
@@ -114,10 +117,6 @@ def load_json(file: Path) -> dict:
     if not isinstance(document, dict):
         raise DataError(f"{file}: a JSON {type(document).__name__} where an object with `images` is expected")
     return document
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def relative_path_problem(name: str) -> str | None:
@@ -174,11 +173,18 @@ class _Reader:
                     identity = self._integer(item, "id")
                     self.entry += f" (id {identity})"
                     if identity in ids:
-                        self._refuse("duplicate id", f"id {identity} occurs twice", "give every entry its own id")
+                        self._repeated_id(key, identity)
                     ids.add(identity)
                 yield parse(item, position)
             except EntryError as error:
                 self.on_problem(error)
+
+    def _repeated_id(self, key: str, identity: int) -> None:
+        problem = "duplicate id", f"id {identity} occurs twice", "give every entry its own id"
+        if key != "annotations":
+            self._refuse(*problem)
+        # Nothing refers to the ids of boxes: the box itself can be used.
+        self._report(self.entry, *problem)
 
     def _named(self, problem_of: Callable[[str], str | None]) -> Callable:
         def parse(item: dict, position: int) -> tuple[int, str]:

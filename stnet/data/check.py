@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from stnet.data.annotations import ImageEntry
 from stnet.data.correct import FrameFacts, correct, write_corrected
@@ -28,6 +27,7 @@ from stnet.data.findings import REPAIR, Finding, Split, annotation_findings, rea
 from stnet.data.fingerprint import draw_fingerprint, fingerprint
 from stnet.data.frames import decode_image, image_size
 from stnet.data.index import SPLIT_FILES, find_annotation_file, frames_root
+from stnet.data.progress import counting
 from stnet.errors import DataError, StnetError
 
 REPAIRS_FILE = "repairs.json"
@@ -76,7 +76,7 @@ def repair_dataset(report: Report) -> list[Path]:
         original = write_corrected(split, document)
         replaced.append(split.file)
         log.append({"file": split.file.name, "original": original.name, "repairs": [asdict(r) for r in done]})
-    if log:
+        # After every file: the next one may be refused.
         (report.splits[0].file.parent / REPAIRS_FILE).write_text(json.dumps(log, indent=1) + "\n")
     return replaced
 
@@ -201,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     report = _check_with_progress(options.dir, options.quick)
     _print_findings(report.findings, options.limit)
+    print(_summary(report.findings))
     if options.repair:
         for file in repair_dataset(report):
             print(f"corrected {file} (changes: {REPAIRS_FILE})")
@@ -212,9 +213,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_with_progress(root: Path, quick: bool) -> Report:
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Checking", total=None)
-        return check_dataset(root, quick=quick, on_frame=lambda: progress.advance(task))
+    with counting("Reading frames") as advance:
+        return check_dataset(root, quick=quick, on_frame=advance)
 
 
 def _print_findings(findings: Sequence[Finding], limit: int) -> None:
@@ -226,14 +226,14 @@ def _print_findings(findings: Sequence[Finding], limit: int) -> None:
     for kind, count in shown.items():
         if count > limit:
             print(f"[{kind}] and {count - limit} more (--limit {count} or --json show all)")
-    print(_summary(findings))
 
 
 def _summary(findings: Sequence[Finding]) -> str:
     if not findings:
         return "nothing found"
     counts = Counter(finding.kind for finding in findings)
-    return f"{len(findings)} findings: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {kinds}"
 
 
 def _write_outputs(options: argparse.Namespace, report: Report) -> None:

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from rich.progress import Progress
 
 from stnet.data.annotations import load_json, parse_annotations, relative_path_problem
 from stnet.data.cvat import Mark, read_cvat
 from stnet.data.index import FRAMES_FOLDER, LESION_CLASSES
 from stnet.data.layout import VideoRecord, write_annotations, write_frames
+from stnet.data.progress import counting
 from stnet.errors import ConfigError, DataError, StnetError
 from stnet.video import VideoInput, find_inputs
 
@@ -289,8 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert_with_progress(options: argparse.Namespace) -> None:
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Converting", total=None)
+    with counting("Converting videos") as advance:
         done = convert(
             options.source,
             options.annotations,
@@ -298,7 +297,7 @@ def _convert_with_progress(options: argparse.Namespace) -> None:
             split=options.split,
             class_names=options.classes,
             empty_unknown=options.empty_unknown,
-            on_video=lambda: progress.advance(task),
+            on_video=advance,
         )
     for remark in done.remarks:
         print(f"note: {remark}", file=sys.stderr)

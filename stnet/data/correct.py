@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from stnet.data.annotations import BoxEntry, ImageEntry
@@ -55,19 +56,25 @@ class _Corrector:
         self.split = split
         self.facts = facts
         self.done: list[Repair] = []
-        self.labels = {name.lower(): identity for identity, name in split.annotations.categories.items()}
+        self.labels: dict[str, int] = {}
+        for identity, name in split.annotations.categories.items():
+            self.labels.setdefault(name.lower(), identity)
+        boxes = [split.document["annotations"][box.position] for box in split.annotations.boxes]
+        self.box_ids: set[int] = set()
+        self.free_ids = count(1 + max((box.get("id", 0) for box in boxes), default=0))
 
     def run(self) -> tuple[dict, list[Repair]]:
         document, annotations = self.split.document, self.split.annotations
         for problem in self.split.problems:
-            self._did(problem.kind, problem.entry, f"{problem.what}: left out")
+            kept = problem.kind == "duplicate id" and problem.entry.startswith("annotations")
+            self._did(problem.kind, problem.entry, f"{problem.what}: {'numbered anew' if kept else 'left out'}")
         videos = {i: name for i, name in annotations.videos.items() if not self._is_duplicate(i, name)}
         images = [image for image in annotations.images if image.video_id in videos and self._is_usable(image)]
         images = self._listed_once(images)
         with_frames = {image.video_id for image in images}
         boxes, lost = self._boxes(images, videos)
         corrected = document | {
-            "categories": _kept(document["categories"], annotations.categories),
+            "categories": _kept(document["categories"], self._categories()),
             "videos": _kept(document["videos"], with_frames),
             "images": [self._image(image, boxes, lost) for image in images],
             "annotations": [box for image in images for box in boxes[image.id]],
@@ -75,6 +82,14 @@ class _Corrector:
         for video_id in videos.keys() - with_frames:
             self._did("video without frames", f"videos (id {video_id})", f"{videos[video_id]}: left out")
         return corrected, self.done
+
+    def _categories(self) -> set[int]:
+        """The classes that stay: the first of each name."""
+        for identity, name in self.split.annotations.categories.items():
+            first = self.labels[name.lower()]
+            if first != identity:
+                self._did("duplicate class", f"categories (id {identity})", f"{name}: merged with id {first}")
+        return set(self.labels.values())
 
     def _is_duplicate(self, video_id: int, name: str) -> bool:
         if name not in BUV_DUPLICATES:
@@ -99,7 +114,7 @@ class _Corrector:
         """The corrected boxes of every image, and the images that lost a box that marked something."""
         entries = self.split.boxes_of_images()
         boxes: dict[int, list[dict]] = {}
-        lost = self._images_of_unusable_boxes()
+        lost = self.split.images_of_unusable_boxes()
         for image in images:
             height, width = self.facts.sizes.get(image.id, (image.height, image.width))
             kept: list[tuple[int, tuple[float, ...], dict]] = []
@@ -118,22 +133,20 @@ class _Corrector:
             boxes[image.id] = [box for _, _, box in kept]
         return boxes, lost
 
-    def _images_of_unusable_boxes(self) -> set[int]:
-        used = {box.position for box in self.split.annotations.boxes}
-        known = {image.id for image in self.split.annotations.images}
-        items = self.split.document["annotations"]
-        named = [item.get("image_id") for i, item in enumerate(items) if i not in used and isinstance(item, dict)]
-        return {image_id for image_id in named if isinstance(image_id, int) and image_id in known}
-
     def _category(self, entry: BoxEntry, image: ImageEntry, video: str) -> int:
+        category = self.labels[self.split.annotations.categories[entry.category_id].lower()]
         malignant = self.labels.get("malignant")
-        if video not in BUV_MALIGNANT or malignant is None or entry.category_id == malignant:
-            return entry.category_id
+        if video not in BUV_MALIGNANT or malignant is None or category == malignant:
+            return category
         self._did("BUV erratum", entry.entry, f"{image.file_name}: relabelled malignant")
         return malignant
 
     def _box(self, entry: BoxEntry, category: int, corners: tuple[float, ...], changed: bool) -> dict:
         raw = self.split.document["annotations"][entry.position] | {"category_id": category}
+        if "id" in raw:
+            # A second box of the same id gets the next free one.
+            raw["id"] = raw["id"] if raw["id"] not in self.box_ids else next(self.free_ids)
+            self.box_ids.add(raw["id"])
         if not changed:
             return raw
         x0, y0, x1, y1 = corners

@@ -1,8 +1,10 @@
 """What the annotation files of a data set say that cannot be right, or that its user should know."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from stnet.data.repairs import BUV_DUPLICATES, BUV_LEAK, BUV_MALIGNANT, repair_b
 REPAIR = "add --repair to correct the annotation file"
 DUPLICATE_IOU = 0.95
 GAP_IOU = 0.7
+TINY_SIDE = 2.0
+"""Pixels. Boxes with a shorter side are most often relative coordinates."""
+_NUMBERED = re.compile(r"(.*?)(\d{0,12})\D*$", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,14 @@ class Split:
         for box in self.annotations.boxes:
             boxes[box.image_id].append(box)
         return boxes
+
+    def images_of_unusable_boxes(self) -> set[int]:
+        """Ids of the images that boxes refer to which cannot be used."""
+        used = {box.position for box in self.annotations.boxes}
+        known = {image.id for image in self.annotations.images}
+        items = self.document["annotations"]
+        named = [item.get("image_id") for i, item in enumerate(items) if i not in used and isinstance(item, dict)]
+        return {image_id for image_id in named if isinstance(image_id, int) and image_id in known}
 
     def images_of_videos(self) -> dict[int, list[ImageEntry]]:
         """Video id -> its images in the order of their `frame_id`."""
@@ -107,6 +120,7 @@ def read_split(name: str, file: Path, folder: Path) -> tuple[Split, list[Finding
 def annotation_findings(split: Split) -> list[Finding]:
     """What can be told from an annotation file alone."""
     return [
+        *_class_findings(split),
         *_box_findings(split),
         *_frame_findings(split),
         *_video_findings(split),
@@ -138,6 +152,15 @@ def split_findings(splits: Iterable[Split]) -> list[Finding]:
     return findings
 
 
+def _class_findings(split: Split) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for identity, name in split.annotations.categories.items():
+        taken = first.setdefault(name.lower(), identity)
+        if taken != identity:
+            what = f"{name!r} is the class of id {taken} too (case does not matter)"
+            yield split.finding("duplicate class", f"categories (id {identity})", what, f"merge the two, or {REPAIR}")
+
+
 def _box_findings(split: Split) -> Iterator[Finding]:
     images = {image.id: image for image in split.annotations.images}
     for image_id, boxes in split.boxes_of_images().items():
@@ -149,6 +172,11 @@ def _box_findings(split: Split) -> Iterator[Finding]:
                 yield split.finding(kind, box.entry, f"{image.file_name}: {what} when loading", REPAIR)
             if kept is None:
                 continue
+            if min(kept[2] - kept[0], kept[3] - kept[1]) < TINY_SIDE:
+                numbers = ", ".join(f"{number:g}" for number in box.bbox)
+                what = f"{image.file_name}: box [{numbers}] is less than {TINY_SIDE:g} pixels wide or high"
+                remedy = "write [x, y, w, h] in pixels, not relative to the image"
+                yield split.finding("tiny box", box.entry, what, remedy)
             if any(box.category_id == c and iou(kept, other) > DUPLICATE_IOU for c, other in corners):
                 what = f"{image.file_name}: the same box a second time"
                 yield split.finding("duplicate box", box.entry, what, f"remove it, or {REPAIR}")
@@ -157,6 +185,7 @@ def _box_findings(split: Split) -> Iterator[Finding]:
 
 def _frame_findings(split: Split) -> Iterator[Finding]:
     boxes = split.boxes_of_images()
+    unusable = split.images_of_unusable_boxes()
     listed: dict[str, ImageEntry] = {}
     for image in split.annotations.images:
         if image.file_name in listed:
@@ -168,7 +197,7 @@ def _frame_findings(split: Split) -> Iterator[Finding]:
             yield split.finding("contradiction", image.entry, what, f"remove either, or {REPAIR}")
     for images in split.images_of_videos().values():
         for before, image, after in zip(images, images[1:], images[2:], strict=False):
-            if boxes[image.id] or not image.annotated:
+            if boxes[image.id] or not image.annotated or image.id in unusable:
                 continue
             if _same_lesion(boxes[before.id], boxes[after.id]):
                 what = f"{image.file_name}: no box, but the frames before and after show the same lesion"
@@ -187,11 +216,26 @@ def _video_findings(split: Split) -> Iterator[Finding]:
         images = images_of_videos[video_id]
         if not images:
             yield split.finding("video without frames", entry, f"{name} has no frames", f"remove it, or {REPAIR}")
+        misplaced = _misplaced(images)
+        if misplaced is not None:
+            before, after = misplaced
+            what = f"{name}: frame_id puts {after.file_name} (frame_id {after.frame_id}) right after {before.file_name}"
+            remedy = "number frame_id in the order in which the frames were taken"
+            yield split.finding("frame order", entry, what, remedy)
         sizes = sorted({(image.width, image.height) for image in images})
         if len(sizes) > 1:
             what = f"{name}: frames of {', '.join(f'{w}x{h}' for w, h in sizes[:4])}"
             remedy = "clips are resized to their centre frame; better cut the video where the size changes"
             yield split.finding("size change", entry, what, remedy)
+
+
+def _misplaced(images: list[ImageEntry]) -> tuple[ImageEntry, ImageEntry] | None:
+    """The first frame and its successor whose file names, alike but for their last number, count the other way."""
+    for before, after in pairwise(images):
+        (stem, number), (other_stem, other) = (_NUMBERED.match(i.file_name).groups() for i in (before, after))
+        if number and other and stem == other_stem and int(other) < int(number):
+            return before, after
+    return None
 
 
 def _errata_findings(split: Split) -> Iterator[Finding]:

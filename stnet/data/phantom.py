@@ -22,12 +22,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from stnet.data.index import LESION_CLASSES
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
 from stnet.data.phantom_anatomy import Breast, Lesion, draw_lesion
 from stnet.data.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.data.progress import counting
 from stnet.data.smooth import wander
 from stnet.errors import ConfigError, StnetError
 
@@ -261,8 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write_with_progress(options: argparse.Namespace) -> None:
     if options.seed < 0 or options.workers < 1:
         raise ConfigError(f"seed {options.seed}, workers {options.workers}: give a seed from 0, workers from 1")
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Rendering", total=options.train_videos + options.val_videos)
+    with counting("Rendering", options.train_videos + options.val_videos) as advance:
         write_phantoms(
             options.out,
             options.train_videos,
@@ -273,7 +272,7 @@ def _write_with_progress(options: argparse.Namespace) -> None:
             width=options.width,
             overwrite=options.overwrite,
             workers=options.workers,
-            on_video=lambda: progress.advance(task),
+            on_video=advance,
         )
     print(f"{options.out}: {options.train_videos} train and {options.val_videos} val videos")
 

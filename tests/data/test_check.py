@@ -77,7 +77,7 @@ def plant_faults(root) -> dict[str, str]:
         expected["duplicate box"] = "(id 9000)"
         box_of(document, 4)["category_id"] = 17
         expected["unknown category"] = "category_id 17"
-        boxes.append(box_of(document, 5) | {"id": boxes[0]["id"]})
+        box_of(document, 6)["id"] = boxes[0]["id"]
         expected["duplicate id"] = f"id {boxes[0]['id']} occurs twice"
         box_of(document, 5)["bbox"] = ["wide", 1, 2, 3]
         expected["bad box"] = "'wide'"
@@ -190,6 +190,70 @@ def test_gaps_contradictions_size_changes_and_empty_videos(dataset):
     report = check_dataset(dataset, quick=True)
     expected = {"contradiction", "size change", "frame without annotation", "video without frames"}
     assert kinds(report) == expected and len(report.findings) == 4
+
+
+def test_classes_named_twice_are_merged(dataset):
+    def change(document):
+        document["categories"].append({"id": 9, "name": "BENIGN"})
+        next(box for box in document["annotations"] if box["category_id"] == 1)["category_id"] = 9
+
+    before = [frame.labels.tolist() for video in load_index(dataset, "val").videos for frame in video.frames]
+    edit(dataset, "val", change)
+    report = check_dataset(dataset, quick=True)
+    (finding,) = report.findings
+    assert (finding.kind, finding.entry) == ("duplicate class", "categories (id 9)")
+    repair_dataset(report)
+    assert check_dataset(dataset, quick=True).findings == ()
+    index = load_index(dataset, "val")
+    assert [frame.labels.tolist() for video in index.videos for frame in video.frames] == before
+
+
+def test_boxes_that_share_an_id_are_kept(dataset):
+    def change(document):
+        boxes = document["annotations"]
+        boxes[4]["id"] = boxes[7]["id"] = boxes[2]["id"]
+
+    count = sum(len(frame.boxes) for video in load_index(dataset, "train").videos for frame in video.frames)
+    edit(dataset, "train", change)
+    report = check_dataset(dataset, quick=True)
+    assert kinds(report) == {"duplicate id"} and len(report.findings) == 2
+    repair_dataset(report)
+    boxes = json.loads((dataset / "train.json").read_text())["annotations"]
+    assert len({box["id"] for box in boxes}) == len(boxes) == count
+    assert check_dataset(dataset, quick=True).findings == () and load_index(dataset, "train")
+
+
+def test_numbers_that_are_none_are_found_with_their_entry(dataset):
+    def change(document):
+        box_of(document, 0)["bbox"][2] = float("nan")
+        box_of(document, 1)["bbox"][0] = float("inf")
+
+    edit(dataset, "train", change)
+    report = check_dataset(dataset)
+    assert [finding.kind for finding in report.findings] == ["bad box"] * 2
+    repair_dataset(report)
+    assert check_dataset(dataset).findings == ()
+
+
+def test_relative_coordinates_and_shuffled_frames(dataset):
+    def change(document):
+        box_of(document, 0)["bbox"] = [0.3, 0.4, 0.2, 0.1]
+        images = [image for image in document["images"] if image["video_id"] == 2]
+        images[1]["frame_id"], images[4]["frame_id"] = images[4]["frame_id"], images[1]["frame_id"]
+
+    edit(dataset, "train", change)
+    found = {finding.kind: finding for finding in check_dataset(dataset, quick=True).findings}
+    assert {"tiny box", "frame order"} == set(found) - {"frame without annotation"}
+    assert "(id 2)" in found["frame order"].entry and "in pixels" in found["tiny box"].remedy
+
+
+def test_first_of_two_repairs_is_listed_when_the_second_is_refused(dataset):
+    for split in ("train", "val"):
+        edit(dataset, split, lambda document: box_of(document, 0)["bbox"].__setitem__(0, -5))
+    (dataset / "val.json.original").write_text("precious")
+    assert main([str(dataset), "--repair"]) == 2
+    (entry,) = json.loads((dataset / "repairs.json").read_text())
+    assert entry["file"] == "train.json" and entry["repairs"]
 
 
 def test_frames_nobody_annotated_are_no_finding(dataset):

@@ -187,6 +187,9 @@ REFUSED = {
     "box of three": (changed(annotations__0__bbox=[1, 2, 3]), "four finite numbers"),
     "box of text": (changed(annotations__0__bbox=["1", 2, 3, 4]), "four finite numbers"),
     "box overflow": (changed(annotations__0__bbox=[1e300, 2, 3, 4]), "four finite numbers"),
+    "box of NaN": (changed(annotations__0__bbox=[float("nan"), 2, 3, 4]), r"annotations\[0\].* \[nan, 2"),
+    "box of Infinity": (changed(annotations__0__bbox=[1, 2, float("inf"), 4]), "four finite numbers"),
+    "height NaN": (changed(images__0__height=float("nan")), "height is nan"),
     "box of bool": (changed(annotations__0__bbox=[True, 2, 3, 4]), "four finite numbers"),
     "contradiction": (changed(images__1__annotated=False), r"images\[1\] \(id 4\): annotated is false"),
     "annotated text": (changed(images__0__annotated="no"), "true or false"),
@@ -211,7 +214,7 @@ def test_refused_with_file_entry_and_remedy(tmp_path, case):
     [
         ("[" * 200_000, "nested too deeply"),
         ('{"a":' * 200_000, "nested too deeply"),
-        ('{"images": NaN}', "NaN is no JSON number"),
+        ('{"categories": NaN}', "`categories` is a JSON float"),
         ('{"images": [', "not valid JSON"),
         ("[]", "JSON list"),
         ("", "not valid JSON"),
