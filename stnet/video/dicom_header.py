@@ -24,6 +24,8 @@ MAX_FRAMES = 100_000
 """Most frames that are read from one file: almost an hour at 30 frames per second."""
 
 PREAMBLE_BYTES = 128
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".dic", ".ima"))
+FIRST_TYPES = frozenset(("UL", "OB", "UI", "CS", "DA", "TM", "LO", "SH"))
 
 IMAGE_ELEMENTS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
@@ -79,12 +81,25 @@ class DicomHeader:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of a DICOM file behind its preamble, whatever its name."""
+    """Whether a file is to be treated as DICOM: by its mark behind the preamble, its first element, or its suffix.
+
+    Files without preamble or damaged ones have patients' names for names, too.
+    """
     try:
         with open(path, "rb") as file:
-            return file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] == b"DICM"
+            start = file.read(PREAMBLE_BYTES + 4)
     except OSError:
         return False
+    return start[PREAMBLE_BYTES:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Whether the bytes begin like a data set without preamble: with an early element, with or without a type."""
+    if len(start) < 8:
+        return False
+    group, element, length = struct.unpack("<HHL", start[:8])
+    early = group in (0x0002, 0x0008) and element <= 0x0020
+    return early and (start[4:6].decode("latin-1") in FIRST_TYPES or length <= 64)
 
 
 def import_pydicom(name: str) -> ModuleType:
@@ -119,13 +134,13 @@ def read_header(path: Path, name: str) -> DicomHeader:
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
         tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS]
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
         meta = dataset.file_meta
         if meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:
             raise VideoError(f"{name}: is a DICOMDIR, an index of other files; name the image files themselves")
         syntax = meta.get("TransferSyntaxUID")
         if syntax is None:
-            raise VideoError(f"{name}: states no transfer syntax; the file is damaged")
+            raise VideoError(f"{name}: states no transfer syntax; the file is damaged or was saved without its header")
         if syntax == DEFLATED:
             raise VideoError(f"{name}: is deflated as a whole; save it as Explicit VR Little Endian first")
         value = _pixel_value(file, syntax, name)

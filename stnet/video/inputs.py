@@ -51,8 +51,8 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
     """Videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
     A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
-    one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them. Raises
-    `VideoError` for a name that stands for nothing.
+    one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them, or
+    by their suffix. Raises `VideoError` for a name that stands for nothing.
     """
     inputs: list[VideoInput] = []
     images: dict[Path, list[Path]] = {}

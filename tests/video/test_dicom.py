@@ -273,6 +273,27 @@ def test_preamble_of_an_executable_is_no_obstacle(tmp_path):
     assert len(read(data, tmp_path / "a")[0]) == 6
 
 
+def test_files_without_preamble_are_dicom_too(tmp_path):
+    frames = loop()
+    data = save(dataset(frames), tmp_path / "whole").read_bytes()
+    for name in ("DOE", "DOE.dcm"):
+        (tmp_path / name).write_bytes(data[132:])
+        source = open_source(tmp_path / name)
+        assert source.name == "dicom-1"
+        np.testing.assert_array_equal(np.stack([frame.image for frame in source]), frames)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x00", b"DOE" * 300, b"\xff\xd8\xff\xe0" + bytes(300)])
+def test_what_is_named_like_dicom_never_shows_its_name(tmp_path, content):
+    path = tmp_path / "DOE.DCM"
+    path.write_bytes(content)
+    (video,) = find_inputs([path])
+    assert (video.name, video.origin, video.dicom) == ("dicom-1", "dicom-1", True)
+    with pytest.raises(VideoError, match="dicom-1: ") as caught:
+        video.open()
+    assert "DOE" not in str(caught.value)
+
+
 @pytest.mark.parametrize("claimed", [1, 3, 7, 1000, 2**31 - 1, 10**30])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_lying_frame_counts(tmp_path, claimed, compressed):
