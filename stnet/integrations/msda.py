@@ -4,7 +4,8 @@
 
 before the model's code is imported. Repositories that call `MSDA.ms_deform_attn_forward` and `ms_deform_attn_backward`
 (Deformable DETR, DINO, Mask2Former, DAB-DETR, the published STNet with its 20 stacked levels, ...) then run unmodified,
-in training and inference, on any device and in half precision too.
+in training and inference, on any device and in half precision too. Repositories that keep the same two functions under
+another name, as the original Grounding DINO does, take that name: `install("groundingdino._C")`.
 """
 
 import sys
@@ -18,35 +19,36 @@ from stnet.kernels.operators import ms_deform_attn_backward as gradients
 MODULE_NAME = "MultiScaleDeformableAttention"
 
 
-def install(replace: bool = False) -> ModuleType:
+def install(name: str = MODULE_NAME, *, replace: bool = False) -> ModuleType:
     """Make `import MultiScaleDeformableAttention` give this module's functions; calling it again changes nothing.
 
     Args:
+        name: what the extension is imported as.
         replace: take the place of a compiled extension that is loaded already. Code that imported it earlier keeps it.
 
     Raises:
         RuntimeError: another module of that name is loaded and `replace` is False.
     """
-    loaded = sys.modules.get(MODULE_NAME)
+    loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__stnet__", False):
         return loaded
     if loaded is not None and not replace:
         raise RuntimeError(
-            f"{MODULE_NAME} is loaded from {getattr(loaded, '__file__', 'elsewhere')}; call install() before the "
+            f"{name} is loaded from {getattr(loaded, '__file__', 'elsewhere')}; call install() before the "
             "model's code is imported, or pass replace=True"
         )
-    module = ModuleType(MODULE_NAME, __doc__)
+    module = ModuleType(name, __doc__)
     module.__stnet__ = True
     module.ms_deform_attn_forward = ms_deform_attn_forward
     module.ms_deform_attn_backward = ms_deform_attn_backward
-    sys.modules[MODULE_NAME] = module
+    sys.modules[name] = module
     return module
 
 
-def uninstall() -> None:
+def uninstall(name: str = MODULE_NAME) -> None:
     """Undo `install` for code imported from now on."""
-    if getattr(sys.modules.get(MODULE_NAME), "__stnet__", False):
-        del sys.modules[MODULE_NAME]
+    if getattr(sys.modules.get(name), "__stnet__", False):
+        del sys.modules[name]
 
 
 def ms_deform_attn_forward(

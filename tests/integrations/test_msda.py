@@ -70,6 +70,28 @@ def test_any_batch_size_whatever_im2col_step(extension, batch):
     assert [g.shape for g in gradients] == [arguments[0].shape, arguments[3].shape, arguments[4].shape]
 
 
+def test_extension_inside_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "somedino"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "layer.py").write_text("from somedino import _C\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    msda.install("somedino._C")
+    try:
+        layer = importlib.import_module("somedino.layer")
+        assert layer._C.ms_deform_attn_forward(*_problem([(4, 6)]), 64).shape == (3, 11, 8)
+        assert msda.MODULE_NAME not in sys.modules
+    finally:
+        msda.uninstall("somedino._C")
+
+
+def test_keywords_as_in_the_extension(extension):
+    names = ("value", "spatial_shapes", "level_start_index", "sampling_locations", "attention_weights")
+    problem = _problem([(4, 6), (2, 3)])
+    named = extension.ms_deform_attn_forward(**dict(zip(names, problem, strict=True)), im2col_step=64)
+    assert torch.equal(named, extension.ms_deform_attn_forward(*problem, 64))
+
+
 def test_installing_twice_is_one_module_and_never_hides_a_compiled_one(monkeypatch):
     assert msda.install() is msda.install()
     msda.uninstall()
