@@ -40,6 +40,9 @@ RUN_BUDGET = 60_000_000
 BOXES_SHOWN = 10
 """Detections per frame that the page can draw, best first."""
 
+FEW_STRONG = 3
+"""Frames listed as the strongest where none reaches the score threshold."""
+
 CHART_POINTS = 1500
 """Points of a score curve; longer videos show the maximum of neighbouring frames."""
 
@@ -79,7 +82,7 @@ class ReportPage:
         head, self._tail = template.split(DATA_MARK)
         self._file = AtomicFile(folder / REPORT_NAME)
         self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, videos))
-        self._classes, self._count = len(class_names), 0
+        self._classes, self._count, self._threshold = len(class_names), 0, score_threshold
         self._video: _Video | None = None
         self._put(head.replace("{{policy}}", html.escape(_policy(template))))
         palette = [f"rgb{PALETTE[position % len(PALETTE)]}" for position in range(len(class_names))]
@@ -165,7 +168,7 @@ class ReportPage:
             return summary
         maxima = np.stack(video.maxima)
         step, curve = _curve(maxima)
-        strong = video.strongest.best_first()
+        strong = self._listed(video.strongest.best_first())
         return summary | {
             "scores": [round(float(score), 4) for score in video_scores(maxima)],
             "times": [round(video.times[number], 3) for number in video.numbers],
@@ -183,6 +186,10 @@ class ReportPage:
                 for frame in strong
             ],
         }
+
+    def _listed(self, frames: list[StrongFrame]) -> list[StrongFrame]:
+        """Those that reach the threshold; where none does, the best of them, which show that nothing was missed."""
+        return [frame for frame in frames if frame.score >= self._threshold] or frames[:FEW_STRONG]
 
     def _block(self, name: str, value: dict) -> None:
         self._put(f'<script type="application/json" id="{name}">{_embedded(value)}</script>\n')

@@ -138,6 +138,18 @@ def test_strongest_frames_are_apart():
     assert not StrongestFrames(5).wants(0, 0.0)
 
 
+@pytest.mark.parametrize(("best", "listed"), [(0.9, 2), (0.2, 3)])
+def test_frames_below_the_threshold_are_listed_only_where_none_reaches_it(tmp_path, best, listed):
+    report = page(tmp_path)
+    report.begin("clip", ArraySource(pictures(60), "clip"), 60)
+    for index, image in enumerate(pictures(60)):
+        detections = found((1, 1, 9, 9, best if index in (10, 30) else 0.1 + index / 10_000, 1))
+        report.write(FrameResult(video="clip", index=index, time=index / 25, detections=detections, image=image))
+    report.end("clip", "ok", ())
+    strongest = blocks(report.finish().read_text())["video-0"]["strongest"]
+    assert len(strongest) == listed and {frame["number"] for frame in strongest[:2]} == {10, 30}
+
+
 def test_an_error_leaves_a_partial_page(tmp_path):
     report = page(tmp_path)
     report.begin("clip", ArraySource(pictures(2), "clip"), 2)
@@ -341,6 +353,19 @@ def test_page_in_a_browser(browse):
     refused = [c for c in browser.complaints if "Content Security Policy" in json.dumps(c)]
     assert refused and browser.complaints == refused
     assert not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.timeout(120)
+def test_a_picture_without_room_causes_no_complaint(browse):
+    browser = browse()
+    browser.js("document.querySelector('.screen').style.height = 0")  # as before the first picture is there
+    browser.js(SLIDE % 3)
+    assert browser.js(STATE % 0)["boxes"] == 0
+    browser.js("document.querySelector('.screen').style.height = ''")
+    deadline = time.monotonic() + 10
+    while browser.js(STATE % 0)["boxes"] < 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert browser.js(STATE % 0)["boxes"] == 1 and browser.complaints == []
 
 
 @pytest.mark.timeout(120)
