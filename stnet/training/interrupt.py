@@ -1,9 +1,16 @@
-"""SIGTERM and Ctrl-C as a request to save and leave, looked at between steps."""
+"""SIGTERM and Ctrl-C as a request to save and leave, looked at between steps.
 
+Both often reach the whole process group, loader workers included, and more than once: a terminal signals the group in
+front, and torchrun passes on to each group what it got itself.
+"""
+
+import os
 import signal
+import time
 from types import FrameType
 
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+REPEAT_SECONDS = 5.0  # in which a further signal repeats the first one
 
 
 class Interrupted(Exception):
@@ -19,10 +26,11 @@ class Interrupted(Exception):
 
 
 class InterruptWatch:
-    """While entered, the first signal is remembered; a second one acts as it would without us."""
+    """While entered, the first signal is remembered; one more than REPEAT_SECONDS later acts as it would without us."""
 
     def __init__(self):
         self.received: int | None = None
+        self._received_at = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "InterruptWatch":
@@ -39,10 +47,19 @@ class InterruptWatch:
         return EXIT_CODES[signal.Signals(self.received)] if self.received else EXIT_CODES[signal.SIGTERM]
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
+        if self.received is None:
+            self.received, self._received_at = number, time.monotonic()
+        elif time.monotonic() - self._received_at > REPEAT_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def leave_the_group(worker: int) -> None:
+    """Take a loader worker out of the group that is signalled: the step under way still needs it."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

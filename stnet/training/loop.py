@@ -24,7 +24,7 @@ from stnet.training.curves import draw_curves
 from stnet.training.denoising import TrainedModel
 from stnet.training.distributed import World, random_states, restore_random_states
 from stnet.training.ema import WeightAverage
-from stnet.training.interrupt import Interrupted, InterruptWatch
+from stnet.training.interrupt import Interrupted, InterruptWatch, leave_the_group
 from stnet.training.matcher import NonFiniteError
 from stnet.training.optimizer import build_optimizer, rate_factor
 from stnet.training.pictures import draw_batch, draw_predictions
@@ -185,6 +185,7 @@ class Trainer:
             batch_sampler=self.order,
             num_workers=workers,
             collate_fn=collate_clips,
+            worker_init_fn=leave_the_group,
             pin_memory=self.world.device.type == "cuda",
             persistent_workers=workers > 0,
             # Its own generator: workers must not draw from the one that dropout uses.

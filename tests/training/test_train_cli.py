@@ -157,6 +157,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        start_new_session=True,
     )
 
 
@@ -164,15 +165,18 @@ def start(arguments: list[str]) -> subprocess.Popen:
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_signals_save_once_and_set_the_exit_code(number, code, small_dataset, tmp_path):
+    """Twice to the whole group, loader workers included, as terminals and torchrun do."""
     run = tmp_path / "run"
-    arguments = ["--data", str(small_dataset), "--output", str(run), *SMALL, "--epochs", "500"]
+    arguments = ["--data", str(small_dataset), "--output", str(run), *SMALL, "--workers", "2", "--epochs", "500"]
     process = start(arguments)
     steps = run / "steps.csv"
     deadline = time.monotonic() + 240
     while not (steps.exists() and len(steps.read_text().splitlines()) > 3):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
-    process.send_signal(number)
+    for _ in range(2):
+        os.killpg(process.pid, number)
+        time.sleep(0.01)
     out, err = process.communicate(timeout=200)
     assert process.returncode == code, out + err
     assert "--resume" in err and "Traceback" not in err

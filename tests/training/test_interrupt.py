@@ -1,0 +1,27 @@
+"""Signals as requests: the first is remembered, its repetitions change nothing, a later one ends the process."""
+
+import signal
+
+import pytest
+
+from stnet.training import interrupt
+from stnet.training.interrupt import InterruptWatch
+
+
+def test_a_signal_and_its_repetitions_are_one_request():
+    before = signal.getsignal(signal.SIGTERM)
+    with InterruptWatch() as watch:
+        assert watch.received is None
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert (watch.received, watch.exit_code) == (signal.SIGTERM, 143)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_later_signal_acts_at_once(monkeypatch):
+    monkeypatch.setattr(interrupt, "REPEAT_SECONDS", -1.0)
+    with InterruptWatch() as watch:
+        signal.raise_signal(signal.SIGINT)
+        assert (watch.received, watch.exit_code) == (signal.SIGINT, 130)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
