@@ -81,7 +81,9 @@ def export_onnx(program: nn.Module, clips: Tensor, path: Path) -> Parity:
         _exported(program, clips), dynamo=True, opset_version=ONNX_OPSET, optimize=False, verbose=False
     )
     exported.save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; of what it cannot fold it warns by the dozen
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(inputs: Tensor) -> list[Tensor]:
@@ -107,7 +109,9 @@ def _parity(program: Callable, other: Callable, clips: Tensor) -> Parity:
 
 def model_card(model: Detector, metadata: dict[str, str], source: str) -> str:
     """A short description in Markdown, as model hubs expect it."""
-    facts = "".join(f"- {key}: {value}\n" for key, value in sorted(metadata.items()))
+    facts = sorted(_fact(key, value) for key, value in metadata.items())
+    listed = "".join(fact for fact in facts if fact.startswith("- "))
+    sections = "\n".join(fact for fact in facts if not fact.startswith("- "))
     return f"""---
 license: apache-2.0
 library_name: stnet
@@ -126,11 +130,25 @@ model = stnet.load("model.safetensors")
 Intended for research. Not a medical device; not for diagnosis. How it behaves on images of scanners and patients it
 was not trained on is unknown.
 
-{facts}
+{listed}
+## model
+
 ```json
 {model.config.to_json()}
 ```
-"""
+
+{sections}"""
+
+
+def _fact(title: str, text: str) -> str:
+    """A fact from the checkpoint: a line of a list, or a section for a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if not isinstance(value, dict):
+        return f"- {title}: {text}\n"
+    return f"## {title}\n\n```json\n{json.dumps(value, indent=2)}\n```\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,6 +201,7 @@ def _export(options: argparse.Namespace) -> int:
         if kind not in options.formats:
             continue
         path = options.output / names[kind][0]
+        print(f"writing {path}; this can take minutes", file=sys.stderr)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)

@@ -36,15 +36,24 @@ def test_torch_export_equals_the_model_and_needs_no_operator_of_ours(checkpoint,
     assert not [node for node in loaded.graph.nodes if "stnet" in str(node.target)]
 
 
-def test_onnx_equals_the_model(checkpoint, tmp_path, capsys):
+def test_onnx_equals_the_model(checkpoint, tmp_path, capfd):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     arguments = [str(checkpoint), "--output", str(tmp_path), "--formats", "onnx", "--height", "64", "--width", "96"]
     assert main(arguments) == 0
-    differences = json.loads(re.search(r"\{.*\}", capsys.readouterr().out).group())
+    printed = capfd.readouterr()
+    differences = json.loads(re.search(r"\{.*\}", printed.out).group())
+    assert "W:onnxruntime" not in printed.err
     assert max(differences.values()) < 1e-4
     assert main(arguments) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert "--overwrite" in capfd.readouterr().err
+
+
+def test_card_of_the_shipped_model_lists_its_metrics(tmp_path):
+    assert main(["tiny", "--output", str(tmp_path), "--formats", "safetensors"]) == 0
+    card = (tmp_path / "README.md").read_text()
+    sections = dict(re.findall(r"## (\w+)\n\n```json\n(.*?)\n```", card, re.DOTALL))
+    assert json.loads(sections["model"])["queries"] and json.loads(sections["metrics"])["ap50"] > 0.5
 
 
 def test_safetensors_come_with_a_model_card(checkpoint, tmp_path):
