@@ -113,27 +113,28 @@ def _levels_of(value: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
     return _level_tensors(tuple(shapes), value.device)
 
 
-def _import(module: str):
+def _import(module: str, name: str):
     try:
-        return importlib.import_module(module)
+        return getattr(importlib.import_module(module), name)
     except Exception as error:  # a package built for another torch or CUDA fails in many ways when it loads
         raise MissingError(f"{module}: {type(error).__name__}: {error}") from error
 
 
 def _deformable_detr() -> Classic:
     """Deformable DETR's own CUDA operator. It knows float32 alone: 16-bit inputs are cast, as its users do."""
-    extension = _import("MultiScaleDeformableAttention")
+    compute = _import("MultiScaleDeformableAttention", "ms_deform_attn_forward")
+    differentiate = _import("MultiScaleDeformableAttention", "ms_deform_attn_backward")
 
     class Operator(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value, shapes, starts, locations, weights):
             ctx.save_for_backward(value, shapes, starts, locations, weights)
-            return extension.ms_deform_attn_forward(value, shapes, starts, locations, weights, _step(value))
+            return compute(value, shapes, starts, locations, weights, _step(value))
 
         @staticmethod
         def backward(ctx, gradient):
             inputs = ctx.saved_tensors
-            gradients = extension.ms_deform_attn_backward(*inputs, gradient.contiguous(), _step(inputs[0]))
+            gradients = differentiate(*inputs, gradient.contiguous(), _step(inputs[0]))
             return gradients[0], None, None, gradients[1], gradients[2]
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def _step(value: Tensor) -> int:
 
 
 def _mmcv() -> Classic:
-    function = _import("mmcv.ops.multi_scale_deform_attn").MultiScaleDeformableAttnFunction
+    function = _import("mmcv.ops.multi_scale_deform_attn", "MultiScaleDeformableAttnFunction")
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         return function.apply(value.contiguous(), *_levels_of(value, shapes), locations, weights, _step(value))
@@ -158,7 +159,7 @@ def _mmcv() -> Classic:
 
 
 def _deformops() -> Classic:
-    function = _import("deformops.registry").msda
+    function = _import("deformops.registry", "msda")
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         return function(value, *_levels_of(value, shapes), locations, weights.to(value.dtype))
@@ -167,7 +168,7 @@ def _deformops() -> Classic:
 
 
 def _msda_triton() -> Classic:
-    function = _import("msda_triton").multiscale_deformable_attention
+    function = _import("msda_triton", "multiscale_deformable_attention")
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         options = {"padding_mode": "zeros", "align_corners": False}
@@ -177,7 +178,7 @@ def _msda_triton() -> Classic:
 
 
 def _torch_ms_deform_attn() -> Classic:
-    function = _import("torch_ms_deform_attn").ms_deform_attn
+    function = _import("torch_ms_deform_attn", "ms_deform_attn")
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         return function(value, *_levels_of(value, shapes), locations.to(value.dtype), weights)
@@ -186,7 +187,7 @@ def _torch_ms_deform_attn() -> Classic:
 
 
 def _transformers() -> Classic:
-    layer = _import("transformers.models.deformable_detr.modeling_deformable_detr").MultiScaleDeformableAttention()
+    layer = _import("transformers.models.deformable_detr.modeling_deformable_detr", "MultiScaleDeformableAttention")()
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         levels, starts = _levels_of(value, shapes)

@@ -54,7 +54,7 @@ def _run_stage(stage: Stage, context: Context, seconds: float) -> dict[str, Any]
         outcome["result"] = stage.run(context, seconds)
     except StageError as error:
         outcome |= {"status": "failed", "reason": str(error), "result": error.result}
-    except (StnetError, OSError, RuntimeError) as error:
+    except Exception as error:  # whatever it is, the stages after it are worth their time
         outcome |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "result": None}
     return {**outcome, "seconds": round(time.monotonic() - begun, 1)}
 
@@ -149,8 +149,8 @@ def _run(options: argparse.Namespace, deadline: float) -> int:
         )
         restore_launch_table(context, results["stages"].get("tuning", {}).get("result"))
         run_stages(chosen, context, results, path, deadline - RESERVED_SECONDS)
+        print("\n" + summary.suite_summary(load(path)), flush=True)
         _add_plots(context, path)
-    print("\n" + summary.suite_summary(load(path)))
     done = all(results["stages"].get(stage.name, {}).get("status") == "done" for stage in chosen)
     return 0 if done else 1
 

@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,13 +22,17 @@ from stnet.kernels.launch import TABLE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTLING_SECONDS = 20.0  # for a stage to write its results after its last benchmark
-TEST_LINE = re.compile(r"^(\S.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.MULTILINE)
+OUTCOME = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
+# What pytest writes of a test, and what it writes with several processes.
+TEST_LINE = re.compile(rf"^(tests/.*?) ({OUTCOME})\b", re.MULTILINE)
+PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?) *$", re.MULTILINE)
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
 MOST_REASONS = 40
+MOST_TEST_PROCESSES = 8  # the tests mostly wait for the compiler, and every case compiles kernels of its own
 PHANTOMS = {"cuda": (24, 6, 24), "cpu": (2, 1, 6)}  # training videos, validation videos, frames of each
 PHANTOM_SIZE = {"cuda": (128, 160), "cpu": (64, 64)}
 TRAINING = {
-    "cuda": "--preset tiny --precision bfloat16 --epochs 6 --clips-per-epoch 1000 --batch-size 16",
+    "cuda": "--preset tiny --precision bfloat16 --epochs 6 --clips-per-epoch 1000 --batch-size 16 --workers 8",
     "cpu": "--preset tiny --epochs 1 --clips-per-epoch 2 --batch-size 1 --model queries=10 image_size=64",
 }
 
@@ -87,14 +93,19 @@ class Stage:
 def environment(context: Context, seconds: float) -> dict[str, Any]:
     """Machine, versions, commit, the rates it reaches, and which baselines are missing."""
     device = torch.device(context.device)
-    return {**machine.describe(device), "limits": machine.measure_limits(device), "missing": baselines.missing()}
+    limits = machine.measure_limits(device)
+    if context.device == "cuda":
+        torch.cuda.empty_cache()  # the other stages run in processes of their own
+    return {**machine.describe(device), "limits": limits, "missing": baselines.missing()}
 
 
 def gpu_tests(context: Context, seconds: float) -> dict[str, Any]:
     """Outcomes of the tests marked `gpu`; on a CPU all of them are skipped."""
     options = ["-vv", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    if context.device == "cuda" and find_spec("xdist"):
+        options += ["-n", str(min(MOST_TEST_PROCESSES, max(1, (os.cpu_count() or 1) // 2)))]
     ended = context.run("-m", "pytest", "tests", *options, seconds=seconds)
-    outcomes = {name: outcome for name, outcome in TEST_LINE.findall(ended.output) if name.startswith("tests/")}
+    outcomes = outcomes_in(ended.output)
     counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
     bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
     result = {"counts": counts, "failed": bad, "reasons": REASON_LINE.findall(ended.output)[:MOST_REASONS]}
@@ -105,6 +116,12 @@ def gpu_tests(context: Context, seconds: float) -> dict[str, Any]:
     return result
 
 
+def outcomes_in(output: str) -> dict[str, str]:
+    """Outcome of every test that pytest's verbose output names, with one process or several."""
+    parallel = {name: outcome for outcome, name in PARALLEL_TEST_LINE.findall(output)}
+    return {**dict(TEST_LINE.findall(output)), **parallel}
+
+
 def tuning(context: Context, seconds: float) -> dict[str, Any]:
     """The launch table with this GPU's measured rows first; nothing to tune on a CPU."""
     if context.device != "cuda":
@@ -113,9 +130,15 @@ def tuning(context: Context, seconds: float) -> dict[str, Any]:
     arguments = ("--out", str(context.launch_table), "--seconds", f"{begin:.0f}")
     ended = context.run("-m", "bench.tuning", *arguments, seconds=seconds + SETTLING_SECONDS)
     table = _read_json(context.launch_table)
-    result = {"lines": [line for line in ended.output.splitlines() if " ms" in line or "WRONG" in line], "table": table}
+    lines = [line for line in ended.output.splitlines() if any(word in line for word in (" ms", "WRONG", "error:"))]
+    result = {"lines": lines, "table": table}
+    if ended.out_of_time and table:
+        return result | {"note": "stopped in the middle of a key; those before it are measured"}
     if ended.status != 0:
         raise StageError(f"the tuner's exit status is {ended.status}", result)
+    failed = [line for line in lines if line.startswith("error:")]
+    if failed:
+        raise StageError(f"{len(failed)} keys could not be tuned, the first: {failed[0]}", result)
     return result
 
 
@@ -147,6 +170,8 @@ def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
             raise StageError("time ran out" if ended.out_of_time else f"no results (exit status {ended.status})")
         failed = [entry for entry in result["without_time"] if entry["outcome"] == "failed"]
         own = [entry["benchmark"] for entry in failed if entry["implementation"].startswith("stnet")]
+        if ended.out_of_time:
+            raise StageError(f"time ran out after {len(result['benchmarks'])} benchmarks", result)
         if own:
             raise StageError(f"{len(own)} of our own benchmarks failed, the first is {own[0]}", result)
         return result
@@ -156,11 +181,12 @@ def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
 
 def training(context: Context, seconds: float) -> dict[str, Any]:
     """A real training: losses, metrics per epoch, and its pictures in the archive."""
+    deadline = time.monotonic() + seconds - SETTLING_SECONDS
     data = context.data or _phantoms(context, seconds)
     folder = _fresh(context.scratch, "training")
     options = shlex.split(context.training or TRAINING[context.device])
     arguments = ("--data", str(data), "--output", str(folder), "--device", context.device, *options)
-    ended = context.run("-m", "stnet.training.cli", *arguments, seconds=seconds - SETTLING_SECONDS)
+    ended = context.run("-m", "stnet.training.cli", *arguments, seconds=deadline - time.monotonic())
     steps, epochs = _read_csv(folder / "steps.csv"), _read_csv(folder / "metrics.csv")
     result = {"options": options, "data": "given" if context.data else "phantoms", "steps": len(steps)}
     result |= {"first_step": steps[0] if steps else None, "last_step": steps[-1] if steps else None, "epochs": epochs}

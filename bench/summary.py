@@ -83,8 +83,10 @@ def _shuffle_gain(run: Run) -> float | None:
 
 def _training_gain(run: Run) -> float | None:
     own = run.find(suite="training", implementation="stnet")
-    others = [m for m in run.select(suite="training") if m["implementation"] != "stnet" and m["dtype"] == own["dtype"]]
-    return min(m.stats["median"] for m in others) / own.stats["median"] if own and others else None
+    if own is None:
+        return None
+    others = [m for m in run.select(suite="training", dtype=own["dtype"]) if m["implementation"] != "stnet"]
+    return min(m.stats["median"] for m in others) / own.stats["median"] if others else None
 
 
 def _memory_share(run: Run) -> float | None:

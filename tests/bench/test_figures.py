@@ -156,6 +156,15 @@ def test_report_of_a_gpu_compares_with_the_targets(tmp_path):
     assert "| 2.5x | met |" in shuffle
 
 
+def test_a_gpu_run_whose_own_training_step_failed_still_has_its_table(tmp_path):
+    published = _entry(
+        1.0, suite="training", implementation="published over grid_sample", dtype="bfloat16", peak_bytes=9
+    )
+    run = load(_write_gpu(tmp_path, [*ENTRIES, published]) / GPU_FILE)
+    row = next(row for row in summary.targets_table(run).splitlines() if "training step" in row)
+    assert "unconfirmed" in row
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"benchmarks": 3}', '{"stages": 5}'])
 def test_a_damaged_result_file_is_named(tmp_path, content):
     (tmp_path / CPU_FILE).write_text(content)

@@ -12,10 +12,23 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench import gpu_suite
+from bench import gpu_suite, tuning
+from bench.processes import Ended, run_logged
 from bench.results import GPU_FILE
-from bench.stages import STAGES, Stage, StageError, add_pictures
+from bench.stages import (
+    SETTLING_SECONDS,
+    STAGES,
+    Context,
+    Stage,
+    StageError,
+    add_pictures,
+    benchmarks,
+    outcomes_in,
+    training,
+)
+from stnet.kernels.launch import Candidate, Row, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,14 +48,14 @@ def test_a_stage_that_fails_keeps_its_result_and_lets_others_run(monkeypatch, tm
         raise StageError("two tests failed", {"counts": {"FAILED": 2}})
 
     def breaks(context, seconds):
-        raise RuntimeError("CUDA error")
+        raise KeyError("no such rate")
 
     status, stages = _suite(monkeypatch, tmp_path, [_stage("a", fails), _stage("b", breaks), _stage("c")])
     assert status == 1
     assert stages["a"]["status"] == "failed"
     assert stages["a"]["reason"] == "two tests failed"
     assert stages["a"]["result"] == {"counts": {"FAILED": 2}}
-    assert stages["b"]["reason"] == "RuntimeError: CUDA error"
+    assert stages["b"]["reason"] == "KeyError: 'no such rate'"
     assert stages["c"]["status"] == "done"
 
 
@@ -184,6 +197,87 @@ def test_pictures_of_an_earlier_stage_stay_in_the_archive(tmp_path):
         add_pictures(archive, {name: picture})
     with zipfile.ZipFile(archive) as stored:
         assert {name: stored.read(name) for name in stored.namelist()} == {"a.png": b"3", "b.png": b"2"}
+
+
+def test_a_command_out_of_time_may_still_write_what_it_has(tmp_path):
+    program = """
+import time
+print("began", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("results written", flush=True)
+"""
+    with (tmp_path / "log").open("ab") as log:
+        ended = run_logged([sys.executable, "-c", program], log, 3.0, folder=tmp_path)
+    assert ended.out_of_time
+    assert ended.output.split("\n")[:2] == ["began", "results written"]
+
+
+PLAIN = """tests/a.py::test_one PASSED                 [ 33%]
+tests/a.py::test_two[x-1 y] FAILED           [ 66%]
+tests/b.py::test_three SKIPPED (needs two GPUs) [100%]
+"""
+PARALLEL = """tests/a.py::test_one
+tests/a.py::test_two[x-1 y]
+[gw1] [ 33%] PASSED tests/a.py::test_one
+[gw0] [ 66%] FAILED tests/a.py::test_two[x-1 y]
+tests/b.py::test_three
+[gw0] [100%] SKIPPED tests/b.py::test_three
+""".replace("\n", " \n")  # with a space at the ends, as pytest writes it
+
+
+@pytest.mark.parametrize("output", [PLAIN, PARALLEL], ids=["one-process", "several"])
+def test_outcomes_are_read_from_what_pytest_prints(output):
+    assert outcomes_in(output) == {
+        "tests/a.py::test_one": "PASSED",
+        "tests/a.py::test_two[x-1 y]": "FAILED",
+        "tests/b.py::test_three": "SKIPPED",
+    }
+
+
+def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]:
+    """A context whose commands end at once as `ended` says, and the seconds they were given."""
+    given = []
+
+    def run(self, *command, seconds):
+        given.append(seconds)
+        for option in command:
+            if option.startswith("--benchmark-json="):
+                Path(option.partition("=")[2]).write_text(json.dumps({"benchmarks": [{}, {}], "without_time": []}))
+        return ended
+
+    monkeypatch.setattr(Context, "run", run)
+    paths = {"scratch": tmp_path, "pictures": tmp_path / "pictures.zip"}
+    return Context(device="cpu", size="smoke", dtypes="", data=None, training="", log=None, **paths), given
+
+
+def test_benchmarks_cut_short_keep_their_times(monkeypatch, tmp_path):
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=2, out_of_time=True, output=""))
+    with pytest.raises(StageError, match="time ran out after 2 benchmarks") as stopped:
+        benchmarks("bench_operators")(context, 60.0)
+    assert len(stopped.value.result["benchmarks"]) == 2
+
+
+def test_a_key_that_cannot_be_tuned_costs_no_other(monkeypatch, tmp_path):
+    def tune_key(kernel, dtype, head_dim, many, *_, report):
+        if kernel == "stda_forward":
+            raise RuntimeError("out of resource: shared memory")
+        return Row(kernel=kernel, candidates=(Candidate(milliseconds=1.0),), many_queries=many)
+
+    monkeypatch.setattr(tuning, "tune_key", tune_key)
+    lines = []
+    measured = tuning.tune_in_time(tmp_path / "table.json", 60.0, 0.01, torch.device("cpu"), lines.append)
+    failed = [line for line in lines if line.startswith("error: stda_forward")]
+    assert measured + len(failed) == len(tuning.KEYS)
+    assert read_table(tmp_path / "table.json")[0].candidates[0].milliseconds == 1.0
+
+
+def test_making_phantoms_counts_as_training_time(monkeypatch, tmp_path):
+    context, given = _context(monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=""))
+    monkeypatch.setattr("bench.stages._phantoms", lambda context, seconds: time.sleep(0.3))
+    training(context, 60.0)
+    assert given[0] <= 60.0 - SETTLING_SECONDS - 0.3
 
 
 @pytest.mark.slow
