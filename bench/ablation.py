@@ -43,6 +43,7 @@ FROM_IMPROVED = {
 }
 FROM_SCALE = {"cosine schedule": "schedule", "weight average": "ema_decay", "warm-up": "warmup_steps"}
 DENOISING = {"denoising": 5}  # off in both recipes
+PHANTOMS = {"start_from": "tiny"}  # the shipped weights, which have seen phantoms alone; others start at random
 RATE_FACTORS = (0.4, 1.0, 2.5)  # learning rates of the published recipe, as factors of the preset's
 ENDLESS = 100_000  # epochs: time ends every training
 TABLE = (("AP", "ap"), ("AP50", "ap50"), ("agnostic AP50", "agnostic_ap50"), ("recall, 0.5 FP", "recall_at_half"))
@@ -64,7 +65,12 @@ def variants(preset: str) -> dict[str, dict[str, Any]]:
         rates = {name: factor * getattr(scale, name) for name in ("learning_rate", "backbone_learning_rate")}
         made[f"published, learning rate x{factor:g}"] = nothing | rates
     made |= {f"published with {switch}": nothing | changes for switch, changes in on.items()}
-    return made | {"published with denoising": nothing | DENOISING}
+    made["published with denoising"] = nothing | DENOISING
+    if preset == "tiny":
+        plain = "improved without augmentation"
+        slowest = f"published, learning rate x{min(RATE_FACTORS):g}"
+        made |= {f"{name}, from phantoms": made[name] | PHANTOMS for name in ("improved", plain, slowest)}
+    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

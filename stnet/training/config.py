@@ -57,7 +57,9 @@ class TrainConfig:
     backbone_weights: str = setting(
         "imagenet", "torchvision weights for the backbone: 'imagenet', a torchvision name or a file"
     )
-    start_from: str = setting("", "checkpoint to start from; what fits is taken, the rest is listed")
+    start_from: str = setting(
+        "", "checkpoint to start from, a file or a shipped name; what fits is taken, the rest is listed"
+    )
     freeze: tuple[str, ...] = setting((), "parts that keep their weights", FREEZABLE)
 
     precision: str = setting("float32", "arithmetic of the forward pass (autocast)", PRECISIONS)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stnet.errors import ConfigError
-from stnet.model.checkpoint import load_backbone, read_checkpoint
+from stnet.model.checkpoint import load_backbone, read_checkpoint, resolve
 from stnet.model.detector import Detector
 
 IMAGENET = "imagenet"
@@ -49,7 +49,7 @@ def start_from(model: Detector, path: str) -> Start:
         CheckpointError: for a file that cannot be read safely.
         ConfigError: where nothing fits.
     """
-    theirs = read_checkpoint(path).state
+    theirs = read_checkpoint(resolve(path)).state
     own = model.state_dict()
     fitting = {name: value for name, value in theirs.items() if name in own and value.shape == own[name].shape}
     if not fitting:

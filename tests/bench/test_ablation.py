@@ -28,7 +28,7 @@ def test_variants_change_what_they_say(preset):
     assert all(getattr(baseline, name) == getattr(published, name) for name in (*switches, "denoising", "freeze"))
     assert baseline.auxiliary_losses and {config.model for config in made.values()} == {baseline.model}
     for name, config in made.items():
-        if " with" in name:
+        if " with" in name and "phantoms" not in name:
             assert len(differing(config, improved if name.startswith("improved") else baseline)) == 1, name
     assert len(set(map(repr, made.values()))) == len(made)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stnet.errors import CheckpointError, ConfigError
-from stnet.model.checkpoint import save
+from stnet.model.checkpoint import load, save
+from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 from stnet.training.starting_points import freeze, load_backbone_weights, start_from
 
@@ -61,3 +62,11 @@ def test_something_must_train(small_recipe):
         freeze(Detector(small_recipe().model), ("backbone", "encoder", "decoder"))
     model = Detector(small_recipe().model)
     assert freeze(model, ()) == sum(p.numel() for p in model.parameters())
+
+
+def test_shipped_weights_start_a_training():
+    model = Detector(ModelConfig.preset("tiny"))
+    start = start_from(model, "tiny")
+    shipped = load("tiny").state_dict()
+    assert not start.missing and not start.different
+    assert all(torch.equal(value, shipped[name]) for name, value in model.state_dict().items())
