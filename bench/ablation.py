@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from bench import machine
+from bench import machine, recipes
 from bench.results import RESULTS
 from stnet.errors import ConfigError, DataError, StnetError
 from stnet.training.config import TrainConfig
@@ -46,7 +46,6 @@ DENOISING = {"denoising": 5}  # off in both recipes
 PHANTOMS = {"start_from": "tiny"}  # the shipped weights, which have seen phantoms alone; others start at random
 RATE_FACTORS = (0.4, 1.0, 2.5)  # learning rates of the published recipe, as factors of the preset's
 ENDLESS = 100_000  # epochs: time ends every training
-TABLE = (("AP", "ap"), ("AP50", "ap50"), ("agnostic AP50", "agnostic_ap50"), ("recall, 0.5 FP", "recall_at_half"))
 
 
 def variants(preset: str) -> dict[str, dict[str, Any]]:
@@ -133,7 +132,7 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
         ]
     finally:
         pool.shutdown(cancel_futures=True)
-    _print({name: content["variants"][name] for name in chosen if name in content["variants"]})
+    print(recipes.variants_table({name: content["variants"][name] for name in chosen if name in content["variants"]}))
     return int(any(failures))
 
 
@@ -223,16 +222,6 @@ def _outcome(folder: RunFolder) -> dict[str, Any]:
         "recall_at_half": report["lesions_in_frames"]["recall_at"]["0.5"],
         "video_auc": report["videos"]["auc"],
     }
-
-
-def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    if not rows:
-        return
-    width = max(map(len, rows))
-    print(f"{'variant':{width}}  {'steps':>6}" + "".join(f"  {title:>14}" for title, _ in TABLE))
-    for name, row in rows.items():
-        cells = ("-" if row[key] is None else f"{100 * row[key]:.1f}" for _, key in TABLE)
-        print(f"{name:{width}}  {row['steps']:>6}" + "".join(f"  {cell:>14}" for cell in cells))
 
 
 def _joined(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,8 +7,9 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from bench import summary, tables
+from bench import recipes, summary, tables
 from bench.results import Run
 from stnet.errors import DataError
 
@@ -55,11 +56,14 @@ BLOCKS: dict[str, Block] = {
     "training": tables.training_table,
     "growth": tables.growth_table,
 }
-TARGETS = "targets"
+TARGETS, RECIPES = "targets", "recipes"
 
 
-def block(name: str, runs: Sequence[Run]) -> str:
+def block(name: str, runs: Sequence[Run], folder: Path) -> str:
     """Markdown of one marker, for the GPU and the CPU where both were measured.
+
+    Args:
+        folder: of the result files.
 
     Raises:
         DataError: an unknown name.
@@ -67,15 +71,17 @@ def block(name: str, runs: Sequence[Run]) -> str:
     gpu = next((run for run in runs if run.on_gpu), None)
     if name == TARGETS:
         return summary.targets_table(gpu) + "\n"
+    if name == RECIPES:
+        return recipes.sections(folder) + "\n"
     if name not in BLOCKS:
-        raise DataError(f"no figures named {name!r}; known are {', '.join([*BLOCKS, TARGETS])}")
+        raise DataError(f"no figures named {name!r}; known are {', '.join([*BLOCKS, TARGETS, RECIPES])}")
     parts = [text for run in runs if (text := BLOCKS[name](run))]
     if gpu is None or not BLOCKS[name](gpu):
         parts.append(f"({tables.UNCONFIRMED[0].upper()}{tables.UNCONFIRMED[1:]}.)")
     return "\n\n".join(parts) + "\n"
 
 
-def fill(text: str, runs: Sequence[Run]) -> str:
+def fill(text: str, runs: Sequence[Run], folder: Path) -> str:
     """A README's text with every marked part as the runs have it.
 
     Raises:
@@ -83,10 +89,10 @@ def fill(text: str, runs: Sequence[Run]) -> str:
     """
     if len(OPENING.findall(text)) != len(MARKED.findall(text)):
         raise DataError("a <!-- figures:NAME --> marker has no <!-- /figures --> after it, or shares its line")
-    return MARKED.sub(lambda match: f"{match[1]}{block(match[2], runs)}{match[4]}", text)
+    return MARKED.sub(lambda match: f"{match[1]}{block(match[2], runs, folder)}{match[4]}", text)
 
 
-def disagreements(text: str, runs: Sequence[Run]) -> list[str]:
+def disagreements(text: str, runs: Sequence[Run], folder: Path) -> list[str]:
     """Names of the marked parts that differ from what the runs say."""
-    fill(text, runs)  # raises for markers that cannot be filled
-    return [match[2] for match in MARKED.finditer(text) if match[3] != block(match[2], runs)]
+    fill(text, runs, folder)  # raises for markers that cannot be filled
+    return [match[2] for match in MARKED.finditer(text) if match[3] != block(match[2], runs, folder)]

@@ -10,17 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import figures, plots, summary, tables
+from bench import figures, plots, recipes, summary, tables
 from bench.results import CPU_FILE, GPU_FILE, RESULTS, Run, load_folder
 from stnet.errors import DataError, StnetError
 
 REPORT_FILE = "REPORT.md"
 
 
-def render(runs: Sequence[Run], pictures: Sequence[str]) -> str:
+def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
     """The report as Markdown.
 
     Args:
+        folder: of the result files.
         pictures: file names of plots, shown at the end.
     """
     gpu = next((run for run in runs if run.on_gpu), None)
@@ -30,6 +31,8 @@ def render(runs: Sequence[Run], pictures: Sequence[str]) -> str:
         parts.append(f"No result file of a GPU is here: every figure below is {tables.UNCONFIRMED}.")
     for run in runs:
         parts += _run_sections(run)
+    compared = recipes.sections(folder)
+    parts += ["## Recipes of training", compared] if compared else []
     parts += [f"![{name}]({name})" for name in pictures]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -64,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not runs:
             raise DataError(f"--results: {options.results} holds neither {GPU_FILE} nor {CPU_FILE}")
         if options.check:
-            return _check(options.readme, runs)
+            return _check(options.readme, runs, options.results)
         drawn = [path for run in runs for path in plots.draw_all(run, options.results)]
         report = options.results / REPORT_FILE
-        report.write_text(render(runs, [path.name for path in drawn]), encoding="utf-8")
+        report.write_text(render(runs, options.results, [path.name for path in drawn]), encoding="utf-8")
         print(f"wrote {report} and {len(drawn)} plots")
         if options.readme is not None:
-            options.readme.write_text(figures.fill(_read(options.readme), runs), encoding="utf-8")
+            options.readme.write_text(figures.fill(_read(options.readme), runs, options.results), encoding="utf-8")
             print(f"filled the figures of {options.readme}")
     except (StnetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(readme: Path | None, runs: Sequence[Run]) -> int:
+def _check(readme: Path | None, runs: Sequence[Run], folder: Path) -> int:
     if readme is None:
         raise DataError("--check: name the file to check with --readme")
-    wrong = figures.disagreements(_read(readme), runs)
+    wrong = figures.disagreements(_read(readme), runs, folder)
     if wrong:
         print(f"{readme}: figures {', '.join(wrong)} disagree with the results; run python -m bench.report --readme")
     return 1 if wrong else 0

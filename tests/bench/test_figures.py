@@ -184,30 +184,49 @@ README = "# Title\n\n<!-- figures:{} -->\nold\n<!-- /figures -->\n\ntext\n"
 def test_filled_figures_agree_until_results_change(tmp_path, name):
     runs = load_folder(_write(tmp_path))
     old = README.format(name)
-    assert figures.disagreements(old, runs) == [name]
-    text = figures.fill(old, runs)
-    assert figures.disagreements(text, runs) == []
+    assert figures.disagreements(old, runs, tmp_path) == [name]
+    text = figures.fill(old, runs, tmp_path)
+    assert figures.disagreements(text, runs, tmp_path) == []
     assert text.startswith("# Title\n\n")
     assert text.endswith("<!-- /figures -->\n\ntext\n")
-    assert figures.fill(text, runs) == text
+    assert figures.fill(text, runs, tmp_path) == text
     assert "nconfirmed on a GPU" in text
 
 
 def test_figures_of_a_gpu_come_first_and_are_confirmed(tmp_path):
     runs = load_folder(_write_gpu(_write(tmp_path)))
-    text = figures.fill(README.format("machine"), runs)
+    text = figures.fill(README.format("machine"), runs, tmp_path)
     assert text.index("H100") < text.index("Measured on CPU")
     assert "nconfirmed" not in text
 
 
+ROW = {"steps": 7, "ap": 0.1, "ap50": 0.25, "agnostic_ap50": 0.5, "recall_at_half": None}
+COMPARISON = {"data": "stills", "minutes": 50, "preset": "tiny", "seed": 0, "jobs": 4, "machine": MACHINE}
+
+
+def test_recipes_are_compared_in_a_table_with_the_best_in_bold(tmp_path):
+    runs = load_folder(_write(tmp_path))
+    variants = {"published": ROW, "improved": {**ROW, "ap50": 0.5}}
+    (tmp_path / "ablation_a.json").write_text(json.dumps({**COMPARISON, "variants": variants}))
+    text = figures.fill(README.format("recipes"), runs, tmp_path)
+    assert "50 minutes each, 4 trainings side by side" in text and "2 cores of a processor" in text
+    assert "| published | 7 | **10.0** | 25.0 | **50.0** | - |" in text
+    assert "| improved | 7 | **10.0** | **50.0** | **50.0** | - |" in text
+    assert figures.disagreements(text, runs, tmp_path) == []
+    assert "Recipes of training" in report.render(runs, tmp_path, [])
+    (tmp_path / "ablation_b.json").write_text("{}")
+    with pytest.raises(DataError, match="ablation_b.json"):
+        figures.fill(text, runs, tmp_path)
+
+
 def test_unknown_figures_are_refused(tmp_path):
     with pytest.raises(DataError, match="'speed'"):
-        figures.fill(README.format("speed"), load_folder(_write(tmp_path)))
+        figures.fill(README.format("speed"), load_folder(_write(tmp_path)), tmp_path)
 
 
 def test_an_open_marker_is_refused(tmp_path):
     with pytest.raises(DataError, match="/figures"):
-        figures.fill("<!-- figures:machine -->\n", load_folder(_write(tmp_path)))
+        figures.fill("<!-- figures:machine -->\n", load_folder(_write(tmp_path)), tmp_path)
 
 
 def test_check_command_tells_agreement_by_its_exit_status(tmp_path):
