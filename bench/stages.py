@@ -74,9 +74,10 @@ class Context:
         """What the tuner found; there once that stage has run."""
         return self.scratch / "launch_table.json"
 
-    def run(self, *command: str, seconds: float) -> Ended:
-        """A Python module or script with arguments, with the tuned launch table in force."""
+    def run(self, *command: str, seconds: float, threads: int | None = None) -> Ended:
+        """A Python module or script with arguments, with the tuned launch table in force; `threads` for PyTorch."""
         variables = {TABLE_VARIABLE: str(self.launch_table)} if self.launch_table.exists() else {}
+        variables |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         return run_logged([sys.executable, *command], self.log, seconds, folder=ROOT, variables=variables)
 
 
@@ -102,9 +103,11 @@ def environment(context: Context, seconds: float) -> dict[str, Any]:
 def gpu_tests(context: Context, seconds: float) -> dict[str, Any]:
     """Outcomes of the tests marked `gpu`; on a CPU all of them are skipped."""
     options = ["-vv", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    cores, processes = os.cpu_count() or 1, 1
     if context.device == "cuda" and find_spec("xdist"):
-        options += ["-n", str(min(MOST_TEST_PROCESSES, max(1, (os.cpu_count() or 1) // 2)))]
-    ended = context.run("-m", "pytest", "tests", *options, seconds=seconds)
+        processes = min(MOST_TEST_PROCESSES, max(1, cores // 2))
+        options += ["-n", str(processes)]
+    ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
     outcomes = outcomes_in(ended.output)
     counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
     bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]

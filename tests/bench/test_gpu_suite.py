@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,6 +26,7 @@ from bench.stages import (
     StageError,
     add_pictures,
     benchmarks,
+    gpu_tests,
     outcomes_in,
     training,
 )
@@ -240,7 +242,7 @@ def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]
     """A context whose commands end at once as `ended` says, and the seconds they were given."""
     given = []
 
-    def run(self, *command, seconds):
+    def run(self, *command, seconds, threads=None):
         given.append(seconds)
         for option in command:
             if option.startswith("--benchmark-json="):
@@ -250,6 +252,14 @@ def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]
     monkeypatch.setattr(Context, "run", run)
     paths = {"scratch": tmp_path, "pictures": tmp_path / "pictures.zip"}
     return Context(device="cpu", size="smoke", dtypes="", data=None, training="", log=None, **paths), given
+
+
+def test_failed_gpu_tests_are_named(monkeypatch, tmp_path):
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=1, out_of_time=False, output=PARALLEL))
+    with pytest.raises(StageError, match="1 tests failed") as failed:
+        gpu_tests(replace(context, device="cuda"), 60.0)
+    assert failed.value.result["failed"] == ["tests/a.py::test_two[x-1 y]"]
+    assert failed.value.result["counts"] == {"FAILED": 1, "PASSED": 1, "SKIPPED": 1}
 
 
 def test_benchmarks_cut_short_keep_their_times(monkeypatch, tmp_path):
