@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from stnet.data.index import DatasetIndex, load_index
-from stnet.errors import ConfigError, StnetError
+from stnet.errors import ConfigError, DataError, StnetError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
 from stnet.evaluation.report import Report, build_report, report_files
@@ -102,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     world = None
     try:
         if options.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it some versions refuse products
             torch.use_deterministic_algorithms(True)
         world = join_world(options.device)
         reporter = Reporter(quiet=not world.is_first)
@@ -135,10 +137,9 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
         config = configured(options.preset, given)
         if not options.no_check and world.is_first:
             report_findings(options.data, reporter)
-    train = load_index(options.data, "train", class_names=config.model.class_names if options.resume else None)
-    val = load_index(options.data, "val", class_names=train.class_names)
+    train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
+    val = _load(options, "val", train.class_names, reporter)
     config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
-    _report_repairs((train, val), reporter)
     if not options.resume and world.is_first:
         facts = {"data": str(options.data.resolve()), "processes": world.size, "device": str(world.device)}
         folder.create(config, facts)
@@ -161,8 +162,7 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
-    index = load_index(options.data, options.split, class_names=model.config.class_names)
-    _report_repairs((index,), reporter)
+    index = _load(options, options.split, model.config.class_names, reporter)
     predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
@@ -284,12 +284,22 @@ def _count(text: str) -> int:
     return value
 
 
-def _report_repairs(indexes: tuple[DatasetIndex, ...], reporter: Reporter) -> None:
-    for index in indexes:
-        if index.repairs:
-            reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
-            for repair in index.repairs[:3]:
-                reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+def _load(
+    options: argparse.Namespace, split: str, class_names: tuple[str, ...] | None, reporter: Reporter
+) -> DatasetIndex:
+    """A split of the data set, its repairs reported.
+
+    Raises:
+        DataError: see `load_index`; or nobody looked at any of its frames.
+    """
+    index = load_index(options.data, split, class_names=class_names)
+    if index.repairs:
+        reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
+        for repair in index.repairs[:3]:
+            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+    if not any(frame.annotated for video in index.videos for frame in video.frames):
+        raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
+    return index
 
 
 def _fail(text: str, code: int) -> int:

@@ -122,6 +122,22 @@ def test_mistakes_are_explained_without_a_traceback(arguments, message, small_da
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_nobody_annotated_is_refused_before_training(split, small_dataset, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rawframes").symlink_to(small_dataset / "rawframes")
+    for name in ("train", "val"):
+        content = json.loads((small_dataset / f"{name}.json").read_text())
+        if name == split:
+            content["annotations"] = []
+            content["images"] = [image | {"annotated": False} for image in content["images"]]
+        (data / f"{name}.json").write_text(json.dumps(content))
+    assert main(["--data", str(data), "--output", str(tmp_path / "out"), *SMALL]) == 2
+    assert f"{split}.json: every frame" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_then_evaluate_then_resume(small_dataset, tmp_path, capsys):
     run = tmp_path / "a run"
     train = ["--data", str(small_dataset), "--output", str(run)]
