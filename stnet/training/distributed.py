@@ -55,11 +55,8 @@ class World:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            find_unused_parameters=not every_parameter_used,
-        )
+        # Without device_ids inputs stay where they are: images on the device, the padding mask on the CPU, as wanted.
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=not every_parameter_used)
 
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():

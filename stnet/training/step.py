@@ -84,7 +84,7 @@ class Stepper:
         ]
         terms = torch.stack(parts).sum(0)
         norm = self._gradient_norm()
-        *terms, norm = torch.cat((terms, norm.reshape(1).double())).tolist()  # the step's only wait for the device
+        *terms, norm = torch.cat((terms, norm.reshape(1).double())).tolist()  # one wait for all figures
         self._update(norm, batches, rate_factor)
         loss, classification, l1, giou = self.world.sum(terms)
         return StepFigures(
