@@ -1,8 +1,6 @@
 """Find lesions in ultrasound videos: `python infer.py clip.mp4`; `python infer.py --help` tells the rest."""
 
-import sys
-
-from stnet.inference.cli import main
+from stnet.inference.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -169,7 +169,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _export(options)
     except StnetError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        where = error.filename or options.output
+        print(f"error: {where}: cannot be written ({error.strerror}); choose another --output", file=sys.stderr)
+    return 2
 
 
 def _export(options: argparse.Namespace) -> int:

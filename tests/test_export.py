@@ -64,6 +64,12 @@ def test_safetensors_come_with_a_model_card(checkpoint, tmp_path):
     assert "Not a medical device" in card and "seed: 0" in card
 
 
+def test_a_place_that_cannot_be_written_is_named(checkpoint, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([str(checkpoint), "--output", str(tmp_path / "file" / "x"), "--formats", "safetensors"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/x: cannot be written")
+
+
 @pytest.mark.parametrize(("extra", "message"), [(["--targets", "9"], "4 frames"), (["--height", "8"], "--height is 8")])
 def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, message):
     assert main([str(checkpoint), "--output", str(tmp_path), *extra]) == 2

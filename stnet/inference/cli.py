@@ -1,11 +1,13 @@
 """The command line `infer.py` / `stnet-infer`: videos in, annotated videos and tables of detections out."""
 
 import argparse
+import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ from stnet.inference.detector import VideoDetector
 from stnet.inference.engine import DTYPES, EngineOptions
 from stnet.inference.live import LiveDetector
 from stnet.inference.outputs import VideoOutputs, existing_outputs
+from stnet.inference.pipeline import THREAD_PREFIX
 from stnet.inference.reading import VideoEnd, VideoStart
 from stnet.inference.report import REPORT_NAME, ReportPage
 from stnet.inference.results import FrameResult
@@ -60,6 +63,17 @@ class Job:
     name: str
     video: VideoInput
     folder: Path
+
+
+def command() -> None:
+    """Run the command as a process, which ends here."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        # After an error the model may still be at work (or compiling), which would abort a Python that tears down.
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -247,8 +261,9 @@ class _Run:
     def _offline(self) -> list[VideoSummary]:
         """All videos by clips over their whole length."""
         videos = [(job.name, self._opener(job)) for job in self._jobs]
-        with self._abandoning():
-            for event in self._detector.events(videos, images=self._images):
+        # Closed whatever happens, which stops the threads that read and run the model.
+        with closing(self._detector.events(videos, images=self._images)) as events, self._abandoning():
+            for event in events:
                 if isinstance(event, VideoStart):
                     self._begin(self._jobs[event.key], event.source, event.length)
                 elif isinstance(event, FrameResult):
@@ -268,8 +283,9 @@ class _Run:
             live = LiveDetector(self._detector, delay=self._arguments.delay)
             with self._abandoning():
                 self._begin(job, source, source.declared_frames)
-                for result in live(_paced(source), name=job.name, images=self._images):
-                    self._write(result)
+                with closing(live(_paced(source), name=job.name, images=self._images)) as results:
+                    for result in results:
+                        self._write(result)
                 frames = live.statistics.frames
                 self._end(VideoEnd(key=0, name=job.name, status=source.status, problems=source.problems, frames=frames))
             statistics = live.statistics
@@ -391,4 +407,4 @@ def _fps(text: str) -> Fraction:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

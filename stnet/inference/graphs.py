@@ -75,7 +75,8 @@ class _Graph:
                 function(self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Another thread may wait for events of earlier batches meanwhile; the default mode would take that for an error.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = list(function(self._inputs))
 
     def replay(self, inputs: Sequence[Tensor]) -> list[Tensor]:

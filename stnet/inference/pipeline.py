@@ -15,6 +15,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 """How often a stage that waits for room looks whether its consumer has gone."""
 
+THREAD_PREFIX = "stnet-"
 JOIN_SECONDS = 5.0
 """How long a consumer that stops waits for a stage to notice."""
 
@@ -33,7 +34,7 @@ def in_background(items: Iterable[T], depth: int, name: str) -> Iterator[T]:
     """
     fifo: queue.Queue = queue.Queue(maxsize=depth)
     stopped = threading.Event()
-    thread = threading.Thread(target=_work, args=(items, fifo, stopped), name=f"stnet-{name}", daemon=True)
+    thread = threading.Thread(target=_work, args=(items, fifo, stopped), name=f"{THREAD_PREFIX}{name}", daemon=True)
     thread.start()
     try:
         while True:

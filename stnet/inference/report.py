@@ -195,7 +195,7 @@ class ReportPage:
         self._put(f'<script type="application/json" id="{name}">{_embedded(value)}</script>\n')
 
     def _put(self, text: str) -> None:
-        self._file.handle.write(text)
+        self._file.write(text)
 
 
 def _curve(maxima: np.ndarray) -> tuple[int, np.ndarray]:

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -50,14 +52,20 @@ def shifted(detections: Detections, by: tuple[int, int]) -> Detections:
 
 
 class AtomicFile:
-    """A text file that grows in `NAME.partial` and takes its name when closed without an error."""
+    """A text file that grows in `NAME.partial` and takes its name when closed without an error.
+
+    Raises: `VideoError` whenever it cannot be written, a full disk included.
+    """
 
     def __init__(self, path: Path, newline: str | None = None) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
-        try:
-            self.handle: IO[str] = open(self.partial, "w", encoding="utf-8", newline=newline)  # noqa: SIM115
-        except OSError as error:
-            raise VideoError(f"{self.partial}: cannot be written ({error.strerror})") from error
+        with self._reporting():
+            self._handle: IO[str] = open(self.partial, "w", encoding="utf-8", newline=newline)  # noqa: SIM115
+
+    def write(self, text: str) -> None:
+        """Append text."""
+        with self._reporting():
+            self._handle.write(text)
 
     def __enter__(self) -> "AtomicFile":
         return self
@@ -66,12 +74,22 @@ class AtomicFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.handle.close()
+            # What is still in memory may not fit on a full disk either.
+            with suppress(OSError):
+                self._handle.close()
             return
-        self.handle.flush()
-        os.fsync(self.handle.fileno())
-        self.handle.close()
-        os.replace(self.partial, self.path)
+        with self._reporting():
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+            os.replace(self.partial, self.path)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise VideoError(f"{self.partial}: cannot be written ({error.strerror})") from error
 
 
 class JsonWriter:
@@ -83,7 +101,7 @@ class JsonWriter:
     """
 
     def __init__(self, file: AtomicFile, header: dict, class_names: dict[int, str]) -> None:
-        self._write = file.handle.write
+        self._write = file.write
         self._frames = 0
         head = {"format": FORMAT, **header, "class_names": {str(k): v for k, v in class_names.items()}}
         self._write(_dump(head)[:-1] + ',"frames":[')
@@ -113,7 +131,7 @@ class CsvWriter:
 
     def __init__(self, file: AtomicFile, class_names: dict[int, str], score_threshold: float) -> None:
         self._names, self._threshold = class_names, score_threshold
-        self._rows = csv.writer(file.handle, lineterminator="\n")
+        self._rows = csv.writer(file, lineterminator="\n")
         self._rows.writerow(self.COLUMNS)
 
     def write(self, result: FrameResult) -> int:

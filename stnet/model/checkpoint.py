@@ -138,7 +138,8 @@ def safe_torch_load(path: Path) -> object:
             "re-save it with its tensors alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({error}); is the file complete?") from error
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({reason}); is the file complete?") from error
 
 
 def check_state(model: Detector, state: Mapping[str, Tensor], source: str) -> None:

@@ -213,6 +213,28 @@ def test_wrong_usage(infer, make_clip, tmp_path, arguments):
     assert status == 2 and "error: " in err and "Traceback" not in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
+@pytest.mark.parametrize("name", ["clip/detections.json", "clip/detections.csv", "report.html"])
+def test_a_full_disk_is_an_error_without_a_traceback(infer, make_clip, tmp_path, name):
+    make_clip(tmp_path / "clip.mp4", frames=60)
+    partial = tmp_path / "out" / f"{name}.partial"
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to("/dev/full")
+    status, _, err = infer("clip.mp4", "--output", "out", "--report")
+    assert status == 2 and f"error: out/{name}.partial: cannot be written (No space left on device)" in err
+    assert not (tmp_path / "out" / name).exists()
+
+
+@pytest.mark.timeout(240)
+def test_output_that_cannot_be_written_ends_the_process_cleanly(checkpoint, make_clip, tmp_path):
+    make_clip(tmp_path / "clip.mp4", frames=200)
+    (tmp_path / "out").touch()
+    command = _command(tmp_path / "clip.mp4", "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and "choose another --output" in done.stderr
+
+
 def test_unusable_checkpoint(make_clip, tmp_path, capsys):
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
     assert (
