@@ -92,6 +92,17 @@ def _to_predicates(m: Machine, ins: Instruction) -> None:
             m.write_predicate(ins, f"P{bit}", None if value is None else (value >> bit & 1).astype(bool))
 
 
+def _from_predicates(m: Machine, ins: Instruction) -> None:
+    """`P2R R0, PR, R1, mask`: R1, with predicate i as bit i where the mask has it."""
+    value = None if len(ins.parts) > 1 else m.integer(ins.operands[2])
+    mask = int(ins.operands[3], 0)
+    for bit in range(7):
+        if value is not None and mask >> bit & 1:
+            predicate = m.predicate(f"P{bit}")
+            value = None if predicate is None else value & ~(1 << bit) | predicate.astype(np.int64) << bit
+    m.write(ins, ins.operands[0], value)
+
+
 def _permute(m: Machine, ins: Instruction) -> None:
     destination, _, (first, selector, second), _ = sources_of(ins, 3)
     a, choose, b = m.integer(first), m.integer(selector), m.integer(second)
@@ -239,6 +250,7 @@ TRANSFERS: dict[str, Callable[[Machine, Instruction], None]] = {
     "HFMA2": _half_constant,
     "R2UR": _to_uniform,
     "R2P": _to_predicates,
+    "P2R": _from_predicates,
     "PRMT": _permute,
     "VOTE": _vote,
     "VOTEU": _vote,

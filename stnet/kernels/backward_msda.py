@@ -11,10 +11,9 @@ from stnet.kernels.backward_samples import (
     corner_dots,
     gather_channels,
     interpolate,
-    load_output_gradient,
     locate,
+    output_gradient,
     scatter,
-    scatter_channels,
 )
 from stnet.kernels.sampling import level_size
 
@@ -67,14 +66,14 @@ def msda_backward_kernel(
     if FIXED_POINT:
         fixed_scale = tl.load(scale)
     grad_output += item * grad_output_b + head * config.D + query * grad_output_q
-    gradient = load_output_gradient(grad_output, mask, fixed_scale, config)
+    gradient = output_gradient(grad_output, mask, fixed_scale, config)
     locations += item * locations_b + head * locations_h + query * locations_q + 2 * point
     weights += item * weights_b + head * weights_h + query * weights_q + point
     first_sample = ((item * queries + query) * heads + head) * levels * POINTS + point
     grad_locations += 2 * first_sample
     grad_weights += first_sample
     value += item * value_b + head * value_h + gather_channels(config)
-    grad_value += item * grad_value_b + head * config.D + scatter_channels(config)
+    grad_value += item * grad_value_b + head * config.D
 
     for level_index in range(levels):
         height, width, start = level_size(shapes, starts, level_index)

@@ -1,10 +1,11 @@
 """Device functions of the backward kernels: the gradients of a chunk of samples.
 
 A chunk has ROWS samples, one a row. Their positions, weights and gradients are vectors [ROWS], computed by one lane a
-row. Corners are gathered as tiles [PARTS, ROWS, C] with C channels, at most 64 bytes, in four lanes of a row, and PARTS
-such pieces in the registers of a lane; the value gradient is scattered from tiles [ROWS, D], 16 bytes of float32 a
-lane. The output gradient is kept in both arrangements. (As tiles of one shape the compiler would give both the
-arrangement of the gathers and move every product from one to the other.)
+row. Channels are taken BLOCK at a time, a wide head in several turns. Corners are gathered as tiles [PARTS, ROWS, C]
+with C channels, at most 64 bytes, in four lanes of a row, and PARTS such pieces in the registers of a lane; the value
+gradient is scattered from tiles [ROWS, BLOCK], 16 bytes of float32 a lane. The output gradient is needed in both
+arrangements. (As tiles of one shape the compiler would give both the arrangement of the gathers and move every product
+from one to the other.)
 """
 
 from typing import NamedTuple
@@ -12,15 +13,17 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from stnet.kernels.sampling import cell_offset, cell_pointers, tent
+from stnet.kernels.sampling import cell_offset, tent
 
 
 class Config(NamedTuple):
     """What the treatment of a sample depends on when a kernel is compiled."""
 
     D: int  # head width
-    BLOCK_D: int  # rounded up to a power of two
-    C: int  # channels of a row that are gathered together
+    BLOCK: int  # channels taken at a time, a power of two
+    C: int  # of these, channels of a row that are gathered together
+    HELD: bool  # the output gradient stays in registers (BLOCK >= D), instead of being read for every chunk
+    ALIGN: int  # bytes to which every query's output and its gradient are aligned
     ROW: int  # elements from cell to cell of value
     GRAD_ROW: int  # elements from cell to cell of its gradient
     VECTOR: int  # channels of value that can be read at once
@@ -36,14 +39,17 @@ class Level(NamedTuple):
     height: tl.tensor
     width: tl.tensor
     value: tl.tensor  # pointers [PARTS, 1, C] to its first cell
-    grad_value: tl.tensor  # pointers [1, BLOCK_D] to its first cell
+    grad_value: tl.tensor  # pointer to its first cell
 
 
 class OutputGradient(NamedTuple):
-    """The output gradient of each row's query in both arrangements, float32."""
+    """The output gradient of each row's query."""
 
-    gather: tl.tensor  # [PARTS, ROWS, C]
-    scatter: tl.tensor  # [ROWS, BLOCK_D], times the fixed-point scale where there is one
+    row: tl.tensor  # pointers [ROWS] to channel 0
+    mask: tl.tensor  # [ROWS]
+    scale: tl.tensor  # the fixed-point scale where there is one
+    gather: tl.tensor  # if HELD, the gradient in float32: [PARTS, ROWS, C]
+    scatter: tl.tensor  # and times the scale: [ROWS, BLOCK]
 
 
 class Samples(NamedTuple):
@@ -63,38 +69,100 @@ class Samples(NamedTuple):
 
 @triton.jit
 def gather_channels(config: tl.constexpr):
-    """Channels [PARTS, 1, C] in the arrangement of gathers."""
-    PARTS: tl.constexpr = config.BLOCK_D // config.C
+    """The first BLOCK channels in the arrangement of gathers: [PARTS, 1, C]."""
+    PARTS: tl.constexpr = config.BLOCK // config.C
     return tl.arange(0, PARTS)[:, None, None] * config.C + tl.arange(0, config.C)[None, None, :]
 
 
 @triton.jit
 def scatter_channels(config: tl.constexpr):
-    """Channels [1, BLOCK_D] in the arrangement of reductions."""
-    return tl.arange(0, config.BLOCK_D)[None, :]
+    """The first BLOCK channels in the arrangement of reductions: [1, BLOCK]."""
+    return tl.arange(0, config.BLOCK)[None, :]
 
 
 @triton.jit
-def load_output_gradient(pointers, mask, scale, config: tl.constexpr):
+def output_gradient(row, mask, scale, config: tl.constexpr):
     """The `OutputGradient` at pointers [ROWS] to channel 0, zero where not mask [ROWS]."""
-    channels = gather_channels(config)
-    gather = tl.load(pointers[None, :, None] + channels, mask=mask[None, :, None] & (channels < config.D), other=0.0)
-    channels = scatter_channels(config)
-    scatter = tl.load(pointers[:, None] + channels, mask=mask[:, None] & (channels < config.D), other=0.0)
-    return OutputGradient(gather.to(tl.float32), scatter.to(tl.float32) * scale)
+    gradient = OutputGradient(row, mask, scale, 0.0, 0.0)
+    if config.HELD:
+        gather = _load_gather(row, mask, 0, config).to(tl.float32)
+        gradient = OutputGradient(row, mask, scale, gather, _load_scatter(row, mask, 0, config) * scale)
+    return gradient
 
 
 @triton.jit
-def dot_with_gradient(tile, gradient, config: tl.constexpr):
-    return tl.sum(lane_dots(tile, gradient, config), axis=1)
+def _load_gather(row, mask, block, config: tl.constexpr):
+    """Channels of a block at pointers [ROWS] to channel 0, in the arrangement of gathers, zero where not mask."""
+    BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
+    VECTOR: tl.constexpr = config.ALIGN // BYTES
+    channels = block * config.BLOCK + gather_channels(config)
+    pointers = tl.max_contiguous(row[None, :, None] + channels, [1, 1, VECTOR])
+    pointers = tl.multiple_of(pointers, [1, 1, config.ALIGN])
+    inside = mask[None, :, None]
+    if config.D % config.BLOCK != 0:
+        inside &= channels < config.D
+    return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit
-def lane_dots(tile, gradient, config: tl.constexpr):
-    """Sum over channels [ROWS] of tile [PARTS, ROWS, C] times the output gradient."""
-    # What a lane holds of a row: 16 bytes of each part. Summed in one chain of multiply-adds, then over four lanes.
-    HELD: tl.constexpr = tile.shape[0] * min(tile.shape[2], 128 // tile.dtype.primitive_bitwidth)
-    return _chain(_by_row(_widen(tile, config)), _by_row(gradient.gather), 0.0, HELD)
+def _load_scatter(row, mask, block, config: tl.constexpr):
+    """The same in float32 in the arrangement of reductions."""
+    BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
+    # Not more than a reduction takes, or products would move from one arrangement to the other.
+    VECTOR: tl.constexpr = min(4, config.ALIGN // BYTES)
+    channels = block * config.BLOCK + scatter_channels(config)
+    pointers = tl.max_contiguous(row[:, None] + channels, [1, VECTOR])
+    pointers = tl.multiple_of(pointers, [1, VECTOR * BYTES])
+    inside = mask[:, None]
+    if config.D % config.BLOCK != 0:
+        inside &= channels < config.D
+    return tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _gather_block(gradient, block, config: tl.constexpr):
+    if config.HELD:
+        return gradient.gather
+    return _load_gather(_pinned_row(gradient, config), gradient.mask, block, config).to(tl.float32)
+
+
+@triton.jit
+def _scatter_block(gradient, block, config: tl.constexpr):
+    if config.HELD:
+        return gradient.scatter
+    return _load_scatter(_pinned_row(gradient, config), gradient.mask, block, config) * gradient.scale
+
+
+@triton.jit
+def _pinned_row(gradient, config: tl.constexpr):
+    """Pointers [ROWS] that are held by one lane a row, not by every lane that reads the row."""
+    row = pin(gradient.row.to(tl.int64, bitcast=True), config)
+    return row.to(gradient.row.dtype, bitcast=True)
+
+
+@triton.jit
+def dot_with_gradient(row, gradient, config: tl.constexpr):
+    """<x, g> [ROWS] of the rows x at pointers [ROWS] to channel 0."""
+    total = _zero_dots(gradient, row.dtype.element_ty, config)
+    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
+        tile = _load_gather(row, gradient.mask, block, config)
+        total = _lane_dots(tile, _gather_block(gradient, block, config), total, config)
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def _zero_dots(gradient, dtype: tl.constexpr, config: tl.constexpr):
+    """Zero for `_lane_dots` to add to: [ROWS, lanes of a row]."""
+    LANE: tl.constexpr = min(config.C, 128 // dtype.primitive_bitwidth)
+    return tl.zeros([gradient.row.shape[0], config.C // LANE], tl.float32)
+
+
+@triton.jit
+def _lane_dots(tile, gradient, total, config: tl.constexpr):
+    """total [ROWS, lanes of a row] + the sum over a lane's channels of tile * gradient, [PARTS, ROWS, C]."""
+    # What a lane holds of a row: 16 bytes of each part. Summed in one chain of multiply-adds.
+    COUNT: tl.constexpr = tile.shape[0] * min(tile.shape[2], 128 // tile.dtype.primitive_bitwidth)
+    return _chain(_by_row(_widen(tile, config)), _by_row(gradient), total, COUNT)
 
 
 @triton.jit
@@ -170,13 +238,20 @@ def _floor_cell(position, size, config: tl.constexpr):
 def corner_dots(samples, level, gradient, config: tl.constexpr):
     """<value[corner], g> of the upper left, upper right, lower left and lower right corners, each [ROWS]."""
     column, line = _steps(level, config)
-    BYTES: tl.constexpr = level.value.dtype.element_ty.primitive_bitwidth // 8
-    offset = _pin(cell_offset(samples.cell, config.ROW * BYTES, config.WIDE), config)
+    dtype: tl.constexpr = level.value.dtype.element_ty
+    offset = pin(cell_offset(samples.cell, config.ROW * dtype.primitive_bitwidth // 8, config.WIDE), config)
     upper = _gather_pointers(level.value, offset, config)
     lower = _gather_pointers(level.value + line * config.ROW, offset, config)
-    top = tl.join(_corner_dot(upper, gradient, config), _corner_dot(upper + column * config.ROW, gradient, config))
-    bottom = tl.join(_corner_dot(lower, gradient, config), _corner_dot(lower + column * config.ROW, gradient, config))
-    dots = _sum_lanes(tl.join(top, bottom))
+    right = column * config.ROW
+    top_left = _zero_dots(gradient, dtype, config)
+    top_right, bottom_left, bottom_right = top_left, top_left, top_left
+    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
+        tile = _gather_block(gradient, block, config)
+        top_left = _corner_dot(upper, block, tile, top_left, config)
+        top_right = _corner_dot(upper + right, block, tile, top_right, config)
+        bottom_left = _corner_dot(lower, block, tile, bottom_left, config)
+        bottom_right = _corner_dot(lower + right, block, tile, bottom_right, config)
+    dots = _sum_lanes(tl.join(tl.join(top_left, top_right), tl.join(bottom_left, bottom_right)))
     left, right = tl.split(tl.permute(dots, (0, 2, 1)))
     top_left, bottom_left = tl.split(left)
     top_right, bottom_right = tl.split(right)
@@ -207,12 +282,13 @@ def _gather_pointers(base, offset, config: tl.constexpr):
 
 
 @triton.jit
-def _corner_dot(pointers, gradient, config: tl.constexpr):
-    if config.BLOCK_D == config.D:
+def _corner_dot(pointers, block, gradient, total, config: tl.constexpr):
+    pointers += block * config.BLOCK
+    if config.D % config.BLOCK == 0:
         corner = tl.load(pointers)
     else:
-        corner = tl.load(pointers, mask=gather_channels(config) < config.D, other=0.0)
-    return lane_dots(corner, gradient, config)
+        corner = tl.load(pointers, mask=gather_channels(config) < config.D - block * config.BLOCK, other=0.0)
+    return _lane_dots(corner, gradient, total, config)
 
 
 @triton.jit
@@ -229,15 +305,15 @@ def _steps(level, config: tl.constexpr):
 
 
 @triton.jit
-def _pin(x, config: tl.constexpr):
-    """x [ROWS], computed by one lane a row: the compiler cannot copy this instruction into every lane of the row."""
+def pin(x, config: tl.constexpr):
+    """x, computed here by one lane a row: the compiler cannot copy or move this instruction."""
     if config.PTX:
         if x.dtype == tl.int64:
             x = tl.inline_asm_elementwise("mov.b64 $0, $1;", "=l,l", [x], dtype=tl.int64, is_pure=False, pack=1)
-        elif x.dtype == tl.uint32:
-            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.uint32, is_pure=False, pack=1)
-        else:
+        elif x.dtype == tl.float32:
             x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=False, pack=1)
+        else:
+            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=1)
     return x
 
 
@@ -270,24 +346,33 @@ def _finite(product, weight):
 @triton.jit
 def scatter(samples, attention, level, gradient, config: tl.constexpr):
     """Add attention [ROWS] * corner weight * g to the value gradient at the four corners of each sample."""
-    VECTOR: tl.constexpr = min(4, config.D & -config.D)
-    BYTES: tl.constexpr = level.grad_value.dtype.element_ty.primitive_bitwidth // 8
     column, line = _steps(level, config)
-    offset = _pin(cell_offset(samples.cell, config.GRAD_ROW * BYTES, config.WIDE), config)
-    upper = cell_pointers(level.grad_value, offset, VECTOR)
-    lower = cell_pointers(level.grad_value + line * config.GRAD_ROW, offset, VECTOR)
+    BYTES: tl.constexpr = level.grad_value.dtype.element_ty.primitive_bitwidth // 8
+    right = column * config.GRAD_ROW
+    down = line * config.GRAD_ROW
     top = attention * samples.top
     bottom = attention * samples.bottom
-    _add_corner(upper, top * samples.left, gradient, config)
-    _add_corner(upper + column * config.GRAD_ROW, top * samples.right, gradient, config)
-    _add_corner(lower, bottom * samples.left, gradient, config)
-    _add_corner(lower + column * config.GRAD_ROW, bottom * samples.right, gradient, config)
+    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
+        tile = _scatter_block(gradient, block, config)
+        base = level.grad_value + block * config.BLOCK
+        cells = pin(cell_offset(samples.cell, config.GRAD_ROW * BYTES, config.WIDE), config)
+        _add_corner(base, cells, block, top * samples.left, tile, config)
+        _add_corner(base + right, cells, block, top * samples.right, tile, config)
+        _add_corner(base + down, cells, block, bottom * samples.left, tile, config)
+        _add_corner(base + down + right, cells, block, bottom * samples.right, tile, config)
 
 
 @triton.jit
-def _add_corner(pointers, weight, gradient, config: tl.constexpr):
-    addend = (gradient.scatter * _pin(weight, config)[:, None]).to(pointers.dtype.element_ty)
-    if config.BLOCK_D == config.D:
+def _add_corner(base, cells, block, weight, gradient, config: tl.constexpr):
+    """base: pointer to the block in cell 0; cells: `sampling.cell_offset` [ROWS]."""
+    VECTOR: tl.constexpr = min(4, config.D & -config.D)
+    BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
+    # Extended to 64 bits as a tile, so that 32 bits a row travel to the lanes that add.
+    offset = cells[:, None] + (scatter_channels(config) * BYTES).to(cells.dtype)
+    pointers = (base.to(tl.int64, bitcast=True) + offset.to(tl.int64)).to(base.dtype, bitcast=True)
+    pointers = tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, VECTOR * BYTES])
+    addend = (gradient * pin(weight, config)[:, None]).to(base.dtype.element_ty)
+    if config.D % config.BLOCK == 0:
         tl.atomic_add(pointers, addend, sem="relaxed")
     else:
-        tl.atomic_add(pointers, addend, mask=scatter_channels(config) < config.D, sem="relaxed")
+        tl.atomic_add(pointers, addend, mask=scatter_channels(config) < config.D - block * config.BLOCK, sem="relaxed")

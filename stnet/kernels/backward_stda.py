@@ -25,10 +25,10 @@ from stnet.kernels.backward_samples import (
     dot_with_gradient,
     gather_channels,
     interpolate,
-    load_output_gradient,
     locate,
+    output_gradient,
+    pin,
     scatter,
-    scatter_channels,
 )
 from stnet.kernels.sampling import LOG2_E, exp2, level_size
 
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Of each row's query: whether there is one, its log-sum-exp (base 2) and <o, g>."""
+    """Of each row's query: whether it counts, its log-sum-exp (base 2, infinite where it does not) and <o, g>."""
 
     mask: tl.tensor
     lse: tl.tensor
@@ -69,15 +69,15 @@ class ReferenceSums(NamedTuple):
 
 
 @triton.jit
-def _load_anchor(reference, mask, height, width, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
+def _load_anchor(reference, height, width, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
     """reference: pointers [ROWS] to component 0 of the level's reference points."""
-    x = tl.load(reference, mask=mask, other=0.0).to(tl.float32) * width - 0.5
-    y = tl.load(reference + 1, mask=mask, other=0.0).to(tl.float32) * height - 0.5
+    x = tl.load(reference).to(tl.float32) * width - 0.5
+    y = tl.load(reference + 1).to(tl.float32) * height - 0.5
     unit_x = tl.full(x.shape, 1.0, tl.float32)
     unit_y = unit_x
     if COMPONENTS == 4:
-        unit_x = tl.load(reference + 2, mask=mask, other=0.0).to(tl.float32) * (0.5 / POINTS) * width
-        unit_y = tl.load(reference + 3, mask=mask, other=0.0).to(tl.float32) * (0.5 / POINTS) * height
+        unit_x = tl.load(reference + 2).to(tl.float32) * (0.5 / POINTS) * width
+        unit_y = tl.load(reference + 3).to(tl.float32) * (0.5 / POINTS) * height
     return Anchor(x, y, unit_x, unit_y)
 
 
@@ -107,16 +107,16 @@ def _frame_gradients(
     """Gradients of all points on one level of one frame; returns `sums` with their share added."""
     NEED_SAMPLE: tl.constexpr = NEED_OFFSETS or NEED_LOGITS or NEED_REFERENCE
     for _ in range(POINTS // STEP):
-        offset_x = tl.load(group.offsets + 2 * sample, mask=rows.mask, other=0.0).to(tl.float32)
-        offset_y = tl.load(group.offsets + 2 * sample + 1, mask=rows.mask, other=0.0).to(tl.float32)
+        pair = tl.arange(0, 2)[None, :]
+        offset_x, offset_y = tl.split(tl.load((group.offsets + 2 * sample)[:, None] + pair).to(tl.float32))
         x = anchor.x + offset_x * anchor.unit_x
         y = anchor.y + offset_y * anchor.unit_y
         samples = locate(x, y, level.height, level.width, config)
         if NEED_SAMPLE:
             dots = corner_dots(samples, level, gradient, config)
         # Loaded this late, attention makes the compiler compute all that follows by one lane a row.
-        logit = tl.load(group.logits + sample, mask=rows.mask, other=-float("inf")).to(tl.float32)
-        attention = tl.where(logit > -float("inf"), exp2(logit * LOG2_E - rows.lse, config.PTX), 0.0)
+        logit = tl.load(group.logits + sample).to(tl.float32)
+        attention = exp2(logit * LOG2_E - rows.lse, config.PTX)
         visible = tl.where(samples.inside, attention, 0.0)
         if config.NEED_VALUE:
             scatter(samples, visible, level, gradient, config)
@@ -131,8 +131,8 @@ def _frame_gradients(
             if NEED_LOGITS:
                 tl.store(group.grad_logits + sample, dot - attention * rows.delta, mask=rows.mask)
             if NEED_OFFSETS:
-                tl.store(group.grad_offsets + 2 * sample, slope_x * unit_x, mask=rows.mask)
-                tl.store(group.grad_offsets + 2 * sample + 1, slope_y * unit_y, mask=rows.mask)
+                grad_offset = tl.join(slope_x * unit_x, slope_y * unit_y)
+                tl.store((group.grad_offsets + 2 * sample)[:, None] + pair, grad_offset, mask=rows.mask[:, None])
             if NEED_REFERENCE:
                 sums = ReferenceSums(
                     sums.x + slope_x,
@@ -146,15 +146,29 @@ def _frame_gradients(
 
 @triton.jit
 def _write_reference_gradient(
-    pointers,  # [QUERIES] to component 0 of the level's reference points
+    gradient,  # float32 [B, T, Q, L, R] if ATOMIC, else [B, T, Q, H, L, R]
     sums,
-    mask,
+    pair,  # clip * targets + target
+    first_query,
+    queries,
+    head,
+    heads,
+    level,
     height,
     width,
+    config: tl.constexpr,
+    LEVELS: tl.constexpr,
     COMPONENTS: tl.constexpr,
+    QUERIES: tl.constexpr,
     STEP: tl.constexpr,
     ATOMIC: tl.constexpr,
 ):
+    query = pin(first_query + tl.arange(0, QUERIES), config)
+    mask = query < queries
+    item = pair.to(tl.int64) * queries + query
+    if not ATOMIC:
+        item = item * heads + head
+    pointers = gradient + (item * LEVELS + level) * COMPONENTS
     _write_component(pointers, sums.x * width, mask, STEP, ATOMIC)
     _write_component(pointers + 1, sums.y * height, mask, STEP, ATOMIC)
     if COMPONENTS == 4:
@@ -248,25 +262,21 @@ def stda_backward_kernel(
     point = row % STEP
     query = first_query + row // STEP
     mask = query < queries
-    query = query.to(tl.int64)
+    near_query = tl.minimum(query, queries - 1)
+    query = near_query.to(tl.int64)
     item = ((clip * targets + target) * queries + query) * heads + head  # of a contiguous [B, T, Q, H]
 
     fixed_scale = 1.0
     if FIXED_POINT:
         fixed_scale = tl.load(scale)
     grad_output += clip * grad_output_b + target * grad_output_t + head * config.D + query * grad_output_q
-    gradient = load_output_gradient(grad_output, mask, fixed_scale, config)
-    channels = gather_channels(config)
-    result = tl.load(
-        (output + item * config.D)[None, :, None] + channels,
-        mask=mask[None, :, None] & (channels < config.D),
-        other=0.0,
-    )
-    delta = dot_with_gradient(result, gradient, config)
-    rows = Rows(mask, tl.load(lse + item, mask=mask, other=0.0) * LOG2_E, delta)
+    gradient = output_gradient(grad_output, mask, fixed_scale, config)
+    delta = dot_with_gradient(output + item * config.D, gradient, config)
+    log_sum = tl.load(lse + item, mask=mask, other=float("inf")) * LOG2_E
+    rows = Rows(mask, tl.where(log_sum == -float("inf"), 0.0, log_sum), delta)
 
-    reference += clip * reference_b + target * reference_t + query * reference_q
-    other_reference += clip * other_reference_b + target * other_reference_t + query * other_reference_q
+    reference += clip * reference_b + target * reference_t
+    other_reference += clip * other_reference_b + target * other_reference_t
     own_samples: tl.constexpr = LEVELS * POINTS
     other_samples = other_frames * (LEVELS * OTHER_POINTS)
     own = Group(
@@ -283,16 +293,8 @@ def stda_backward_kernel(
         grad_other_offsets + (item * other_samples + point) * 2,
         grad_other_logits + item * other_samples + point,
     )
-    block = first_query + tl.arange(0, QUERIES)
-    block_mask = block < queries
-    block_item = (clip * targets + target) * queries + block
-    if not ATOMIC_REFERENCE:
-        block_item = block_item * heads + head
-    grad_reference += block_item * (LEVELS * COMPONENTS)
-    grad_other_reference += block_item * (LEVELS * COMPONENTS)
-
     value += clip * value_b + head * value_h + gather_channels(config)
-    grad_value += clip * grad_value_b + head * config.D + scatter_channels(config)
+    grad_value += clip * grad_value_b + head * config.D
     frames += target * (1 + other_frames)
     grad_frames += target * (1 + other_frames)
 
@@ -301,7 +303,11 @@ def stda_backward_kernel(
         first = value + start.to(tl.int64) * config.ROW
         grad_first = grad_value + start.to(tl.int64) * config.GRAD_ROW
 
-        anchor = _load_anchor(reference + level * reference_l, mask, height, width, COMPONENTS, POINTS)
+        # Computed anew for every level, what is rarely needed takes no registers meanwhile.
+        row_query = pin(near_query, config).to(tl.int64)
+        anchor = _load_anchor(
+            reference + row_query * reference_q + level * reference_l, height, width, COMPONENTS, POINTS
+        )
         place = Level(height, width, first + tl.load(frames), grad_first + tl.load(grad_frames))
         sums = _frame_gradients(
             own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config, COMPONENTS, POINTS, STEP,
@@ -309,12 +315,15 @@ def stda_backward_kernel(
         )  # fmt: skip
         if NEED_REFERENCE:
             _write_reference_gradient(
-                grad_reference + level * COMPONENTS, sums, block_mask, height, width, COMPONENTS, STEP, ATOMIC_REFERENCE
-            )
+                grad_reference, sums, pair, first_query, queries, head, heads, level, height, width,
+                config, LEVELS, COMPONENTS, QUERIES, STEP, ATOMIC_REFERENCE,
+            )  # fmt: skip
 
+        row_query = pin(near_query, config).to(tl.int64)
         anchor = _load_anchor(
-            other_reference + level * other_reference_l, mask, height, width, COMPONENTS, OTHER_POINTS
-        )
+            other_reference + row_query * other_reference_q + level * other_reference_l,
+            height, width, COMPONENTS, OTHER_POINTS,
+        )  # fmt: skip
         sums = _zero_sums(ROWS)
         for frame in range(other_frames):
             place = Level(
@@ -325,5 +334,7 @@ def stda_backward_kernel(
                 COMPONENTS, OTHER_POINTS, STEP, NEED_OTHER_OFFSETS, NEED_OTHER_LOGITS, NEED_OTHER_REFERENCE,
             )  # fmt: skip
         if NEED_OTHER_REFERENCE:
-            pointers = grad_other_reference + level * COMPONENTS
-            _write_reference_gradient(pointers, sums, block_mask, height, width, COMPONENTS, STEP, ATOMIC_REFERENCE)
+            _write_reference_gradient(
+                grad_other_reference, sums, pair, first_query, queries, head, heads, level, height, width,
+                config, LEVELS, COMPONENTS, QUERIES, STEP, ATOMIC_REFERENCE,
+            )  # fmt: skip

@@ -5,6 +5,10 @@ term is multiplied by a power of two, rounded and added, and the sum is divided 
 which no sum can overflow, whatever is added where, given a bound on the sum of absolute terms. For attention the bound
 is the number of queries times the largest |output gradient|, since the weights of a query add up to at most one: with
 32,640 queries a term is resolved to 2^-47 of that gradient, finer than float32 resolves any sum.
+
+32 bits, which would take the room of a float32 buffer, are too few for that bound: a term would be resolved to 2^-15 of
+the largest gradient, although a cell usually sums a few weights, not those of all queries. A bound for every cell would
+need a pass of its own over all samples.
 """
 
 from dataclasses import dataclass

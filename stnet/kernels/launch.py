@@ -49,11 +49,14 @@ class Candidate:
     """One way to compile a kernel.
 
     Attributes:
-        block_queries: queries of one program, a power of two.
+        block_queries: queries of one program, a power of two; backward kernels may take more (`triton_backward._tile`).
         num_warps: warps of one program. With 16-byte loads a warp holds a row of 32 channels in 4 lanes (16-bit types)
             or 8 lanes (float32).
-        block_channels: channels of one program, a power of two; a wider head is shared among programs, each of which
-            computes positions and softmax anew, which costs less than the registers of a wide tile.
+        block_channels: channels taken at a time, a power of two. Forward, a wider head is shared among programs, each
+            of which computes positions and softmax anew, which costs less than the registers of a wide tile. Backward,
+            a program takes its blocks in turn.
+        hold_gradient: backward, the output gradient stays in registers where one block holds a head; else it is read
+            anew for every chunk of samples.
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
             need an NVIDIA GPU from sm_80 on and 16-bit values that can be read in pairs, and are "float32" elsewhere.
@@ -67,6 +70,7 @@ class Candidate:
     block_channels: int = 32
     arithmetic: str = "float32"
     maxnreg: int | None = None
+    hold_gradient: bool = True
     unroll: int = 1
     milliseconds: float | None = None
 
@@ -77,6 +81,8 @@ class Candidate:
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"launch table: arithmetic is {self.arithmetic!r}; known: {', '.join(ARITHMETICS)}")
+        if not isinstance(self.hold_gradient, bool):
+            raise ConfigError(f"launch table: hold_gradient is {self.hold_gradient!r}; it needs true or false")
         if not isinstance(self.unroll, int) or self.unroll < 1:
             raise ConfigError(f"launch table: unroll is {self.unroll!r}; it needs a positive integer")
         if self.maxnreg is not None and not 24 <= self.maxnreg <= 255:
@@ -228,6 +234,11 @@ def architecture(device: torch.device) -> str:
 def is_nvidia(arch: str) -> bool:
     """Whether kernels for an architecture may hold inline PTX."""
     return arch.startswith("sm_")
+
+
+def warp_lanes(arch: str) -> int:
+    """Lanes of a warp."""
+    return 64 if arch.startswith("gfx") else 32
 
 
 def has_packed_arithmetic(arch: str) -> bool:

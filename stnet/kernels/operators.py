@@ -59,7 +59,8 @@ def spatial_temporal_deform_attn(
         other_reference_points: reference points for the other frames; by default `reference_points`.
         backend: "triton" (GPU), "cpu" (Numba), "reference" (PyTorch), or "auto": the fastest that can run here.
         deterministic: whether gradients have the same bits in every run; by default as
-            `torch.use_deterministic_algorithms` says.
+            `torch.use_deterministic_algorithms` says. On a GPU the value gradient then takes a buffer of 8 bytes a
+            number, twice as much as otherwise.
 
     Returns:
         `[B, T, Q, H * D]` in the dtype of value.
@@ -112,7 +113,9 @@ def ms_deform_attn(
     """Multi-scale deformable attention (Deformable DETR, equation 3), a drop-in for the classic CUDA operator.
 
     Dtypes, strides, positions outside and autocast are treated as in `spatial_temporal_deform_attn`; the weights are
-    used as they are. Levels given as tensors are read on the device, without synchronization.
+    used as they are: in float16 those below 6e-5 have fewer than eleven bits, those below 3e-8 are zero, and on NVIDIA
+    GPUs the same holds for their products with the corner weights, where values are float16. Levels given as tensors
+    are read on the device, without synchronization.
 
     Args:
         value: `[N, S, H, D]`.

@@ -27,11 +27,10 @@ from stnet.kernels.launch import (
     packed,
     padded_head_dim,
     strides,
+    warp_lanes,
 )
 from stnet.kernels.problem import StdaProblem
 
-_MAX_STEP = 4  # samples of a query taken at once
-_HELD = 32  # channels that a lane holds of a chunk, so that tiles stay in registers
 _GATHER_BYTES = 64  # of a row gathered at once: four lanes
 
 
@@ -219,21 +218,22 @@ def stda_backward_call(
         "grad_value_b": math.prod(value.shape[1:]),
     }
     thin = min(map(min, spatial_shapes)) == 1
-    config = _config(value, 2, (0, 1, 2, 3), gradients[0] is not None, thin, arch)
+    config = _config(value, 2, (0, 1, 2, 3), grad_output, gradients[0] is not None, thin, candidate, arch)
+    block, step = _tile(math.gcd(points, other_points), candidate, arch)
     constants = {
         "config": config,
         "LEVELS": levels,
         "POINTS": points,
         "OTHER_POINTS": max(1, other_points),
         "COMPONENTS": reference.shape[4],
-        "QUERIES": candidate.block_queries,
-        "STEP": _step(math.gcd(points, other_points), candidate, config),
+        "QUERIES": block,
+        "STEP": step,
         "FIXED_POINT": fixed is not None,
         "ATOMIC_REFERENCE": not deterministic,
         **{name.upper().replace("GRAD", "NEED"): gradient is not None for name, gradient in list(needed.items())[1:]},
     }
     arguments = {name: arguments[name] for name in stda_backward_kernel.arg_names if name in arguments}
-    grid = (-(-queries // candidate.block_queries) * targets * clips, heads, 1)
+    grid = (-(-queries // block) * targets * clips, heads, 1)
     return KernelCall(
         kernel=stda_backward_kernel,
         grid=grid,
@@ -279,17 +279,18 @@ def msda_backward_call(
         **strides("weights", weights, (0, 1, 2), "bqh"),
         "grad_value_b": math.prod(value.shape[1:]),
     }
-    config = _config(value, 1, (0, 1, 2), gradients[0] is not None, True, arch)
+    config = _config(value, 1, (0, 1, 2), grad_output, gradients[0] is not None, True, candidate, arch)
+    block, step = _tile(points, candidate, arch)
     constants = {
         "config": config,
         "POINTS": points,
-        "QUERIES": candidate.block_queries,
-        "STEP": _step(points, candidate, config),
+        "QUERIES": block,
+        "STEP": step,
         "FIXED_POINT": fixed is not None,
         "NEED_LOCATIONS": gradients[1] is not None,
         "NEED_WEIGHTS": gradients[2] is not None,
     }
-    grid = (-(-queries // candidate.block_queries) * batch, heads, 1)
+    grid = (-(-queries // block) * batch, heads, 1)
     return KernelCall(
         kernel=msda_backward_kernel,
         grid=grid,
@@ -299,14 +300,27 @@ def msda_backward_call(
     )
 
 
-def _config(value: Tensor, cell_dim: int, dims: tuple[int, ...], need_value: bool, thin: bool, arch: str) -> Config:
+def _config(
+    value: Tensor,
+    cell_dim: int,
+    dims: tuple[int, ...],
+    grad_output: Tensor,
+    need_value: bool,
+    thin: bool,
+    candidate: Candidate,
+    arch: str,
+) -> Config:
     """How values [..., S, H, D] and their gradient are read; `dims` are all dimensions but the channels."""
-    element, block = value.element_size(), padded_head_dim(value.shape[-1])
+    element, width = value.element_size(), value.shape[-1]
+    block = min(padded_head_dim(width), candidate.block_channels)
     row, grad_row = value.stride(cell_dim), math.prod(value.shape[-2:])
+    output_bytes = width * element  # outputs are contiguous
     return Config(
-        D=value.shape[-1],
-        BLOCK_D=block,
+        D=width,
+        BLOCK=block,
         C=min(block, _GATHER_BYTES // element),
+        HELD=candidate.hold_gradient and width <= block,
+        ALIGN=min(alignment(grad_output, range(grad_output.dim() - 1)), output_bytes & -output_bytes),
         ROW=row,
         GRAD_ROW=grad_row,
         VECTOR=alignment(value, dims) // element,
@@ -317,13 +331,15 @@ def _config(value: Tensor, cell_dim: int, dims: tuple[int, ...], need_value: boo
     )
 
 
-def _step(points: int, candidate: Candidate, config: Config) -> int:
-    """Samples of a query taken at once: they divide the points evenly, and tiles stay in registers."""
-    room = _HELD * 32 * candidate.num_warps // (candidate.block_queries * config.BLOCK_D)
-    step = min(points & -points, _MAX_STEP)
-    while step > max(1, room):
-        step //= 2
-    return step
+def _tile(points: int, candidate: Candidate, arch: str) -> tuple[int, int]:
+    """Queries of a program, and samples of each taken at once, which divide the points evenly.
+
+    A chunk has at least as many rows as the program has lanes. With fewer the compiler would arrange vectors of rows
+    like tiles, and every lane would compute every row.
+    """
+    lanes = candidate.num_warps * warp_lanes(arch)
+    step = min(points & -points, max(1, lanes // candidate.block_queries))
+    return max(candidate.block_queries, lanes // step), step
 
 
 def example_calls(

@@ -208,3 +208,52 @@ def test_default_compiles_ahead_of_time(case):
     command = [sys.executable, "-c", COMPILE, *case.split()]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+SPILLS = """
+import re, sys, torch, triton
+from dataclasses import replace
+from triton.backends.compiler import GPUTarget
+from bench.compile_report.cases import LAYERS
+from bench.sass import read_cubin
+from stnet.kernels.launch import ast_sources, choose
+
+kernel, arch = sys.argv[1:]
+target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
+layers = ["classic"] if kernel.startswith("msda") else ["encoder", "decoder"]
+layers = {name: LAYERS[name] for name in layers}
+if kernel == "stda_backward":  # with fewer queries than positions, gradients of reference points are wanted
+    layers["references"] = replace(LAYERS["encoder"], queries=LAYERS["encoder"].queries - 1)
+
+def stack(compiled):
+    if arch.startswith("gfx"):
+        return int(re.search(r"private_segment_fixed_size:\\s+(\\d+)", compiled.asm["amdgcn"])[1])
+    return read_cubin(compiled.asm["cubin"]).stack
+
+for name, layer in layers.items():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for head_dim in (8, 16, 32, 64, 128, 256):
+            candidate = choose(kernel, arch, dtype, head_dim, layer.queries)
+            [(source, options)] = ast_sources(kernel, candidate, dtype, head_dim, layer, arch)
+            print(name, dtype, head_dim, stack(triton.compile(source, target=target, options=options)), flush=True)
+"""
+# Backward, wide heads where reductions are scalar: some pointers are spilled outside the loops over samples.
+WIDE_SPILLS = 64  # bytes a thread
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+def test_no_default_spills(kernel, arch):
+    """Every default: dtypes, head widths, few and many queries, with and without gradients of reference points."""
+    pytest.importorskip("triton")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", SPILLS, kernel, arch]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == 18 * {"stda_forward": 2, "stda_backward": 3}.get(kernel, 1)
+    for layer, dtype, head_dim, stack in rows:
+        scalar_and_wide = kernel.endswith("backward") and arch in ("sm_80", "sm_86", "sm_89") and int(head_dim) > 32
+        assert int(stack) <= (WIDE_SPILLS if scalar_and_wide else 0), (layer, dtype, head_dim)
