@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
@@ -55,9 +56,21 @@ class ResNet(nn.Module):
         return [stride8, stride16, self.layer4(stride16)]
 
 
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """torchvision's, computed in the dtype of its input.
+
+    Under autocast the float32 statistics would turn 16-bit activations into float32 ones, twice as large.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        shift = self.bias - self.running_mean * scale
+        return x * scale.view(1, -1, 1, 1).to(x.dtype) + shift.view(1, -1, 1, 1).to(x.dtype)
+
+
 def _norm_layer(norm: str) -> Callable[[int], nn.Module]:
     if norm == "frozen_batch":
-        return FrozenBatchNorm2d
+        return FrozenBatchNorm
     if norm == "batch":
         return nn.BatchNorm2d
     return partial(nn.GroupNorm, GROUP_NORM_GROUPS)

@@ -1,6 +1,7 @@
 """STNet's decoder: object queries of each target frame look into all frames of the clip and refine their boxes."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,12 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     """log(x / (1 - x)) with x clamped to [0, 1] and both terms floored at 1e-5."""
     x = x.clamp(0.0, 1.0)
     return torch.log(x.clamp(min=1e-5) / (1.0 - x).clamp(min=1e-5))
+
+
+def _full_precision(parameter: Tensor) -> AbstractContextManager:
+    """Leaves autocast, if it is on: 16-bit boxes are off by up to a pixel of 512."""
+    device = parameter.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class BoxHead(nn.Module):
@@ -137,7 +144,8 @@ class Decoder(nn.Module):
         """
         clips, frames = memory.shape[:2]
         position, content = self.query_embed.weight.split(memory.shape[-1], dim=-1)
-        reference = self.reference_points(position).sigmoid()
+        with _full_precision(position):
+            reference = self.reference_points(position).sigmoid()
         # The box logits a layer's head adds to; width and height start from the head alone.
         start = F.pad(inverse_sigmoid(reference), (0, 2))
         position, content, reference, start = (
@@ -163,9 +171,11 @@ class Decoder(nn.Module):
             if not (self.box_refine or all_layers or last):
                 continue
             head = index if self.box_refine else 0
-            boxes = (self.box_heads[head](content) + start).sigmoid()
-            if all_layers or last:
-                outputs.append(LayerOutput(self.class_heads[head](content), boxes))
+            with _full_precision(position):
+                found = content.to(position.dtype)
+                boxes = (self.box_heads[head](found) + start).sigmoid()
+                if all_layers or last:
+                    outputs.append(LayerOutput(self.class_heads[head](found), boxes))
             if self.box_refine:
                 reference = boxes.detach()
                 start = inverse_sigmoid(reference)

@@ -2,7 +2,8 @@
 
 All of it depends on the level shapes and the padding alone. It is computed in float32 on the CPU whatever the model's
 dtype and device, because in fully padded rows the phase of the embedding is so large (about -3e6) that its sine turns
-on the last bit; without padding it is computed once per shape and kept.
+on the last bit; without padding it is computed once per shape and kept. With padding only the sines of the phases that
+occur are computed there, a few hundred per clip, and spread out on the device.
 """
 
 import functools
@@ -44,7 +45,8 @@ def clip_geometry(
     if padding_mask is None:
         return _geometry_without_padding(shapes, hidden_dim, device, dtype)
     masks = [_resize_mask(padding_mask.cpu(), shape) for shape in shapes]
-    return _geometry(shapes, hidden_dim, masks, device, dtype)
+    embedding = torch.cat([_spread_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks], dim=1)
+    return _geometry(shapes, masks, embedding)
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,24 +56,19 @@ def _geometry_without_padding(
 ) -> ClipGeometry:
     with torch.inference_mode(False):  # what is kept must be usable in training too
         masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
-        return _geometry(shapes, hidden_dim, masks, device, dtype)
+        embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
+        return _geometry(shapes, masks, embedding.to(device, dtype))
 
 
-def _geometry(
-    shapes: tuple[tuple[int, int], ...],
-    hidden_dim: int,
-    masks: list[Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> ClipGeometry:
+def _geometry(shapes: tuple[tuple[int, int], ...], masks: list[Tensor], embedding: Tensor) -> ClipGeometry:
+    device = embedding.device
     ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
-    embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
     references = torch.cat([_cell_centres(shape, ratios[:, level]) for level, shape in enumerate(shapes)], dim=1)
     references = references[:, :, None] * ratios[:, None]
-    coordinate_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    coordinate_dtype = torch.float64 if embedding.dtype == torch.float64 else torch.float32
     return ClipGeometry(
         spatial_shapes=shapes,
-        position_embedding=embedding.to(device, dtype),
+        position_embedding=embedding,
         reference_points=references.to(device, coordinate_dtype),
         valid_ratios=ratios.to(device, coordinate_dtype),
     )
@@ -86,16 +83,31 @@ def sine_embedding(mask: Tensor, hidden_dim: int) -> Tensor:
     Returns:
         float32 [B, h * w, hidden_dim]: one half for y, then one for x; even channels sine, odd cosine.
     """
-    channels = hidden_dim // 2
-    table = TEMPERATURE ** (2 * torch.arange(channels // 2, dtype=torch.float32) / channels)
+    return torch.cat([_waves(_phase(mask, axis), hidden_dim) for axis in (1, 2)], dim=-1).flatten(1, 2)
+
+
+def _spread_sine_embedding(mask: Tensor, hidden_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`sine_embedding`, bit for bit, on `device`: each phase that occurs is computed once, on the CPU."""
     halves = []
     for axis in (1, 2):
-        count = (~mask).cumsum(axis, dtype=torch.float32)
-        last = count.narrow(axis, count.shape[axis] - 1, 1)
-        phase = (count - 0.5) / (last + 1e-6) * (2 * math.pi)
-        angle = phase[..., None] / table
-        halves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(3))
+        phases, places = _phase(mask, axis).unique(return_inverse=True)
+        halves.append(_waves(phases, hidden_dim).to(device, dtype)[places.to(device)])
     return torch.cat(halves, dim=-1).flatten(1, 2)
+
+
+def _phase(mask: Tensor, axis: int) -> Tensor:
+    """[B, h, w] position along an axis, from 0 to 2 pi over the unpadded cells."""
+    count = (~mask).cumsum(axis, dtype=torch.float32)
+    last = count.narrow(axis, count.shape[axis] - 1, 1)
+    return (count - 0.5) / (last + 1e-6) * (2 * math.pi)
+
+
+def _waves(phase: Tensor, hidden_dim: int) -> Tensor:
+    """[..., hidden_dim / 2] sines and cosines of phases `[...]`."""
+    channels = hidden_dim // 2
+    table = TEMPERATURE ** (2 * torch.arange(channels // 2, dtype=torch.float32) / channels)
+    angle = phase[..., None] / table
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def _resize_mask(mask: Tensor, shape: tuple[int, int]) -> Tensor:

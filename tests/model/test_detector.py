@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import FrozenBatchNorm2d
 
+from stnet.model.backbone import FrozenBatchNorm
 from stnet.model.config import ModelConfig
 from stnet.model.decoder import ExtraQueries, inverse_sigmoid
 from stnet.model.detector import Detector
@@ -157,3 +159,26 @@ def test_inverse_sigmoid_floors_both_terms():
     floor = math.log(1e-5)
     expected = torch.tensor([floor, floor, floor, math.log(1 / 3), -floor, -floor])
     torch.testing.assert_close(inverse_sigmoid(x), expected)
+
+
+@torch.no_grad()
+def test_autocast_rounds_neither_boxes_nor_frozen_statistics(small_model):
+    clips = torch.randn(1, 4, 3, 64, 96)
+    exact = small_model(clips)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = small_model(clips)
+    assert rough.boxes.dtype == rough.logits.dtype == torch.float32
+    assert (rough.boxes != rough.boxes.bfloat16().float()).any()
+    torch.testing.assert_close(rough.boxes, exact.boxes, rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+def test_frozen_norm_keeps_the_dtype_and_equals_that_of_torchvision():
+    theirs, ours = FrozenBatchNorm2d(6), FrozenBatchNorm(6)
+    statistics = {name: torch.rand(6) + 0.1 for name in ("weight", "bias", "running_mean", "running_var")}
+    for norm in (theirs, ours):
+        norm.load_state_dict(statistics)
+    images = torch.randn(2, 6, 5, 7)
+    assert torch.equal(ours(images), theirs(images))
+    assert ours(images.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(ours(images.bfloat16()).float(), theirs(images), rtol=0.02, atol=0.05)

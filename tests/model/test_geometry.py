@@ -61,6 +61,16 @@ def test_embedding_is_float32_arithmetic_in_a_float64_model():
     assert torch.equal(double.position_embedding.float(), single.position_embedding)
 
 
+def test_embedding_of_padded_clips_has_the_same_bits():
+    mask = torch.ones(3, 40, 56, dtype=torch.bool)
+    for clip, (height, width) in enumerate(((40, 31), (17, 56), (9, 10))):
+        mask[clip, :height, :width] = False
+    shapes = [(40, 56), (20, 28), (1, 2)]
+    found = clip_geometry(shapes, 32, mask, CPU, torch.float32).position_embedding
+    resized = [torch.nn.functional.interpolate(mask[:, None].float(), shape)[:, 0].bool() for shape in shapes]
+    assert torch.equal(found, torch.cat([sine_embedding(level, 32) for level in resized], dim=1))
+
+
 def test_geometry_kept_during_inference_serves_training():
     with torch.inference_mode():
         geometry = clip_geometry([(3, 7)], 32, None, CPU, torch.float32)
