@@ -64,10 +64,18 @@ def _cached_clip(engine: Engine, targets: int) -> Action:
     return Action(run=run)
 
 
-def _check(action, inputs, reference, limit) -> float:
-    """Class logits and boxes."""
-    pairs = zip(action.whole(*inputs), reference, strict=True)
-    return max(require_correct(x, expected.to(x.device), limit) for x, expected in pairs)
+def _check(action, sets, references, limit) -> float:
+    """Class logits and boxes of two clips in turn.
+
+    On a GPU three times each: an engine runs a shape eagerly first, then captures a graph, then replays what will be
+    timed, and a replay that kept the inputs of another clip shows.
+    """
+    errors = []
+    for _ in range(3 if sets[0][0].is_cuda else 1):
+        for inputs, reference in zip(sets, references, strict=True):
+            pairs = zip(action.whole(*inputs), reference, strict=True)
+            errors += [require_correct(x, expected.to(x.device), limit) for x, expected in pairs]
+    return max(errors)
 
 
 def _info(implementation, mode, dtype, batch, frames) -> dict:
@@ -94,7 +102,7 @@ def test_clip(implementation, mode, dtype, batch, device, settings, available, m
         sets,
         group=f"inference {mode} {dtype} batch {batch}",
         info=_info(implementation, mode, dtype, batch, batch * targets),
-        check=partial(_check, action, sets[0], _reference(settings, config, sets[0][0], targets), _limit(dtype)),
+        check=partial(_check, action, sets[:2], _references(settings, config, sets[:2], targets), _limit(dtype)),
         baseline=None
         if (implementation, targets) == (models.BASELINE, 1)
         else _published_single_frame(device, dtype, settings, batch),
@@ -110,13 +118,13 @@ def test_feature_cache(dtype, batch, device, settings, measure):
         kept = engine.extract(clips[:, targets:].flatten(0, 1))
         sets.append((clips[:, :targets], [level.clone().unflatten(0, (batch, -1)) for level in kept]))
     action = _cached_clip(engine, targets)
-    reference = _reference(settings, config, whole[0][0], targets)
+    references = _references(settings, config, whole[:2], targets)
     measure(
         action,
         sets,
         group=f"inference feature cache {dtype} batch {batch}",
         info=_info(models.STNET, "feature cache", dtype, batch, batch * targets),
-        check=partial(_check, action, sets[0], reference, _limit(dtype)),
+        check=partial(_check, action, sets[:2], references, _limit(dtype)),
         baseline=_published_single_frame(device, dtype, settings, batch),
     )
 
@@ -153,11 +161,11 @@ def _clips(settings, config, batch, dtype) -> list[tuple[torch.Tensor]]:
 
 
 @torch.no_grad()
-def _reference(settings, config, clips, targets) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and boxes by the published formulation in float32."""
+def _references(settings, config, sets, targets) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and boxes of each set by the published formulation in float32."""
     model = models.variant(models.BASELINE, config).to(settings.device)
-    output = model(clips.float(), targets=targets)
-    return output.logits, output.boxes
+    outputs = [model(clips.float(), targets=targets) for (clips,) in sets]
+    return [(output.logits, output.boxes) for output in outputs]
 
 
 def _limit(dtype: str) -> float:

@@ -1,6 +1,8 @@
 """Every way of execution computes what the plain model computes."""
 
 import importlib.util
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from stnet.errors import ConfigError
 from stnet.inference.engine import Engine, EngineOptions
 from stnet.inference.feature_cache import FeatureCache
 from stnet.inference.folding import PackedAttention, fold_batch_norms, pack_projections
+from stnet.inference.graphs import GraphedFunction
 
 PLAIN = EngineOptions(device="cpu", fold=False, pack=False, channels_last=False)
 TOLERANCE = 1e-4
@@ -92,6 +95,34 @@ def test_graphs_equal_eager_execution(parity_model, parity_clips, parity_outputs
         logits, boxes = execute(engine, parity_clips[:4])
         torch.testing.assert_close(logits, parity_outputs[0][:4], rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(boxes, parity_outputs[1][:4], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.gpu
+def test_graphs_are_captured_while_another_thread_waits_for_events():
+    graphed = GraphedFunction(lambda tensors: [tensors[0] @ tensors[0]])
+    stop, failures = threading.Event(), []
+
+    def wait() -> None:
+        try:
+            while not stop.is_set():
+                event = torch.cuda.Event()
+                event.record()
+                event.synchronize()
+        except RuntimeError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a failed capture warns and goes on eagerly
+            for _ in range(4):
+                x = torch.randn(64, 64, device="cuda")
+                torch.testing.assert_close(graphed([x])[0], x @ x)
+    finally:
+        stop.set()
+        waiting.join()
+    assert not failures
 
 
 @pytest.mark.parametrize(
