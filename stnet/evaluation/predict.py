@@ -84,7 +84,8 @@ def _predict_video(
             features = [torch.stack(level) for level in zip(*map(store.clip, batch), strict=True)]
             with _autocast(features[0].device, options.precision):
                 out = model.detect(features, targets=targets)
-            logits, boxes = out.logits.float(), out.boxes.float()
+            # One copy a batch; the host selects while the device goes on.
+            logits, boxes = out.logits.float().cpu(), out.boxes.float().cpu()
             yield {
                 clip.frames[target]: _select(logits[row, target], boxes[row, target], video.frames[clip.frames[target]])
                 for row, clip in enumerate(batch)
@@ -106,9 +107,9 @@ def _score(video: Video, position: int, detections: Detections) -> ScoredFrame:
         width=frame.width,
         true_boxes=frame.boxes,
         true_labels=frame.labels,
-        boxes=detections.boxes.cpu().numpy(),
-        scores=detections.scores.cpu().numpy(),
-        labels=detections.labels.cpu().numpy(),
+        boxes=detections.boxes.numpy(),
+        scores=detections.scores.numpy(),
+        labels=detections.labels.numpy(),
     )
 
 
