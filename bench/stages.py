@@ -32,7 +32,7 @@ MOST_TEST_PROCESSES = 8  # the tests mostly wait for the compiler, and every cas
 PHANTOMS = {"cuda": (24, 6, 24), "cpu": (2, 1, 6)}  # training videos, validation videos, frames of each
 PHANTOM_SIZE = {"cuda": (128, 160), "cpu": (64, 64)}
 TRAINING = {
-    "cuda": "--preset tiny --precision bfloat16 --epochs 6 --clips-per-epoch 1000 --batch-size 16 --workers 8",
+    "cuda": "--preset tiny --precision bfloat16 --epochs 6 --clips-per-epoch 1000 --batch-size 16",
     "cpu": "--preset tiny --epochs 1 --clips-per-epoch 2 --batch-size 1 --model queries=10 image_size=64",
 }
 

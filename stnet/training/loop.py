@@ -1,9 +1,10 @@
 """The training run: epochs of steps, evaluations, checkpoints, and leaving cleanly when asked to."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -40,17 +41,23 @@ PICTURED_VIDEOS = 4
 GIGABYTE = 1e9
 
 
+def default_workers() -> int:
+    """Eight loader processes, or this training process's share of the processor where that is less."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, (os.cpu_count() or 1) // processes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What may differ between two runs of the same recipe without changing their result.
 
     Attributes:
-        workers: processes that load clips; 0 loads in this process.
+        workers: processes that load clips (see `default_workers`); 0 loads in this process.
         save_minutes: minutes between checkpoints within an epoch.
         tensorboard: also write TensorBoard events.
     """
 
-    workers: int = 2
+    workers: int = field(default_factory=default_workers)
     save_minutes: float = 30.0
     tensorboard: bool = False
 
