@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from stnet.data.annotations import load_json, parse_annotations
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, build_index
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
+from stnet.data.progress import counting
 from stnet.data.smooth import SmoothField, wander
 from stnet.errors import ConfigError, DataError, StnetError
 
@@ -327,8 +327,7 @@ def _write_with_progress(options: argparse.Namespace) -> None:
     files = {"train": options.train, "val": options.val}
     splits = {split: load_stills(file) for split, file in files.items() if file is not None}
     count = sum(len(index.videos) for index in splits.values())
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Rendering", total=count)
+    with counting("Rendering", count) as advance:
         write_stills(
             options.out,
             splits,
@@ -337,7 +336,7 @@ def _write_with_progress(options: argparse.Namespace) -> None:
             height=options.height,
             width=options.width,
             overwrite=options.overwrite,
-            on_video=lambda: progress.advance(task),
+            on_video=advance,
         )
     print(f"{options.out}: {', '.join(f'{len(index.videos)} {split}' for split, index in splits.items())} videos")
 
