@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from stnet.kernels import triton_backward
 from stnet.kernels.fixed_point import FixedPoint
-from stnet.kernels.launch import KernelCall
+from stnet.kernels.launch import Candidate, KernelCall, forced
 
 NAMES = (
     "value",
@@ -57,6 +57,25 @@ def test_every_gradient_is_written_and_close_to_float64(stda_case, error, launch
     assert kernels(launches) == ["stda_forward_kernel", "stda_backward_kernel"]
     for name in NAMES:
         assert error(grads[name], expected[name]) <= 5e-5, name
+
+
+WIDE = [{"block_channels": 16}, {"block_channels": 16, "hold_gradient": False}, {"hold_gradient": False}]
+
+
+@pytest.mark.parametrize("tile", WIDE, ids=str)
+def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, launches, tile):
+    candidate = Candidate(block_queries=16, **tile)
+    case = small(stda_case, dim=40, heads=1)
+    _, expected = case.to(dtype=torch.float64).gradients("reference")
+    with forced("stda_backward", candidate):
+        _, grads = case.gradients("triton")
+    assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
+    case = msda_case(shapes=((3, 4), (2, 2)), batch=1, heads=1, dim=40, queries=3, points=2).to(dtype=torch.float32)
+    _, expected = case.to(dtype=torch.float64).gradients("reference")
+    with forced("msda_backward", candidate):
+        _, grads = case.gradients("triton")
+    assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
+    assert len(launches) == 4
 
 
 def test_deterministic_gradients_do_not_depend_on_the_order_of_queries(stda_case, error, launches):
