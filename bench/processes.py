@@ -36,7 +36,13 @@ def run_logged(
     start = log.tell()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}
     process = subprocess.Popen(
-        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        command,
+        cwd=folder,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     out_of_time = False
     try:
@@ -51,6 +57,11 @@ def run_logged(
     with Path(log.name).open("rb") as written:
         written.seek(start)
         return Ended(status=status, out_of_time=out_of_time, output=written.read().decode(errors="replace"))
+
+
+def _heed_interrupts() -> None:
+    """What a background shell starts ignores interrupts, and so would every command started from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen) -> int:

@@ -215,7 +215,7 @@ def test_recipes_are_compared_in_a_table_with_the_best_in_bold(tmp_path):
     assert figures.disagreements(text, runs, tmp_path) == []
     assert "Recipes of training" in report.render(runs, tmp_path, [])
     (tmp_path / "ablation_b.json").write_text("{}")
-    with pytest.raises(DataError, match="ablation_b.json"):
+    with pytest.raises(DataError, match=r"ablation_b\.json"):
         figures.fill(text, runs, tmp_path)
 
 

@@ -18,7 +18,15 @@ def test_a_signal_and_its_repetitions_are_one_request():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_later_signal_acts_at_once(monkeypatch):
+@pytest.fixture
+def heeded():
+    """Interrupts act as in front of a terminal, also where a background shell has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_later_signal_acts_at_once(heeded, monkeypatch):
     monkeypatch.setattr(interrupt, "REPEAT_SECONDS", -1.0)
     with InterruptWatch() as watch:
         signal.raise_signal(signal.SIGINT)
