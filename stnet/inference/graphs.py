@@ -75,7 +75,7 @@ class _Graph:
                 function(self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Another thread may wait for events of earlier batches meanwhile; the default mode would take that for an error.
+        # Another thread may wait for events of earlier batches meanwhile, which the default mode forbids.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = list(function(self._inputs))
 
