@@ -225,12 +225,16 @@ def tune_key(
     measured = []
     for candidate in candidates(kernel, arch, dtype, head_dim, FEW_QUERIES + many):
         label = f"{kernel} {name} D={head_dim} {'many' if many else 'few'} {candidate.as_json()}"
-        with forced(kernel, candidate):
-            share = largest_error(kernel, check)
-            if share > 1:
-                report(f"{label}: WRONG, {share:.1f} times the allowed error")
-                continue
-            milliseconds = timer([operation(kernel, inputs) for inputs in sets], seconds)
+        try:
+            with forced(kernel, candidate):
+                share = largest_error(kernel, check)
+                if share > 1:
+                    report(f"{label}: WRONG, {share:.1f} times the allowed error")
+                    continue
+                milliseconds = timer([operation(kernel, inputs) for inputs in sets], seconds)
+        except Exception as error:  # whatever a compiler raises: the other candidates may still do
+            report(f"{label}: FAILED, {type(error).__name__}: {error}")
+            continue
         report(f"{label}: {milliseconds:.4f} ms")
         measured.append(replace(candidate, milliseconds=round(milliseconds, 5)))
     if not measured:

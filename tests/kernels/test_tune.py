@@ -71,6 +71,21 @@ def test_wrong_candidates_are_left_out_and_never_timed(tiny, monkeypatch):
         tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda *_: 1.0, lines.append)
 
 
+def test_a_candidate_that_does_not_compile_costs_only_itself(tiny, monkeypatch):
+    outcomes, lines = iter([RuntimeError("ptxas failed"), 0.5, MemoryError()]), []
+
+    def largest_error(kernel, inputs):
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(tune, "largest_error", largest_error)
+    row = tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda *_: 1.0, lines.append)
+    assert [candidate.block_queries for candidate in row.candidates] == [16]
+    assert sum("FAILED" in line for line in lines) == 2 and "ptxas failed" in lines[0]
+
+
 def test_errors_are_seen(tiny, monkeypatch):
     inputs = tune.make_inputs(tune.layer(queries=3, head_dim=8, small=True), torch.float32, DEVICE, 0)
     assert tune.largest_error("stda_forward", inputs) <= 1
