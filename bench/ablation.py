@@ -125,34 +125,31 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
     missing = [name for name in options.only or chosen if name not in content["variants"]]
     pool = ThreadPoolExecutor(options.jobs)
     trainings = {pool.submit(_train_variant, options, name, chosen[name]): name for name in missing}
+    failed = False
     try:
-        failures = [
-            _collect(options, content, chosen, trainings[done], *done.result()) for done in as_completed(trainings)
-        ]
+        for done in as_completed(trainings):
+            row = done.result()
+            if row is None:
+                failed = True
+                continue
+            content["variants"][trainings[done]] = row
+            _write(options.output, content)
     finally:
         pool.shutdown(cancel_futures=True)
     print(recipes.variants_table({name: content["variants"][name] for name in chosen if name in content["variants"]}))
-    return int(any(failures))
+    return int(failed)
 
 
-def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str, Any]) -> tuple[int, RunFolder]:
-    """Trains one variant; returns the exit status and the run folder."""
+def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Trains one variant; returns its settings and what it reached, or None where the training failed."""
     runs = options.runs or options.output.with_name(options.output.stem + "_runs")
     folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
     print(f"== {name} ({options.minutes:g} minutes)", flush=True)
-    return _train(_command(options, changes, folder), options.jobs, folder.path.with_suffix(".log")), folder
-
-
-def _collect(
-    options: argparse.Namespace, content: dict, chosen: Mapping[str, Any], name: str, status: int, folder: RunFolder
-) -> bool:
-    """Adds a finished variant to the results; True where it failed."""
+    status = _train(_command(options, changes, folder), options.jobs, folder.path.with_suffix(".log"))
     if status:
         print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
-        return True
-    content["variants"][name] = {"settings": chosen[name], **_outcome(folder)}
-    _write(options.output, content)
-    return False
+        return None
+    return {"settings": changes, **_outcome(folder)}
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def tuning(context: Context, seconds: float) -> dict[str, Any]:
     arguments = ("--out", str(context.launch_table), "--seconds", f"{begin:.0f}")
     ended = context.run("-m", "bench.tuning", *arguments, seconds=seconds + SETTLING_SECONDS)
     table = _read_json(context.launch_table)
-    lines = [line for line in ended.output.splitlines() if any(word in line for word in (" ms", "WRONG", "error:"))]
+    told = (" ms", "WRONG", "FAILED", "error:")
+    lines = [line for line in ended.output.splitlines() if any(word in line for word in told)]
     result = {"lines": lines, "table": table}
     if ended.out_of_time and table:
         return result | {"note": "stopped in the middle of a key; those before it are measured"}

@@ -51,7 +51,7 @@ def tune_in_time(
             break
         try:
             measured.append(tune_key(kernel, dtype, HEAD_DIM, many, device, seconds_per_candidate, report=report))
-        except Exception as error:  # a candidate that the compiler refuses must not cost the keys after it
+        except Exception as error:  # whatever it is, the keys after it are worth their time
             report(f"error: {kernel} {dtype}: {type(error).__name__}: {error}")
             continue
         write_table(out, merge(measured, table))

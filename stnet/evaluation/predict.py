@@ -84,7 +84,7 @@ def _predict_video(
             features = [torch.stack(level) for level in zip(*map(store.clip, batch), strict=True)]
             with _autocast(features[0].device, options.precision):
                 out = model.detect(features, targets=targets)
-            # One copy a batch; the host selects while the device goes on.
+            # One copy a batch, instead of several a frame.
             logits, boxes = out.logits.float().cpu(), out.boxes.float().cpu()
             yield {
                 clip.frames[target]: _select(logits[row, target], boxes[row, target], video.frames[clip.frames[target]])
