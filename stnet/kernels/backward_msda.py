@@ -60,13 +60,13 @@ def msda_backward_kernel(
     point = row % STEP
     query = tl.program_id(0) % blocks * QUERIES + row // STEP
     mask = query < queries
-    query = query.to(tl.int64)
+    query = tl.minimum(query, queries - 1).to(tl.int64)
 
     fixed_scale = 1.0
     if FIXED_POINT:
         fixed_scale = tl.load(scale)
     grad_output += item * grad_output_b + head * config.D + query * grad_output_q
-    gradient = output_gradient(grad_output, mask, fixed_scale, config)
+    gradient = output_gradient(grad_output, fixed_scale, queries, config)
     locations += item * locations_b + head * locations_h + query * locations_q + 2 * point
     weights += item * weights_b + head * weights_h + query * weights_q + point
     first_sample = ((item * queries + query) * heads + head) * levels * POINTS + point

@@ -27,6 +27,7 @@ class Config(NamedTuple):
     ROW: int  # elements from cell to cell of value
     GRAD_ROW: int  # elements from cell to cell of its gradient
     VECTOR: int  # channels of value that can be read at once
+    REDUCED: int  # channels of its gradient that one reduction adds to
     THIN: bool  # a level may be one cell wide or high
     WIDE: bool  # a frame may have 2^32 bytes or more
     PTX: bool  # inline assembly for NVIDIA GPUs
@@ -43,10 +44,10 @@ class Level(NamedTuple):
 
 
 class OutputGradient(NamedTuple):
-    """The output gradient of each row's query."""
+    """The output gradient of each row's query. Rows beyond the queries have the last one's, and weights of zero."""
 
+    blocks: tl.tensor  # of a head
     row: tl.tensor  # pointers [ROWS] to channel 0
-    mask: tl.tensor  # [ROWS]
     scale: tl.tensor  # the fixed-point scale where there is one
     gather: tl.tensor  # if HELD, the gradient in float32: [PARTS, ROWS, C]
     scatter: tl.tensor  # and times the scale: [ROWS, BLOCK]
@@ -81,56 +82,61 @@ def scatter_channels(config: tl.constexpr):
 
 
 @triton.jit
-def output_gradient(row, mask, scale, config: tl.constexpr):
-    """The `OutputGradient` at pointers [ROWS] to channel 0, zero where not mask [ROWS]."""
-    gradient = OutputGradient(row, mask, scale, 0.0, 0.0)
+def output_gradient(row, scale, queries, config: tl.constexpr):
+    """The `OutputGradient` at pointers [ROWS] to channel 0."""
+    COUNT: tl.constexpr = (config.D + config.BLOCK - 1) // config.BLOCK
+    # Were the number of several known when it is compiled, the assembler would unroll loops, and run out of registers.
+    blocks = COUNT if COUNT == 1 else COUNT + (queries >> 31)
+    gradient = OutputGradient(blocks, row, scale, 0.0, 0.0)
     if config.HELD:
-        gather = _load_gather(row, mask, 0, config).to(tl.float32)
-        gradient = OutputGradient(row, mask, scale, gather, _load_scatter(row, mask, 0, config) * scale)
+        gather = _load_gather(row, 0, config).to(tl.float32)
+        gradient = OutputGradient(blocks, row, scale, gather, _load_scatter(row, 0, config) * scale)
     return gradient
 
 
 @triton.jit
-def _load_gather(row, mask, block, config: tl.constexpr):
-    """Channels of a block at pointers [ROWS] to channel 0, in the arrangement of gathers, zero where not mask."""
+def _load_gather(row, block, config: tl.constexpr):
+    """Channels of a block at pointers [ROWS] to channel 0, in the arrangement of gathers."""
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
     VECTOR: tl.constexpr = config.ALIGN // BYTES
     channels = block * config.BLOCK + gather_channels(config)
     pointers = tl.max_contiguous(row[None, :, None] + channels, [1, 1, VECTOR])
     pointers = tl.multiple_of(pointers, [1, 1, config.ALIGN])
-    inside = mask[None, :, None]
-    if config.D % config.BLOCK != 0:
-        inside &= channels < config.D
-    return tl.load(pointers, mask=inside, other=0.0)
+    if config.D % config.BLOCK == 0:
+        tile = tl.load(pointers)
+    else:
+        tile = tl.load(pointers, mask=channels < config.D, other=0.0)
+    return tile
 
 
 @triton.jit
-def _load_scatter(row, mask, block, config: tl.constexpr):
+def _load_scatter(row, block, config: tl.constexpr):
     """The same in float32 in the arrangement of reductions."""
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
     # Not more than a reduction takes, or products would move from one arrangement to the other.
-    VECTOR: tl.constexpr = min(4, config.ALIGN // BYTES)
+    VECTOR: tl.constexpr = min(config.REDUCED, config.ALIGN // BYTES)
     channels = block * config.BLOCK + scatter_channels(config)
     pointers = tl.max_contiguous(row[:, None] + channels, [1, VECTOR])
     pointers = tl.multiple_of(pointers, [1, VECTOR * BYTES])
-    inside = mask[:, None]
-    if config.D % config.BLOCK != 0:
-        inside &= channels < config.D
-    return tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+    if config.D % config.BLOCK == 0:
+        tile = tl.load(pointers)
+    else:
+        tile = tl.load(pointers, mask=channels < config.D, other=0.0)
+    return tile.to(tl.float32)
 
 
 @triton.jit
 def _gather_block(gradient, block, config: tl.constexpr):
     if config.HELD:
         return gradient.gather
-    return _load_gather(_pinned_row(gradient, config), gradient.mask, block, config).to(tl.float32)
+    return _load_gather(_pinned_row(gradient, config), block, config).to(tl.float32)
 
 
 @triton.jit
 def _scatter_block(gradient, block, config: tl.constexpr):
     if config.HELD:
         return gradient.scatter
-    return _load_scatter(_pinned_row(gradient, config), gradient.mask, block, config) * gradient.scale
+    return _load_scatter(_pinned_row(gradient, config), block, config) * gradient.scale
 
 
 @triton.jit
@@ -144,8 +150,8 @@ def _pinned_row(gradient, config: tl.constexpr):
 def dot_with_gradient(row, gradient, config: tl.constexpr):
     """<x, g> [ROWS] of the rows x at pointers [ROWS] to channel 0."""
     total = _zero_dots(gradient, row.dtype.element_ty, config)
-    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
-        tile = _load_gather(row, gradient.mask, block, config)
+    for block in range(gradient.blocks):
+        tile = _load_gather(row, block, config)
         total = _lane_dots(tile, _gather_block(gradient, block, config), total, config)
     return tl.sum(total, axis=1)
 
@@ -245,7 +251,7 @@ def corner_dots(samples, level, gradient, config: tl.constexpr):
     right = column * config.ROW
     top_left = _zero_dots(gradient, dtype, config)
     top_right, bottom_left, bottom_right = top_left, top_left, top_left
-    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
+    for block in range(gradient.blocks):
         tile = _gather_block(gradient, block, config)
         top_left = _corner_dot(upper, block, tile, top_left, config)
         top_right = _corner_dot(upper + right, block, tile, top_right, config)
@@ -352,7 +358,7 @@ def scatter(samples, attention, level, gradient, config: tl.constexpr):
     down = line * config.GRAD_ROW
     top = attention * samples.top
     bottom = attention * samples.bottom
-    for block in range((config.D + config.BLOCK - 1) // config.BLOCK):
+    for block in range(gradient.blocks):
         tile = _scatter_block(gradient, block, config)
         base = level.grad_value + block * config.BLOCK
         cells = pin(cell_offset(samples.cell, config.GRAD_ROW * BYTES, config.WIDE), config)
@@ -365,7 +371,7 @@ def scatter(samples, attention, level, gradient, config: tl.constexpr):
 @triton.jit
 def _add_corner(base, cells, block, weight, gradient, config: tl.constexpr):
     """base: pointer to the block in cell 0; cells: `sampling.cell_offset` [ROWS]."""
-    VECTOR: tl.constexpr = min(4, config.D & -config.D)
+    VECTOR: tl.constexpr = min(config.REDUCED, config.D & -config.D)
     BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
     # Extended to 64 bits as a tile, so that 32 bits a row travel to the lanes that add.
     offset = cells[:, None] + (scatter_channels(config) * BYTES).to(cells.dtype)

@@ -69,6 +69,27 @@ class ReferenceSums(NamedTuple):
 
 
 @triton.jit
+def _group(
+    offsets,  # pointers to query 0 of the clip, target and head; the next alike
+    logits,
+    grad_offsets,  # pointers to the first sample of all; the next alike
+    grad_logits,
+    offsets_q,
+    logits_q,
+    samples,  # of a query
+    query,  # [ROWS]
+    item,  # [ROWS], of a contiguous [B, T, Q, H]
+    point,  # [ROWS], the sample that is a row's first
+):
+    """The `Group` of the queries."""
+    first = item * samples + point
+    return Group(
+        offsets + query * offsets_q + 2 * point, logits + query * logits_q + point,
+        grad_offsets + 2 * first, grad_logits + first,
+    )  # fmt: skip
+
+
+@triton.jit
 def _load_anchor(reference, height, width, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
     """reference: pointers [ROWS] to component 0 of the level's reference points."""
     x = tl.load(reference).to(tl.float32) * width - 0.5
@@ -270,7 +291,7 @@ def stda_backward_kernel(
     if FIXED_POINT:
         fixed_scale = tl.load(scale)
     grad_output += clip * grad_output_b + target * grad_output_t + head * config.D + query * grad_output_q
-    gradient = output_gradient(grad_output, mask, fixed_scale, config)
+    gradient = output_gradient(grad_output, fixed_scale, queries, config)
     delta = dot_with_gradient(output + item * config.D, gradient, config)
     log_sum = tl.load(lse + item, mask=mask, other=float("inf")) * LOG2_E
     rows = Rows(mask, tl.where(log_sum == -float("inf"), 0.0, log_sum), delta)
@@ -279,20 +300,17 @@ def stda_backward_kernel(
     other_reference += clip * other_reference_b + target * other_reference_t
     own_samples: tl.constexpr = LEVELS * POINTS
     other_samples = other_frames * (LEVELS * OTHER_POINTS)
-    own = Group(
-        offsets + clip * offsets_b + target * offsets_t + head * offsets_h + query * offsets_q + 2 * point,
-        logits + clip * logits_b + target * logits_t + head * logits_h + query * logits_q + point,
-        grad_offsets + (item * own_samples + point) * 2,
-        grad_logits + item * own_samples + point,
-    )
+    offsets += clip * offsets_b + target * offsets_t + head * offsets_h
+    logits += clip * logits_b + target * logits_t + head * logits_h
+    own = _group(
+        offsets, logits, grad_offsets, grad_logits, offsets_q, logits_q, own_samples, query, item, point
+    )  # fmt: skip
     other_offsets += clip * other_offsets_b + target * other_offsets_t + head * other_offsets_h
     other_logits += clip * other_logits_b + target * other_logits_t + head * other_logits_h
-    others = Group(
-        other_offsets + query * other_offsets_q + 2 * point,
-        other_logits + query * other_logits_q + point,
-        grad_other_offsets + (item * other_samples + point) * 2,
-        grad_other_logits + item * other_samples + point,
-    )
+    others = _group(
+        other_offsets, other_logits, grad_other_offsets, grad_other_logits, other_offsets_q, other_logits_q,
+        other_samples, query, item, point,
+    )  # fmt: skip
     value += clip * value_b + head * value_h + gather_channels(config)
     grad_value += clip * grad_value_b + head * config.D
     frames += target * (1 + other_frames)
@@ -308,10 +326,16 @@ def stda_backward_kernel(
         anchor = _load_anchor(
             reference + row_query * reference_q + level * reference_l, height, width, COMPONENTS, POINTS
         )
+        level_own = own
+        if not config.HELD:  # likewise; where the gradient is held, the few instructions count for more
+            row_item = ((clip * targets + target) * queries + row_query) * heads + head
+            level_own = _group(
+                offsets, logits, grad_offsets, grad_logits, offsets_q, logits_q, own_samples, row_query, row_item, point
+            )
         place = Level(height, width, first + tl.load(frames), grad_first + tl.load(grad_frames))
         sums = _frame_gradients(
-            own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config, COMPONENTS, POINTS, STEP,
-            NEED_OFFSETS, NEED_LOGITS, NEED_REFERENCE,
+            level_own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config,
+            COMPONENTS, POINTS, STEP, NEED_OFFSETS, NEED_LOGITS, NEED_REFERENCE,
         )  # fmt: skip
         if NEED_REFERENCE:
             _write_reference_gradient(
@@ -324,13 +348,20 @@ def stda_backward_kernel(
             other_reference + row_query * other_reference_q + level * other_reference_l,
             height, width, COMPONENTS, OTHER_POINTS,
         )  # fmt: skip
+        level_others = others
+        if not config.HELD:
+            row_item = ((clip * targets + target) * queries + row_query) * heads + head
+            level_others = _group(
+                other_offsets, other_logits, grad_other_offsets, grad_other_logits, other_offsets_q, other_logits_q,
+                other_samples, row_query, row_item, point,
+            )  # fmt: skip
         sums = _zero_sums(ROWS)
         for frame in range(other_frames):
             place = Level(
                 height, width, first + tl.load(frames + 1 + frame), grad_first + tl.load(grad_frames + 1 + frame)
             )
             sums = _frame_gradients(
-                others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, gradient, config,
+                level_others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, gradient, config,
                 COMPONENTS, OTHER_POINTS, STEP, NEED_OTHER_OFFSETS, NEED_OTHER_LOGITS, NEED_OTHER_REFERENCE,
             )  # fmt: skip
         if NEED_OTHER_REFERENCE:

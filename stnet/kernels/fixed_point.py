@@ -6,9 +6,9 @@ which no sum can overflow, whatever is added where, given a bound on the sum of 
 is the number of queries times the largest |output gradient|, since the weights of a query add up to at most one: with
 32,640 queries a term is resolved to 2^-47 of that gradient, finer than float32 resolves any sum.
 
-32 bits, which would take the room of a float32 buffer, are too few for that bound: a term would be resolved to 2^-15 of
-the largest gradient, although a cell usually sums a few weights, not those of all queries. A bound for every cell would
-need a pass of its own over all samples.
+32 bits are too few for that bound: a term would be resolved to 2^-15 of the largest gradient, although a cell usually
+sums a few weights, not those of all queries. A bound for every cell would need a pass of its own over all samples. So
+that 64 bits take no more room than a float32 buffer, at most half of the heads are summed at a time (`head_passes`).
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,12 @@ class FixedPoint:
         scale = torch.ldexp(torch.ones_like(bound), exponent).float()
         return cls(torch.where(bound.isfinite(), scale, torch.nan))
 
-    def to_float(self, sums: Tensor, dtype: torch.dtype) -> Tensor:
-        """int64 sums as floating-point numbers; NaN throughout where the bound was not finite."""
-        return sums.float().mul_(1.0 / self.scale).to(dtype)
+    def write(self, sums: Tensor, out: Tensor) -> None:
+        """Write int64 sums as floating-point numbers, on a GPU without a copy; NaN where the bound was not finite."""
+        torch.mul(sums, 1.0 / self.scale, out=out)
+
+
+def head_passes(heads: int) -> list[range]:
+    """The heads in equal passes of at most half of them; a single head is one pass, its sums twice a float32 buffer."""
+    count = next(n for n in range(max(1, heads // 2), 0, -1) if heads % n == 0)
+    return [range(first, first + count) for first in range(0, heads, count)]

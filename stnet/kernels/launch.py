@@ -246,6 +246,11 @@ def has_packed_arithmetic(arch: str) -> bool:
     return is_nvidia(arch) and int(arch.removeprefix("sm_")) >= 80
 
 
+def has_vector_reductions(arch: str) -> bool:
+    """Whether one reduction adds up to four float32 in global memory: NVIDIA from sm_90 on."""
+    return is_nvidia(arch) and int(arch.removeprefix("sm_")) >= 90
+
+
 @dataclass(frozen=True, kw_only=True)
 class KernelCall:
     """One launch of a `triton.jit` function, as data.

@@ -59,8 +59,9 @@ def spatial_temporal_deform_attn(
         other_reference_points: reference points for the other frames; by default `reference_points`.
         backend: "triton" (GPU), "cpu" (Numba), "reference" (PyTorch), or "auto": the fastest that can run here.
         deterministic: whether gradients have the same bits in every run; by default as
-            `torch.use_deterministic_algorithms` says. On a GPU the value gradient then takes a buffer of 8 bytes a
-            number, twice as much as otherwise.
+            `torch.use_deterministic_algorithms` says. On a GPU the backward pass then takes two launches instead of
+            one, so that its sums, of 8 bytes a number, need no more memory than otherwise (with one head: twice as
+            much), and gradients of reference points are collected in a slice for each head.
 
     Returns:
         `[B, T, Q, H * D]` in the dtype of value.

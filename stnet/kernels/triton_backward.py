@@ -1,12 +1,13 @@
 """Gradients of both operators by Triton: what `registration.py` calls, and the launches as data.
 
 The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
-gradients 64-bit fixed point (`fixed_point.py`), twice as large. Gradients of offsets, logits, locations and weights
-have one writer each. Those of reference points are summed over heads: by float32 reductions, or for deterministic
-gradients from one slice a head.
+gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. Gradients of offsets,
+logits, locations and weights have one writer each. Those of reference points are summed over heads: by float32
+reductions, or for deterministic gradients from one slice a head.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from stnet.kernels.backward_msda import msda_backward_kernel
 from stnet.kernels.backward_samples import Config
 from stnet.kernels.backward_stda import stda_backward_kernel
-from stnet.kernels.fixed_point import FixedPoint
+from stnet.kernels.fixed_point import FixedPoint, head_passes
 from stnet.kernels.launch import (
     Candidate,
     KernelCall,
@@ -22,6 +23,7 @@ from stnet.kernels.launch import (
     architecture,
     choose,
     frame_offsets,
+    has_vector_reductions,
     is_nvidia,
     level_tables,
     packed,
@@ -67,26 +69,27 @@ def stda_backward(
     if shared:
         other_reference_points, needs = reference_points, (*needs[:6], needs[1])
     inputs = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    gradients = [_buffer(x, x.dtype) if need else None for x, need in zip(inputs, needs, strict=True)]
     if output.numel() == 0:
-        return tuple(None if x is None else x.zero_() for x in gradients)
-    fixed = None
-    if needs[0]:
-        if deterministic:
-            fixed = FixedPoint.for_bound(grad_output.abs().amax(), math.prod(offsets.shape[1:3]))
-        gradients[0] = _sums(value, fixed)
+        return _zeros(inputs, needs)
+    gradients = [None, *_buffers(inputs[1:], needs[1:])]
     for i in (1, 6):
         if needs[i]:
             gradients[i] = _reference_sums(inputs[i], offsets.shape[3] if deterministic else None)
 
     arch = architecture(value.device)
     candidate = choose("stda_backward", arch, value.dtype, value.shape[4], offsets.shape[2])
-    stda_backward_call(
-        grad_output, spatial_shapes, inputs, frame_table, output, lse, gradients, fixed, deterministic, candidate, arch
-    ).launch()
+    fixed = None
+    if needs[0] and deterministic:
+        fixed = FixedPoint.for_bound(_largest(grad_output), math.prod(offsets.shape[1:3]))
 
-    if needs[0]:
-        gradients[0] = _rounded(gradients[0], fixed, value.dtype)
+    def call(sums: Tensor | None, heads: range) -> KernelCall:
+        outputs = [sums, *gradients[1:]]
+        return stda_backward_call(
+            grad_output, spatial_shapes, inputs, frame_table, output, lse, outputs, fixed, deterministic, heads,
+            candidate, arch,
+        )  # fmt: skip
+
+    gradients[0] = _value_gradient(call, value, needs[0], fixed)
     for i in (1, 6):
         if needs[i]:
             total = gradients[i].sum(dim=3) if deterministic else gradients[i]
@@ -117,38 +120,63 @@ def msda_backward(
         Contiguous gradients in the order of `needs`, None where not asked for, in the dtypes of the inputs.
     """
     inputs = (value, sampling_locations, attention_weights)
-    gradients = [_buffer(x, x.dtype) if need else None for x, need in zip(inputs, needs, strict=True)]
     if grad_output.numel() == 0 or attention_weights.numel() == 0:
-        return tuple(None if x is None else x.zero_() for x in gradients)
-    fixed = None
-    if needs[0]:
-        if deterministic:
-            samples = attention_weights.shape[1] * math.prod(attention_weights.shape[3:])
-            largest = grad_output.abs().amax().double() * attention_weights.abs().amax()
-            fixed = FixedPoint.for_bound(largest, samples)
-        gradients[0] = _sums(value, fixed)
-
+        return _zeros(inputs, needs)
+    gradients = [None, *_buffers(inputs[1:], needs[1:])]
     arch = architecture(value.device)
     candidate = choose("msda_backward", arch, value.dtype, value.shape[3], attention_weights.shape[1])
-    msda_backward_call(
-        grad_output, spatial_shapes, level_start_index, inputs, gradients, fixed, candidate, arch
-    ).launch()
-    if needs[0]:
-        gradients[0] = _rounded(gradients[0], fixed, value.dtype)
+    fixed = None
+    if needs[0] and deterministic:
+        samples = attention_weights.shape[1] * math.prod(attention_weights.shape[3:])
+        fixed = FixedPoint.for_bound(_largest(grad_output).double() * _largest(attention_weights), samples)
+
+    def call(sums: Tensor | None, heads: range) -> KernelCall:
+        outputs = [sums, *gradients[1:]]
+        return msda_backward_call(
+            grad_output, spatial_shapes, level_start_index, inputs, outputs, fixed, heads, candidate, arch
+        )
+
+    gradients[0] = _value_gradient(call, value, needs[0], fixed)
     return tuple(gradients)
+
+
+def _value_gradient(
+    call: Callable[[Tensor | None, range], KernelCall], value: Tensor, need: bool, fixed: FixedPoint | None
+) -> Tensor | None:
+    """Launch `call` (of the sums of the value gradient, and the heads to treat) for all heads; the value gradient."""
+    heads = value.shape[-2]
+    if not need:
+        call(None, range(heads)).launch()
+        return None
+    if fixed is None:
+        sums = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+        call(sums, range(heads)).launch()
+        return sums.to(value.dtype)
+    passes = head_passes(heads)
+    shape = (*value.shape[:-2], len(passes[0]), value.shape[-1])
+    sums = torch.empty(shape, dtype=torch.int64, device=value.device)
+    gradient = _buffer(value, value.dtype)
+    for part in passes:
+        call(sums.zero_(), part).launch()
+        fixed.write(sums, gradient[..., part.start : part.stop, :])
+    return gradient
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute value, NaN where there is one, without a copy."""
+    return torch.linalg.vector_norm(x, math.inf)
+
+
+def _buffers(inputs: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor | None]:
+    return [_buffer(x, x.dtype) if need else None for x, need in zip(inputs, needs, strict=True)]
+
+
+def _zeros(inputs: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if x is None else x.zero_() for x in _buffers(inputs, needs))
 
 
 def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(like.shape, dtype=dtype, device=like.device)
-
-
-def _sums(value: Tensor, fixed: FixedPoint | None) -> Tensor:
-    """Zeros to collect the value gradient in."""
-    return _buffer(value, torch.float32 if fixed is None else torch.int64).zero_()
-
-
-def _rounded(sums: Tensor, fixed: FixedPoint | None, dtype: torch.dtype) -> Tensor:
-    return sums.to(dtype) if fixed is None else fixed.to_float(sums, dtype)
 
 
 def _reference_sums(reference: Tensor, heads: int | None) -> Tensor:
@@ -169,40 +197,54 @@ def stda_backward_call(
     gradients: list[Tensor | None],
     fixed: FixedPoint | None,
     deterministic: bool,
+    part: range,
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """The launch behind `stda_backward`: inputs and gradients in the order of its `needs`."""
+    """A launch behind `stda_backward`: inputs and gradients in the order of its `needs`.
+
+    Args:
+        gradients: to write to, that of value with the heads of `part` alone.
+        part: heads to treat; tensors of all heads are passed from the first of them on.
+    """
     value, reference, offsets, logits, other_offsets, other_logits, other_reference = inputs
+    heads, width = value.shape[3:]
     value, grad_output = packed(value, 1), packed(grad_output, 1)
     offsets, other_offsets = packed(offsets, 3), packed(other_offsets, 4)
     logits, other_logits = packed(logits, 2), packed(other_logits, 3)
     reference, other_reference = packed(reference, 1), packed(other_reference, 1)
-    clips, targets, queries, heads, levels, points = logits.shape
+    clips, targets, queries, _, levels, points = logits.shape
     other_frames, other_points = other_logits.shape[4], other_logits.shape[6]
+    grad_row = len(part) * width
     shapes, starts = level_tables(spatial_shapes, value.device)
     names = (
         "grad_value", "grad_reference", "grad_offsets", "grad_logits",
         "grad_other_offsets", "grad_other_logits", "grad_other_reference",
     )  # fmt: skip
     needed = dict(zip(names, gradients, strict=True))
+    written = {
+        name: lse if gradient is None
+        else gradient if name == "grad_value" or ("reference" in name and not deterministic)
+        else _from_head(gradient, 3, part.start)
+        for name, gradient in needed.items()
+    }  # fmt: skip
     arguments = {
-        "grad_output": grad_output,
-        "value": value,
+        "grad_output": _from_head(grad_output, 3, part.start * width),
+        "value": _from_head(value, 3, part.start),
         "reference": reference,
         "other_reference": other_reference,
-        "offsets": offsets,
-        "logits": logits,
-        "other_offsets": other_offsets,
-        "other_logits": other_logits,
-        "output": output.contiguous(),
-        "lse": lse.contiguous(),
+        "offsets": _from_head(offsets, 3, part.start),
+        "logits": _from_head(logits, 3, part.start),
+        "other_offsets": _from_head(other_offsets, 3, part.start),
+        "other_logits": _from_head(other_logits, 3, part.start),
+        "output": _from_head(output.contiguous(), 3, part.start * width),
+        "lse": _from_head(lse.contiguous(), 3, part.start),
         "shapes": shapes,
         "starts": starts,
         "frames": frame_offsets(frame_table, value.stride(1), value.device),
-        "grad_frames": frame_offsets(frame_table, math.prod(value.shape[2:]), value.device),
+        "grad_frames": frame_offsets(frame_table, value.shape[2] * grad_row, value.device),
         "scale": lse if fixed is None else fixed.scale,
-        **{name: lse if gradient is None else gradient for name, gradient in needed.items()},
+        **written,
         "queries": queries,
         "targets": targets,
         "heads": heads,
@@ -215,10 +257,13 @@ def stda_backward_call(
         **strides("logits", logits, (0, 1, 2, 3), "btqh"),
         **strides("other_offsets", other_offsets, (0, 1, 2, 3), "btqh"),
         **strides("other_logits", other_logits, (0, 1, 2, 3), "btqh"),
-        "grad_value_b": math.prod(value.shape[1:]),
+        "grad_value_b": math.prod(value.shape[1:3]) * grad_row,
     }
     thin = min(map(min, spatial_shapes)) == 1
-    config = _config(value, 2, (0, 1, 2, 3), grad_output, gradients[0] is not None, thin, candidate, arch)
+    config = _config(
+        arguments["value"], 2, (0, 1, 2, 3), arguments["grad_output"], grad_row, gradients[0] is not None, thin,
+        candidate, arch,
+    )  # fmt: skip
     block, step = _tile(math.gcd(points, other_points), candidate, arch)
     constants = {
         "config": config,
@@ -233,7 +278,7 @@ def stda_backward_call(
         **{name.upper().replace("GRAD", "NEED"): gradient is not None for name, gradient in list(needed.items())[1:]},
     }
     arguments = {name: arguments[name] for name in stda_backward_kernel.arg_names if name in arguments}
-    grid = (-(-queries // block) * targets * clips, heads, 1)
+    grid = (-(-queries // block) * targets * clips, len(part), 1)
     return KernelCall(
         kernel=stda_backward_kernel,
         grid=grid,
@@ -250,26 +295,29 @@ def msda_backward_call(
     inputs: tuple[Tensor, ...],
     gradients: list[Tensor | None],
     fixed: FixedPoint | None,
+    part: range,
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """The launch behind `msda_backward`: inputs and gradients in the order of its `needs`."""
+    """A launch behind `msda_backward`: inputs and gradients in the order of its `needs`, `part` as in the other."""
     value, locations, weights = packed(inputs[0], 1), packed(inputs[1], 3), packed(inputs[2], 2)
     grad_output = packed(grad_output, 1)
     batch, queries, heads, levels, points = weights.shape
+    width = value.shape[3]
+    grad_row = len(part) * width
     unused = next(gradient for gradient in gradients if gradient is not None)
     grad_value, grad_locations, grad_weights = (unused if x is None else x for x in gradients)
     arguments = {
-        "grad_output": grad_output,
-        "value": value,
-        "locations": locations,
-        "weights": weights,
+        "grad_output": _from_head(grad_output, 2, part.start * width),
+        "value": _from_head(value, 2, part.start),
+        "locations": _from_head(locations, 2, part.start),
+        "weights": _from_head(weights, 2, part.start),
         "shapes": spatial_shapes.contiguous(),
         "starts": level_start_index.contiguous(),
         "scale": unused if fixed is None else fixed.scale,
         "grad_value": grad_value,
-        "grad_locations": grad_locations,
-        "grad_weights": grad_weights,
+        "grad_locations": grad_locations if gradients[1] is None else _from_head(grad_locations, 2, part.start),
+        "grad_weights": grad_weights if gradients[2] is None else _from_head(grad_weights, 2, part.start),
         "queries": queries,
         "heads": heads,
         "levels": levels,
@@ -277,9 +325,12 @@ def msda_backward_call(
         **strides("value", value, (0, 2), "bh"),
         **strides("locations", locations, (0, 1, 2), "bqh"),
         **strides("weights", weights, (0, 1, 2), "bqh"),
-        "grad_value_b": math.prod(value.shape[1:]),
+        "grad_value_b": value.shape[1] * grad_row,
     }
-    config = _config(value, 1, (0, 1, 2), grad_output, gradients[0] is not None, True, candidate, arch)
+    config = _config(
+        arguments["value"], 1, (0, 1, 2), arguments["grad_output"], grad_row, gradients[0] is not None, True,
+        candidate, arch,
+    )  # fmt: skip
     block, step = _tile(points, candidate, arch)
     constants = {
         "config": config,
@@ -290,7 +341,7 @@ def msda_backward_call(
         "NEED_LOCATIONS": gradients[1] is not None,
         "NEED_WEIGHTS": gradients[2] is not None,
     }
-    grid = (-(-queries // block) * batch, heads, 1)
+    grid = (-(-queries // block) * batch, len(part), 1)
     return KernelCall(
         kernel=msda_backward_kernel,
         grid=grid,
@@ -300,20 +351,32 @@ def msda_backward_call(
     )
 
 
+def _from_head(tensor: Tensor, dim: int, first: int) -> Tensor:
+    """The tensor from index `first` of a dimension on."""
+    return tensor if first == 0 else tensor.narrow(dim, first, tensor.shape[dim] - first)
+
+
 def _config(
     value: Tensor,
     cell_dim: int,
     dims: tuple[int, ...],
     grad_output: Tensor,
+    grad_row: int,
     need_value: bool,
     thin: bool,
     candidate: Candidate,
     arch: str,
 ) -> Config:
-    """How values [..., S, H, D] and their gradient are read; `dims` are all dimensions but the channels."""
+    """How values [..., S, H, D] and their gradient are read.
+
+    Args:
+        cell_dim: dimension S of value.
+        dims: all of its dimensions but the channels.
+        grad_row: elements from cell to cell of its gradient.
+    """
     element, width = value.element_size(), value.shape[-1]
     block = min(padded_head_dim(width), candidate.block_channels)
-    row, grad_row = value.stride(cell_dim), math.prod(value.shape[-2:])
+    row = value.stride(cell_dim)
     output_bytes = width * element  # outputs are contiguous
     return Config(
         D=width,
@@ -324,6 +387,7 @@ def _config(
         ROW=row,
         GRAD_ROW=grad_row,
         VECTOR=alignment(value, dims) // element,
+        REDUCED=4 if has_vector_reductions(arch) else 1,
         THIN=thin,
         WIDE=value.shape[cell_dim] * max(row, grad_row) * 8 >= 2**32,
         PTX=is_nvidia(arch),
@@ -360,7 +424,7 @@ def example_calls(
         gradients = [_buffer(value, torch.float32), *(_buffer(x, x.dtype) for x in inputs[1:])]
         levels = level_tables(p.spatial_shapes, value.device)
         grad_output = empty(p.clips, p.queries, p.heads * head_dim)
-        return [msda_backward_call(grad_output, *levels, inputs, gradients, None, candidate, arch)]
+        return [msda_backward_call(grad_output, *levels, inputs, gradients, None, range(p.heads), candidate, arch)]
 
     value = empty(p.clips, p.source_frames, p.heads, p.positions, head_dim).transpose(2, 3)
     reference = empty(*query, p.levels, p.components, dtype=torch.float32)
@@ -379,6 +443,7 @@ def example_calls(
     output = empty(*query, p.heads * head_dim)
     lse = empty(*query, p.heads, dtype=torch.float32)
     call = stda_backward_call(
-        output, p.spatial_shapes, inputs, p.frame_table, output, lse, gradients, None, False, candidate, arch
-    )
+        output, p.spatial_shapes, inputs, p.frame_table, output, lse, gradients, None, False, range(p.heads),
+        candidate, arch,
+    )  # fmt: skip
     return [call]

@@ -82,11 +82,13 @@ def backward(arch: str, dtype: torch.dtype, deterministic: bool, sizes: dict) ->
     gradients[1], gradients[6] = (torch.zeros(inputs[i].shape) for i in (1, 6))
     call = triton_backward.stda_backward_call(
         weight, problem.spatial_shapes, inputs, problem.frame_table, output.detach().to(dtype),
-        logits.logsumexp(-1).float().contiguous(), gradients, fixed, False, Candidate(block_queries=16), arch,
+        logits.logsumexp(-1).float().contiguous(), gradients, fixed, False, range(problem.heads),
+        Candidate(block_queries=16), arch,
     )  # fmt: skip
     program = simulate(call, arch)
     if deterministic:
-        gradients[0] = fixed.to_float(gradients[0], torch.float32)
+        sums, gradients[0] = gradients[0], torch.empty(inputs[0].shape)
+        fixed.write(sums, gradients[0])
     pairs = zip(STDA_TENSORS, gradients, expected, strict=True)
     return {name: relative_error(computed, exact) for name, computed, exact in pairs}, program
 

@@ -1,5 +1,6 @@
 """The launch table, its lookup, and kernel calls as data."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.compile_report.cases import DTYPES, LAYERS, layers_of
 from stnet.errors import ConfigError
 from stnet.kernels.launch import (
     ARCHITECTURES,
@@ -18,6 +20,7 @@ from stnet.kernels.launch import (
     Candidate,
     Row,
     alignment,
+    calls,
     candidates,
     choose,
     forced,
@@ -51,8 +54,23 @@ def test_shipped_table_has_several_candidates_for_everything(kernel, arch):
             for queries in (1, 300, 5440):
                 found = candidates(kernel, arch, dtype, head_dim, queries)
                 assert len(set(found)) == len(found)
-                assert len(found) >= 2 or (kernel.endswith("backward") and head_dim > 32)
+                assert len(found) >= 2
                 assert choose(kernel, arch, dtype, head_dim, queries) == found[0]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+def test_shipped_candidates_of_a_key_are_different_kernels(kernel, arch):
+    """On the published layers: a tile may be raised, a block cut to a head, an arithmetic replaced."""
+    pytest.importorskip("triton")
+    for layer, dtype, head_dim in itertools.product(layers_of(kernel), DTYPES, (8, 16, 32, 64, 128, 256)):
+        dtype = getattr(torch, dtype)
+        found = candidates(kernel, arch, dtype, head_dim, LAYERS[layer].queries)
+        compiled = [
+            tuple((call.kernel, tuple(call.constants.items()), tuple(call.options.items())) for call in made)
+            for made in (calls(kernel, candidate, dtype, head_dim, LAYERS[layer], arch) for candidate in found)
+        ]
+        assert len(set(compiled)) == len(found), (layer, dtype, head_dim)
 
 
 def test_shipped_defaults_of_the_forward_keep_four_lanes_on_a_row():
