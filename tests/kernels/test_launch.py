@@ -255,8 +255,6 @@ for name, layer in layers.items():
             [(source, options)] = ast_sources(kernel, candidate, dtype, head_dim, layer, arch)
             print(name, dtype, head_dim, stack(triton.compile(source, target=target, options=options)), flush=True)
 """
-# Backward, wide heads where reductions are scalar: some pointers are spilled outside the loops over samples.
-WIDE_SPILLS = 64  # bytes a thread
 
 
 @pytest.mark.slow
@@ -272,6 +270,4 @@ def test_no_default_spills(kernel, arch):
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 18 * {"stda_forward": 2, "stda_backward": 3}.get(kernel, 1)
-    for layer, dtype, head_dim, stack in rows:
-        scalar_and_wide = kernel.endswith("backward") and arch in ("sm_80", "sm_86", "sm_89") and int(head_dim) > 32
-        assert int(stack) <= (WIDE_SPILLS if scalar_and_wide else 0), (layer, dtype, head_dim)
+    assert [row for row in rows if row[-1] != "0"] == []
