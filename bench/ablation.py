@@ -7,7 +7,8 @@ Every variant is a training of its own, started from the `improved` recipe with 
 recipe with one switch on. The published recipe keeps the published losses, augmentation and optimizer settings, has
 auxiliary losses and trains everything; its learning rate is tuned: three are tried, and the best one counts. What
 depends on size and machine (architecture, batch, precision, learning rate, strength of the weight average, length of
-the warm-up) comes from a preset and is the same for all.
+the warm-up) comes from a preset and is the same for all. So is the suppression of duplicates; every variant is scored
+without it as well.
 
 The result file grows by one variant at a time. Started again, the command goes on where it was stopped, within a
 variant too. With `--jobs` several variants train side by side, each with its share of the processor: what else the
@@ -38,6 +39,7 @@ PRESETS = ("tiny", "improved")
 # Settings of the recipe that are switched, by the name of the switch. Off: as published.
 FROM_IMPROVED = {
     "augmentation": "augmentation",
+    "Muon": "optimizer",
     "quality scores": "class_loss",
     "repeated matching": "auxiliary_repeats",
 }
@@ -149,7 +151,13 @@ def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str,
     if status:
         print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
         return None
-    return {"settings": changes, **_outcome(folder)}
+    plain = RunFolder(folder.path / "with_duplicates")
+    if not plain.evaluation_file.exists():
+        status = _train(_scoring(options, folder, plain), options.jobs, folder.path.with_suffix(".log"))
+    if status:
+        print(f"{name}: the evaluation ended with status {status}; the same command tries again", file=sys.stderr)
+        return None
+    return {"settings": changes, **_outcome(folder, plain)}
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
@@ -193,6 +201,13 @@ def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: Ru
     return command
 
 
+def _scoring(options: argparse.Namespace, folder: RunFolder, output: RunFolder) -> list[str]:
+    """The command that scores a finished run with all its duplicates."""
+    command = [sys.executable, str(ROOT / "train.py"), "--data", str(options.data.resolve())]
+    command += ["--evaluate", str(folder.last_file.resolve()), "--duplicate-iou", "1"]
+    return [*command, "--output", str(output.path.resolve()), "--device", options.device]
+
+
 def _train(command: list[str], jobs: int, log: Path) -> int:
     """Runs a training, alone on the terminal or with its share of the processor and its output in a file."""
     if jobs == 1:
@@ -206,15 +221,17 @@ def _train(command: list[str], jobs: int, log: Path) -> int:
         ).returncode
 
 
-def _outcome(folder: RunFolder) -> dict[str, Any]:
-    """What a finished run reached."""
+def _outcome(folder: RunFolder, plain: RunFolder) -> dict[str, Any]:
+    """What a finished run reached, and what it reaches with all its duplicates."""
     report = json.loads(folder.evaluation_file.read_text())
+    duplicates = json.loads(plain.evaluation_file.read_text())["agnostic"]["ap50"]
     rows = folder.rows(folder.metrics_file)
     return {
         "steps": report["step"],
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         **report["overall"],
         **{f"agnostic_{name}": value for name, value in report["agnostic"].items()},
+        "agnostic_ap50_with_duplicates": duplicates,
         "recall_at_half": report["lesions_in_frames"]["recall_at"]["0.5"],
         "video_auc": report["videos"]["auc"],
     }

@@ -13,6 +13,7 @@ COLUMNS = (
     ("AP", "ap"),
     ("AP50", "ap50"),
     ("class-agnostic AP50", "agnostic_ap50"),
+    ("the same, duplicates kept", "agnostic_ap50_with_duplicates"),
     ("recall at 0.5 false positives per frame", "recall_at_half"),
 )
 

@@ -87,15 +87,21 @@ def _predict_video(
             # One copy a batch, instead of several a frame.
             logits, boxes = out.logits.float().cpu(), out.boxes.float().cpu()
             yield {
-                clip.frames[target]: _select(logits[row, target], boxes[row, target], video.frames[clip.frames[target]])
+                clip.frames[target]: _select(
+                    logits[row, target],
+                    boxes[row, target],
+                    video.frames[clip.frames[target]],
+                    model.config.duplicate_iou,
+                )
                 for row, clip in enumerate(batch)
                 for target in clip.targets
                 if video.frames[clip.frames[target]].annotated
             }
 
 
-def _select(logits: Tensor, boxes: Tensor, frame: Frame) -> Detections:
-    return select_detections(logits[None], boxes[None], frame.height, frame.width)[0]
+def _select(logits: Tensor, boxes: Tensor, frame: Frame, duplicate_iou: float) -> Detections:
+    found = select_detections(logits[None], boxes[None], frame.height, frame.width, duplicate_iou=duplicate_iou)
+    return found[0]
 
 
 def _score(video: Video, position: int, detections: Detections) -> ScoredFrame:

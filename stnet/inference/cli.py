@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="draw and list in the CSV detections from this score on, 0 to 1 (default: %(default)s)",
     )
+    add(
+        "--duplicate-iou",
+        type=float,
+        metavar="IOU",
+        help="drop detections that overlap a better one by more than this; 1: none (default: the model's setting)",
+    )
     add("--overwrite", action="store_true", help="replace the results of a former run")
     add("--no-video", action="store_true", help="write no annotated video")
     add(
@@ -154,6 +160,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         dtype=arguments.dtype,
         targets=arguments.targets,
         batch=arguments.batch,
+        duplicate_iou=arguments.duplicate_iou,
         options=EngineOptions(compile=arguments.compile),
         profile=arguments.profile,
     )

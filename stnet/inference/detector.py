@@ -49,6 +49,8 @@ class VideoDetector:
         targets: frames predicted per clip (1 to the frames of a clip): 3 is encoder feature shuffle, 1 the
             single-frame mode, slower by a factor of about three.
         batch: clips per batch; default: 8 on a GPU, 1 on a CPU. Halves when memory does not suffice.
+        duplicate_iou: drop detections that overlap a better one by more than this IoU (1: none); default: the model's
+            setting.
         options: finer execution options; `device` and `dtype` given here are ignored.
         profile: measure the time per stage (`timer.seconds`); slows a GPU down.
 
@@ -63,6 +65,7 @@ class VideoDetector:
         dtype: str | None = None,
         targets: int = 3,
         batch: int | None = None,
+        duplicate_iou: float | None = None,
         options: EngineOptions | None = None,
         profile: bool = False,
     ) -> None:
@@ -73,6 +76,8 @@ class VideoDetector:
         detector = model if isinstance(model, Detector) else load(model)
         self.engine = Engine(detector, options, targets, self.timer)
         self.config = detector.config
+        if duplicate_iou is not None:
+            self.config = dataclasses.replace(self.config, duplicate_iou=duplicate_iou)
         batch = BATCH[self.engine.device.type] if batch is None else batch
         if batch < 1:
             raise ConfigError(f"batch {batch}; at least one clip has to run at once")
@@ -147,7 +152,14 @@ class VideoDetector:
     def _select(self, output: ClipOutput) -> list[Detections]:
         output.wait()
         task = output.task
-        return select_detections(output.logits, output.boxes, task.height, task.width, TOP_DETECTIONS)
+        return select_detections(
+            output.logits,
+            output.boxes,
+            task.height,
+            task.width,
+            TOP_DETECTIONS,
+            duplicate_iou=self.config.duplicate_iou,
+        )
 
 
 def _report(end: VideoEnd) -> None:

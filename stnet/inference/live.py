@@ -141,7 +141,9 @@ class LiveDetector:
         levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
         logits, boxes = self._detector.engine.detect(levels, targets=1)
         height, width = arrival.frame.image.shape[:2]
-        detections = select_detections(logits[0], boxes[0], height, width, TOP_DETECTIONS)[0]
+        (detections,) = select_detections(
+            logits[0], boxes[0], height, width, TOP_DETECTIONS, duplicate_iou=self._detector.config.duplicate_iou
+        )
         detections = Detections(detections.boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
         latency = time.perf_counter() - arrival.at
         self._latencies.append(latency)

@@ -39,6 +39,7 @@ class ModelConfig:
     class_names: tuple[str, ...] = ("benign", "malignant")  # category ids 1, 2, ...
     image_size: int = 512  # short side of the frames at test time, in pixels
     max_image_size: int = 1333  # longest side at test time, in pixels
+    duplicate_iou: float = 1.0  # a detection that overlaps a better one by more is dropped; 1: none is, as published
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -57,6 +58,10 @@ class ModelConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model configuration: dropout is {self.dropout!r}; it must lie in [0, 1)")
+        if not 0.0 < self.duplicate_iou <= 1.0:
+            raise ConfigError(
+                f"model configuration: duplicate_iou is {self.duplicate_iou!r}; it must be above 0 and at most 1"
+            )
         if self.frames > 64:
             raise ConfigError(f"model configuration: frames is {self.frames}; at most 64 are supported")
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
@@ -150,5 +155,6 @@ PRESETS = {
         decoder_other_points=2,
         image_size=128,
         max_image_size=320,
+        duplicate_iou=0.5,
     ),
 }

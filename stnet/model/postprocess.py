@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,25 @@ class Detections:
 
 
 def select_detections(
-    logits: Tensor, boxes: Tensor, height: int, width: int, top: int = 100, keep_class0: bool = False
+    logits: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    top: int = 100,
+    keep_class0: bool = False,
+    duplicate_iou: float = 1.0,
 ) -> list[Detections]:
     """The `top` best (query, class) pairs of each target frame.
+
+    A query's classes share its box, so duplicates are told by queries: with `duplicate_iou` below 1, queries whose
+    box overlaps that of a query with a better best score by more than this IoU are left out, with all their classes.
 
     Args:
         logits: [T, Q, classes].
         boxes: [T, Q, 4] cx cy w h in [0, 1].
         height, width: of the original frame in pixels.
         keep_class0: keep the class that no annotation uses, as the published code does.
+        duplicate_iou: above 0; 1 keeps all, as the published code does.
 
     Returns:
         One `Detections` per target frame, on the device of the logits.
@@ -38,10 +49,23 @@ def select_detections(
     first_class = 0 if keep_class0 else 1
     scores = scores[..., first_class:]
     classes = scores.shape[-1]
-    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
-    labels = index % classes + first_class
     centre, size = boxes.float().split(2, dim=-1)
     corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    if duplicate_iou < 1:
+        scores = scores.masked_fill(_duplicates(corners, scores.amax(-1), duplicate_iou).unsqueeze(-1), -1.0)
+    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
+    labels = index % classes + first_class
     corners = corners.gather(1, (index // classes).unsqueeze(-1).expand(-1, -1, 4))
     corners = corners * corners.new_tensor([width, height, width, height])
-    return [Detections(*frame) for frame in zip(corners, scores, labels, strict=True)]
+    found = [Detections(*frame) for frame in zip(corners, scores, labels, strict=True)]
+    return [frame.above(0.0) for frame in found] if duplicate_iou < 1 else found
+
+
+def _duplicates(corners: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Which queries `[T, Q]` overlap a better one of their frame, that is kept, by more than `iou`."""
+    frames, queries = scores.shape
+    frame = torch.arange(frames, device=scores.device).repeat_interleave(queries)
+    kept = batched_nms(corners.flatten(0, 1), scores.flatten(), frame, iou)
+    dropped = torch.ones(frames * queries, dtype=torch.bool, device=scores.device)
+    dropped[kept] = False
+    return dropped.view(frames, queries)

@@ -81,6 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="all: every annotated frame; published: the centre frames of STNet's own script (default %(default)s)",
     )
 
+    evaluation.add_argument(
+        "--duplicate-iou",
+        type=float,
+        metavar="IOU",
+        help="drop detections that overlap a better one by more than this; 1: none (default: the checkpoint's setting)",
+    )
+
     recipe = parser.add_argument_group("recipe", "defaults come from the preset")
     recipe.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="recipe (default %(default)s)")
     recipe.add_argument(
@@ -127,6 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
+    if options.duplicate_iou is not None:
+        raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
     if options.output is None:
         raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
     folder = RunFolder(options.output)
@@ -162,6 +171,8 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
+    if options.duplicate_iou is not None:
+        model.config = dataclasses.replace(model.config, duplicate_iou=options.duplicate_iou)
     index = _load(options, options.split, model.config.class_names, reporter)
     predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
     result = validate(model, index, predict, settings.score_threshold, world, reporter)

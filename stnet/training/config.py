@@ -14,6 +14,7 @@ from stnet.training.criterion import CLASS_LOSSES
 
 AUGMENTATIONS = ("none", "paper", "improved")
 PRECISIONS = ("float32", "bfloat16", "float16")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("step", "cosine")
 BEST_METRICS = ("ap", "ap50", "ap75", "agnostic_ap", "agnostic_ap50", "agnostic_ap75")
 FREEZABLE = ("backbone", "encoder", "decoder", "heads")
@@ -39,10 +40,11 @@ class TrainConfig:
     augmentation: str = setting("paper", "augmentation of training clips", AUGMENTATIONS)
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 
+    optimizer: str = setting("adamw", "muon: weight matrices by Muon, the rest by AdamW", OPTIMIZERS)
     learning_rate: float = setting(5e-5, "learning rate of all but the backbone")
     backbone_learning_rate: float = setting(2e-5, "learning rate of the backbone")
     offsets_factor: float = setting(0.1, "learning rate factor of sampling offsets and reference points")
-    weight_decay: float = setting(1e-4, "weight decay of AdamW")
+    weight_decay: float = setting(1e-4, "decoupled weight decay")
     clip_norm: float = setting(0.1, "gradients are scaled down to this norm; 0: never")
     schedule: str = setting("step", "step: tenfold drop; cosine: half a period to one hundredth", SCHEDULES)
     drop_at: float = setting(0.8, "where the step schedule drops, as a share of the training")
@@ -160,8 +162,10 @@ def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
 
 def _improved() -> TrainConfig:
     return TrainConfig(
+        model=ModelConfig(duplicate_iou=0.5),  # several queries learn to find each lesion
         batch_size=8,
         augmentation="improved",
+        optimizer="muon",
         learning_rate=2e-4,
         backbone_learning_rate=4e-5,
         schedule="cosine",
@@ -180,12 +184,14 @@ def _tiny() -> TrainConfig:
         batch_size=4,
         clips_per_epoch=2000,
         targets=4,
+        optimizer="muon",
         learning_rate=5e-4,
         backbone_learning_rate=5e-4,
         schedule="cosine",
         warmup_steps=100,
         ema_decay=0.998,
         auxiliary_repeats=4,
+        class_loss="quality",
         backbone_weights="",
         best_metric="agnostic_ap50",
     )

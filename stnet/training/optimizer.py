@@ -1,35 +1,58 @@
-"""AdamW with the learning rate groups of the recipe, and the schedule of its learning rates."""
+"""The recipe's optimizer with its learning rate groups, and the schedule of its learning rates."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from stnet.training.config import TrainConfig
+from stnet.training.muon import JointOptimizer, Muon
 
 # Matched as substrings, so the temporal offsets are slow as well.
 SLOW_NAMES = ("sampling_offsets", "reference_points")
+# Rows of embeddings and of class heads stand for themselves.
+NO_MATRICES = ("embed", "class_heads")
+STACKED_NAME = "in_proj_weight"  # query, key and value projection, one above the other
 COSINE_FLOOR = 0.01
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters in three groups: backbone, slow ones and the rest."""
-    groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": [], "slow": []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[group_of(name)].append(parameter)
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | JointOptimizer:
+    """The recipe's optimizer over the trainable parameters, in groups by learning rate: backbone, slow and the rest.
+
+    Under "muon" AdamW keeps what is no matrix, the slow ones, embeddings and class heads.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = {
+        name: weight for name, weight in trained.items() if config.optimizer == "muon" and _is_matrix(name, weight)
+    }
+    others = {name: parameter for name, parameter in trained.items() if name not in matrices}
+    fused = all(parameter.is_cuda for parameter in others.values())
+    adamw = torch.optim.AdamW(_groups(others, config), weight_decay=config.weight_decay, fused=fused)
+    if not matrices:
+        return adamw
+    stacked = {name: weight for name, weight in matrices.items() if STACKED_NAME in name}
+    single = {name: weight for name, weight in matrices.items() if name not in stacked}
+    groups = [*_groups(single, config), *({**group, "parts": 3} for group in _groups(stacked, config))]
+    return JointOptimizer(adamw, Muon(groups, weight_decay=config.weight_decay))
+
+
+def _groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
     rates = {
         "main": config.learning_rate,
         "backbone": config.backbone_learning_rate,
         "slow": config.learning_rate * config.offsets_factor,
     }
-    listed = [
-        {"name": name, "params": parameters, "lr": rates[name], "peak_lr": rates[name]}
-        for name, parameters in groups.items()
-        if parameters
+    members = {group: [p for name, p in parameters.items() if group_of(name) == group] for group in rates}
+    return [
+        {"name": group, "params": members[group], "lr": rate, "peak_lr": rate}
+        for group, rate in rates.items()
+        if members[group]
     ]
-    fused = all(parameter.is_cuda for group in listed for parameter in group["params"])
-    return torch.optim.AdamW(listed, weight_decay=config.weight_decay, fused=fused)
+
+
+def _is_matrix(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim >= 2 and group_of(name) != "slow" and not any(part in name for part in NO_MATRICES)
 
 
 def group_of(name: str) -> str:

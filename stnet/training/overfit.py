@@ -97,7 +97,9 @@ def _evaluate(detector: Detector, batch: ClipBatch) -> CocoMetrics:
     detector.eval()
     out = detector(batch.images, targets=len(batch.boxes[0]))
     detector.train()
-    detections = select_detections(out.logits[0], out.boxes[0], HEIGHT, WIDTH)
+    detections = select_detections(
+        out.logits[0], out.boxes[0], HEIGHT, WIDTH, duplicate_iou=detector.config.duplicate_iou
+    )
     scale = np.float32([WIDTH, HEIGHT, WIDTH, HEIGHT])
     frames = []
     for number, found in enumerate(detections):

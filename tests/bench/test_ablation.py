@@ -22,7 +22,7 @@ def differing(one: TrainConfig, other: TrainConfig) -> set[str]:
 def test_variants_change_what_they_say(preset):
     made = {name: TrainConfig.preset(preset).replace(**c) for name, c in ablation.variants(preset).items()}
     baseline, improved = made["published, learning rate x1"], made["improved"]
-    switches = {"augmentation", "class_loss", "auxiliary_repeats", "schedule", "ema_decay", "warmup_steps"}
+    switches = {"augmentation", "optimizer", "class_loss", "auxiliary_repeats", "schedule", "ema_decay", "warmup_steps"}
     assert differing(baseline, improved) == switches
     published = TrainConfig()
     assert all(getattr(baseline, name) == getattr(published, name) for name in (*switches, "denoising", "freeze"))
@@ -45,7 +45,7 @@ def test_commands_train_that_variant(tmp_path):
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Replaces training by writing what a finished run leaves; the commands are kept."""
+    """Replaces training by writing what a finished run leaves; the commands are kept, the third one fails."""
     commands = []
 
     def train(command: list[str], jobs: int, log: Path) -> int:
@@ -54,8 +54,12 @@ def trainings(monkeypatch):
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.config_file.write_text("{}")
         folder.evaluation_file.write_text(json.dumps(OUTCOME))
+        if "--evaluate" in command:
+            better = {"agnostic": {"ap50": 0.25}}
+            folder.evaluation_file.write_text(json.dumps(better))
+            return 0
         folder.append(folder.metrics_file, {"epoch": 1, "step": 7, "seconds": 60.0})
-        return int(len(commands) == 2)
+        return int(len(commands) == 3)
 
     monkeypatch.setattr(ablation, "_train", train)
     return commands
@@ -68,8 +72,10 @@ def test_goes_on_after_a_failure_and_keeps_what_is_done(trainings, tmp_path, cap
     assert ablation.main(arguments) == 1
     assert list(json.loads(output.read_text())["variants"]) == ["improved"]
     assert ablation.main(arguments) == 0
-    assert len(trainings) == 3 and "--resume" in trainings[2] and "--resume" not in trainings[1]
+    assert ["--resume" in command for command in trainings] == [False, False, False, True, False]
+    assert [command[command.index("--duplicate-iou") + 1] for command in (trainings[1], trainings[4])] == ["1", "1"]
     found = json.loads(output.read_text())["variants"]["improved with denoising"]
+    assert (found["agnostic_ap50"], found["agnostic_ap50_with_duplicates"]) == (0.3, 0.25)
     assert found["steps"] == 7 and found["settings"]["denoising"] > 0 and found["recall_at_half"] is None
     assert "improved with denoising" in capsys.readouterr().out
     assert ablation.main([*arguments, "--seed", "1"]) == 2
