@@ -60,7 +60,8 @@ class Candidate:
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
             need an NVIDIA GPU from sm_80 on and 16-bit values that can be read in pairs, and are "float32" elsewhere.
-        maxnreg: upper bound of registers per thread, None for the compiler's choice.
+        maxnreg: upper bound of registers per thread, None for the compiler's choice; 255, all there are, keeps it from
+            choosing fewer and spilling.
         unroll: frames taken in one step of the loop over the other frames.
         milliseconds: median time measured by the tuner, None where nothing was measured.
     """
