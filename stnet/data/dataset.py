@@ -1,6 +1,6 @@
 """Training clips from an index, the same whatever the number of loader workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,8 +75,9 @@ class ClipDataset(Dataset):
     """Clips around every annotated frame of an index.
 
     An item is a function of the seed, the epoch (`set_epoch`) and its index: bit-reproducible, whichever
-    worker makes it. `sampler` chooses the frames, `transform` changes the clip (see `stnet.data.transforms`);
-    `cache_bytes` bounds the decoded frames each worker keeps.
+    worker makes it. An index of n more, for n clips, is the same clip with other random choices. `sampler`
+    chooses the frames, `transform` changes the clip (see `stnet.data.transforms`); `cache_bytes` bounds the
+    decoded frames each worker keeps.
     """
 
     def __init__(
@@ -110,8 +111,11 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.centres)
 
+    def __iter__(self) -> Iterator[ClipSample]:
+        return (self[item] for item in range(len(self)))  # Python's own would go on through further draws
+
     def __getitem__(self, item: int) -> ClipSample:
-        video_index, centre = self.centres[item]
+        video_index, centre = self.centres[item % len(self.centres)]
         video = self.index.videos[video_index]
         rng = np.random.default_rng((self.seed, int(self._epoch), item))
         frames = self.sampler(len(video.frames), centre, self.frames_per_clip, rng, self.targets)

@@ -11,7 +11,8 @@ class ClipOrder:
     """A batch sampler for one process: yields the clips of its accumulation steps, step after step.
 
     Every epoch is a fresh permutation; where an epoch needs more clips than there are, another permutation
-    follows. The clips of an optimizer step depend on neither the number of processes nor of accumulation steps.
+    follows, whose numbers go on after the last clip's: such a number stands for the same clip, drawn anew (see
+    `ClipDataset`). The clips of an optimizer step depend on neither the number of processes nor of accumulation steps.
 
     Args:
         items: clips to choose from.
@@ -70,5 +71,5 @@ class ClipOrder:
         needed = self.steps * self.batch_size
         order: list[int] = []
         while len(order) < needed:
-            order += torch.randperm(self.items, generator=generator).tolist()
+            order += (len(order) + torch.randperm(self.items, generator=generator)).tolist()
         return order[:needed]

@@ -55,8 +55,12 @@ class World:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # Without device_ids inputs stay where they are: images on the device, the padding mask on the CPU, as wanted.
-        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=not every_parameter_used)
+        return nn.parallel.DistributedDataParallel(
+            model,  # without device_ids inputs stay where they are: the padding mask on the CPU
+            find_unused_parameters=not every_parameter_used,
+            # Synchronized norms keep their statistics equal; without them (on CPUs) those of the first process count.
+            broadcast_buffers=self.device.type != "cuda",
+        )
 
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():

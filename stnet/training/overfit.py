@@ -22,7 +22,7 @@ from stnet.model.detector import Detector
 from stnet.model.postprocess import select_detections
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.denoising import TrainedModel
-from stnet.training.distributed import World
+from stnet.training.distributed import World, join_world
 from stnet.training.optimizer import build_optimizer, rate_factor
 from stnet.training.step import StepFigures, Stepper
 
@@ -43,6 +43,7 @@ def overfit(
     steps: int,
     seed: int = 0,
     report: Callable[[int, StepFigures, CocoMetrics], None] = lambda *_: None,
+    world: World | None = None,
 ) -> Overfitted:
     """Train on one phantom clip until AP50 is 1 or `steps` are done.
 
@@ -51,21 +52,23 @@ def overfit(
         steps: at most.
         seed: of the phantom and the weights.
         report: called every few steps.
+        world: where to compute; None for the CPU.
 
     Raises:
         ConfigError: where the phantom of this seed shows no lesion.
     """
     torch.manual_seed(seed)
-    detector = Detector(replace(config.model, dropout=0.0))
-    model = TrainedModel(detector, denoising=config.denoising > 0).train()
+    world = world or World()
+    detector = Detector(replace(config.model, dropout=0.0)).to(world.device)
+    model = TrainedModel(detector, denoising=config.denoising > 0).to(world.device).train()
     batch = _clip(seed, config)
     if not sum(len(boxes) for boxes in batch.boxes[0]):
         raise ConfigError(f"--seed {seed}: this phantom's target frames show no lesion; try another")
-    stepper = Stepper(model, build_optimizer(model, config), config, World())
+    stepper = Stepper(model, build_optimizer(model, config), config, world)
     for step in range(steps):
         figures = stepper.run([batch], step, rate_factor(step, step / steps, config))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-            metrics = _evaluate(detector, batch)
+            metrics = _evaluate(detector, batch, world.device)
             report(step + 1, figures, metrics)
             if metrics.overall.ap50 >= 1 - 1e-9:
                 break
@@ -93,12 +96,12 @@ def _clip(seed: int, config: TrainConfig) -> ClipBatch:
 
 
 @torch.no_grad()
-def _evaluate(detector: Detector, batch: ClipBatch) -> CocoMetrics:
+def _evaluate(detector: Detector, batch: ClipBatch, device: torch.device) -> CocoMetrics:
     detector.eval()
-    out = detector(batch.images, targets=len(batch.boxes[0]))
+    out = detector(batch.images.to(device), targets=len(batch.boxes[0]))
     detector.train()
     detections = select_detections(
-        out.logits[0], out.boxes[0], HEIGHT, WIDTH, duplicate_iou=detector.config.duplicate_iou
+        out.logits[0].cpu(), out.boxes[0].cpu(), HEIGHT, WIDTH, duplicate_iou=detector.config.duplicate_iou
     )
     scale = np.float32([WIDTH, HEIGHT, WIDTH, HEIGHT])
     frames = []
@@ -130,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="recipe (default %(default)s)")
     parser.add_argument("--steps", type=int, default=500, help="at most (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, help="of everything, instead of the preset's")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of phantom and weights (default %(default)s)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -148,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.learning_rate is not None:
             rates = {"learning_rate": options.learning_rate, "backbone_learning_rate": options.learning_rate}
             config = config.replace(**rates)
-        result = overfit(config, options.steps, options.seed, report)
+        result = overfit(config, options.steps, options.seed, report, join_world(options.device))
     except StnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

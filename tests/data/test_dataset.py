@@ -95,6 +95,15 @@ def test_items_depend_on_seed_epoch_and_index_alone(index):
     assert all(same(first[item], before[item]) for item in range(len(first)))
 
 
+def test_further_indices_draw_the_same_clips_anew(index):
+    dataset = ClipDataset(index, 6, paper_training_transform(32, 100))
+    again = dataset[2 + len(dataset)]
+    assert again.image_ids[0] == dataset[2].image_ids[0]
+    assert not same(again, dataset[2])
+    assert same(again, dataset[2 + len(dataset)])
+    assert len(list(dataset)) == len(dataset)
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_make_the_same_items_in_every_epoch(index, start):
     dataset = ClipDataset(index, 6, paper_training_transform(24, 60), seed=3)

@@ -1,5 +1,6 @@
 """Every annotated frame is predicted exactly once, by the protocol asked for."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_cached_features_give_what_whole_clips_give(model, tmp_path):
         found = scored[clip.frames[target]]
         np.testing.assert_allclose(found.scores, expected.scores.numpy(), atol=1e-5)
         np.testing.assert_allclose(found.boxes, expected.boxes.numpy(), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", torch.bfloat16)]
+    + [pytest.param("cuda", dtype, marks=pytest.mark.gpu) for dtype in (None, torch.bfloat16, torch.float16)],
+)
+def test_devices_and_precisions_agree(model, tmp_path, device, precision):
+    index = index_of(tmp_path, [7, 2])
+    wanted = predict_frames(model, index, PredictionOptions())
+    found = predict_frames(deepcopy(model).to(device), index, PredictionOptions(precision=precision))
+    for one, other in zip(found, wanted, strict=True):
+        # Near ties may change places.
+        np.testing.assert_allclose(np.sort(one.scores), np.sort(other.scores), atol=1e-2)
+        np.testing.assert_allclose(np.sort(one.boxes, axis=0), np.sort(other.boxes, axis=0), atol=1.0)
 
 
 def test_published_protocol_counts_across_video_borders(tmp_path):

@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 import stnet
 from stnet.data.clips import plan_clips
 from stnet.data.transforms import prepare_frames
 from stnet.errors import ConfigError, StnetError, VideoError
 from stnet.inference import VideoDetector
-from stnet.inference.engine import Engine
+from stnet.inference.engine import Engine, EngineOptions
 from stnet.model.postprocess import select_detections
 from stnet.video import open_source
 
@@ -43,6 +44,27 @@ def test_equals_the_model_clip_by_clip(small_model, make_frames, frames, batch, 
     array = make_frames(frames)
     detector = VideoDetector(small_model, device="cpu", batch=batch, targets=targets)
     assert_equal(list(detector(array)), expected(small_model, array, targets))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_gpu_with_and_without_graphs_equals_the_cpu(small_model, make_frames, graphs):
+    array = make_frames(40)  # more than two batches
+    detector = VideoDetector(small_model, device="cuda", dtype="float32", batch=4, options=EngineOptions(graphs=graphs))
+    for _ in range(2):
+        assert_equal(list(detector(array)), expected(small_model, array))
+
+
+def test_a_model_without_duplicates_reports_none(small_model, make_frames):
+    array = make_frames(4)
+    everything = list(VideoDetector(small_model, device="cpu")(array))
+    found = list(VideoDetector(small_model, device="cpu", duplicate_iou=0.3)(array))
+    for all_, kept in zip(everything, found, strict=True):
+        assert 0 < len(kept.detections.scores) < len(all_.detections.scores)
+        boxes = kept.detections.boxes.unique(dim=0)
+        assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.3 + 1e-5
+    with pytest.raises(ConfigError, match="duplicate_iou is 2"):
+        VideoDetector(small_model, device="cpu", duplicate_iou=2)
 
 
 def test_three_lines(checkpoint, make_clip, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stnet.data.index import load_index
@@ -97,9 +98,9 @@ def small_recipe():
 
 @pytest.fixture
 def make_trainer(small_dataset, tmp_path):
-    """Build a Trainer on the small dataset: make_trainer("name", **recipe changes)."""
+    """Build a Trainer on the small dataset: make_trainer("name", device="cpu", **recipe changes)."""
 
-    def make(name: str, resume: bool = False, **changes):
+    def make(name: str, resume: bool = False, device: str = "cpu", **changes):
         config = small_config(**changes)
         folder = RunFolder(tmp_path / name)
         if not resume:
@@ -109,7 +110,7 @@ def make_trainer(small_dataset, tmp_path):
             load_index(small_dataset, "train"),
             load_index(small_dataset, "val"),
             folder,
-            World(),
+            World(device=torch.device(device)),
             RunOptions(workers=0),
             Reporter(quiet=True),
         )

@@ -33,16 +33,20 @@ def test_every_split_shares_the_same_steps(accumulate, world):
 
 def test_an_epoch_shows_every_clip():
     assert set().union(*order(12)) == set(range(12))
+    assert {clip % 10 for batch in order(10) for clip in batch} == set(range(10))
     assert order(10).steps == 3  # the last step is filled from another permutation
 
 
 def test_few_clips_repeat():
     assert [len(batch) for batch in order(1)] == [4]
-    assert list(order(1)) == [[0, 0, 0, 0]]
+    assert list(order(1)) == [[0, 1, 2, 3]]  # the one clip four times, drawn anew each time
 
 
 def test_clips_per_epoch_may_exceed_the_clips():
-    assert len([clip for batch in order(3, clips_per_epoch=20) for clip in batch]) == 20
+    drawn = [clip for batch in order(3, clips_per_epoch=20) for clip in batch]
+    assert len(set(drawn)) == len(drawn) == 20
+    counts = [sum(clip % 3 == number for clip in drawn) for number in range(3)]
+    assert sorted(counts) == [6, 7, 7]
 
 
 def test_epochs_differ_and_are_reproducible():

@@ -36,19 +36,25 @@ def interrupt_after(trainer, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "stopped_after", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+    ("optimizer", "stopped_after"),
+    [
+        ("adamw", 3),
+        ("muon", 3),
+        pytest.param("adamw", 1, marks=pytest.mark.slow),
+        pytest.param("muon", 5, marks=pytest.mark.slow),
+    ],
 )
-def test_a_resumed_run_is_bit_identical(make_trainer, stopped_after):
-    whole = make_trainer("whole")
+def test_a_resumed_run_is_bit_identical(make_trainer, optimizer, stopped_after):
+    whole = make_trainer("whole", optimizer=optimizer)
     whole.run()
 
-    first = make_trainer("parts")
+    first = make_trainer("parts", optimizer=optimizer)
     interrupt_after(first, stopped_after)
     with pytest.raises(Interrupted) as stopped:
         first.run()
     assert stopped.value.exit_code == 143
     torch.manual_seed(99)  # nothing may depend on what else drew random numbers
-    second = make_trainer("parts", resume=True)
+    second = make_trainer("parts", resume=True, optimizer=optimizer)
     assert second.step == stopped_after
     second.run()
 
@@ -197,6 +203,38 @@ def test_low_precision_trains(make_trainer):
     trainer = make_trainer("run", epochs=1, precision="bfloat16")
     trainer.run()
     assert trainer.step == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_steps_on_the_gpu_agree_with_the_cpu(make_trainer, small_recipe, precision, optimizer):
+    model = dataclasses.replace(small_recipe().model, dropout=0.0)
+    recipe = {"model": model, "epochs": 1, "optimizer": optimizer}
+    found = []
+    for trainer in (
+        make_trainer("cpu", **recipe),
+        make_trainer("gpu", device="cuda", precision=precision, **recipe),
+    ):
+        trainer.run()
+        found.append([row["loss"] for row in trainer.folder.rows(trainer.folder.steps_file)])
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert found[1] == pytest.approx(found[0], rel=0.2)
+
+
+@pytest.mark.gpu
+def test_a_run_on_the_gpu_resumes(make_trainer):
+    whole = make_trainer("whole", device="cuda", optimizer="muon")
+    whole.run()
+    stopped = make_trainer("stopped", device="cuda", optimizer="muon")
+    interrupt_after(stopped, 2)
+    with pytest.raises(Interrupted):
+        stopped.run()
+    resumed = make_trainer("stopped", resume=True, device="cuda", optimizer="muon")
+    resumed.run()
+    assert resumed.step == whole.step
+    both = ([row["loss"] for row in trainer.folder.rows(trainer.folder.steps_file)] for trainer in (resumed, whole))
+    assert next(both) == pytest.approx(next(both), rel=0.05)  # atomic additions round differently from run to run
 
 
 def test_recomputing_changes_nothing(make_trainer):
