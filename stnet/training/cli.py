@@ -188,13 +188,13 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        _write_report(options, report)
+        _write_report(options, report, model.config.duplicate_iou)
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
-def _write_report(options: argparse.Namespace, report: Report) -> None:
+def _write_report(options: argparse.Namespace, report: Report, duplicate_iou: float) -> None:
     facts = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
-    files = report_files(report, facts | {"protocol": options.protocol})
+    files = report_files(report, facts | {"protocol": options.protocol, "duplicate_iou": duplicate_iou})
     for name in files:
         if (options.output / name).exists():
             raise ConfigError(f"--output: {options.output / name} exists; choose another folder")

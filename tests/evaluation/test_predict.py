@@ -124,6 +124,14 @@ def test_devices_and_precisions_agree(model, tmp_path, device, precision):
         np.testing.assert_allclose(np.sort(one.boxes, axis=0), np.sort(other.boxes, axis=0), atol=1.0)
 
 
+def test_duplicates_are_dropped_as_the_model_says(model, tmp_path):
+    index = index_of(tmp_path, [4])
+    strict = deepcopy(model)
+    strict.config = replace(model.config, duplicate_iou=0.2)
+    pairs = zip(predict_frames(model, index), predict_frames(strict, index), strict=True)
+    assert all(0 < len(dropped.scores) < len(everything.scores) for everything, dropped in pairs)
+
+
 def test_published_protocol_counts_across_video_borders(tmp_path):
     index = index_of(tmp_path, [4, 3, 6])
     planned = planned_clips(index, "published", 6)

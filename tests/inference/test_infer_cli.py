@@ -199,6 +199,7 @@ def test_live(infer, make_clip, tmp_path):
         (),
         ("clip.mp4", "--score-threshold", "2"),
         ("clip.mp4", "--batch", "0"),
+        ("clip.mp4", "--duplicate-iou", "1.5"),
         ("clip.mp4", "--targets", "x"),
         ("clip.mp4", "--fps", "0"),
         ("clip.mp4", "--targets", "99"),
@@ -247,8 +248,19 @@ def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
     options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
     assert options == [
-        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dtype", "--fps", "--full-frame", "--help"),
-        *("--live", "--no-video", "--output", "--overwrite", "--profile", "--report", "--score-threshold", "--targets"),
+        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dtype", "--duplicate-iou", "--fps"),
+        *(
+            "--full-frame",
+            "--help",
+            "--live",
+            "--no-video",
+            "--output",
+            "--overwrite",
+            "--profile",
+            "--report",
+            "--score-threshold",
+            "--targets",
+        ),
         "-h",
     ]
 

@@ -39,6 +39,7 @@ OPTIONS = [
     "--deterministic",
     "--device",
     "--drop-at",
+    "--duplicate-iou",
     "--ema-decay",
     "--epochs",
     "--evaluate",
@@ -52,6 +53,7 @@ OPTIONS = [
     "--no-check",
     "--no-checkpoint-activations",
     "--offsets-factor",
+    "--optimizer",
     "--output",
     "--precision",
     "--preset",
@@ -110,6 +112,8 @@ def test_wrong_model_settings_are_refused(assignment):
         (["--data", "DATA", "--output", "OUT", "--start-from", "absent.safetensors"], "absent.safetensors"),
         (["--data", "DATA", "--evaluate", "absent.pth"], "absent.pth"),
         (["--data", "DATA", "--evaluate", "absent.pth", "--epochs", "3"], "--epochs"),
+        (["--data", "DATA", "--evaluate", "tiny", "--duplicate-iou", "0"], "duplicate_iou is 0"),
+        (["--data", "DATA", "--output", "OUT", "--duplicate-iou", "0.5"], "--model duplicate_iou=VALUE"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(arguments, message, small_dataset, tmp_path, capsys):
@@ -162,6 +166,11 @@ def test_train_then_evaluate_then_resume(small_dataset, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
     assert main([*evaluate, "--protocol", "published"]) == 0
     assert "8 frames" in capsys.readouterr().out
+
+    everything = ["--duplicate-iou", "1", "--output", str(tmp_path / "everything")]
+    assert main([*evaluate, *everything]) == 0
+    scored = json.loads((tmp_path / "everything" / "evaluation.json").read_text())
+    assert (alone["duplicate_iou"], scored["duplicate_iou"]) == (0.5, 1.0)
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
