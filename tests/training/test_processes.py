@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = [
-    *("--preset", "tiny", "--clips-per-epoch", "20", "--batch-size", "4", "--epochs", "1", "--augmentation", "none"),
+    *("--preset", "tiny", "--clips-per-epoch", "40", "--batch-size", "4", "--epochs", "1", "--augmentation", "none"),
     *("--workers", "0", "--device", "cpu", "--denoising", "2", "--model", "backbone_width=8", "hidden_dim=64"),
     *("heads=2", "feedforward_dim=32", "encoder_layers=1", "decoder_layers=2", "queries=5", "image_size=48"),
 ]
@@ -44,7 +44,7 @@ def runs(small_dataset, tmp_path_factory) -> Path:
 
 def test_two_processes_train_like_one(runs):
     one, two = losses(runs / "one"), losses(runs / "two")
-    assert len(one) == len(two) == 5
+    assert len(one) == len(two) == 10
     for step, (alone, together) in enumerate(zip(one, two, strict=True)):
         assert together == pytest.approx(alone, abs=1e-5, rel=1e-5), f"step {step}"
 
