@@ -199,8 +199,9 @@ def test_all_frames_of_a_clip_can_be_supervised(make_trainer):
     assert len(sample.boxes) == 6 and len(published.boxes) == 3
 
 
-def test_low_precision_trains(make_trainer):
-    trainer = make_trainer("run", epochs=1, precision="bfloat16")
+@pytest.mark.parametrize(("precision", "optimizer"), [("bfloat16", "adamw"), ("float16", "muon")])
+def test_low_precision_trains(make_trainer, precision, optimizer):
+    trainer = make_trainer("run", epochs=1, precision=precision, optimizer=optimizer)
     trainer.run()
     assert trainer.step == 3
 
