@@ -81,7 +81,7 @@ def _predict_video(
         for start in range(0, len(clips), options.clips_per_batch):
             batch = clips[start : start + options.clips_per_batch]
             targets = max(max(clip.targets) for clip in batch) + 1
-            features = [torch.stack(level) for level in zip(*map(store.clip, batch), strict=True)]
+            features = store.features(batch)
             with _autocast(features[0].device, options.precision):
                 out = model.detect(features, targets=targets)
             # One copy a batch, instead of several a frame.
@@ -140,6 +140,7 @@ class _FeatureStore:
         self._device = next(self.model.parameters()).device
         self._uses = Counter(frame for clip in self.clips for frame in clip.frames)
         self._order = list(dict.fromkeys(frame for clip in self.clips for frame in clip.frames))
+        self._position = {frame: position for position, frame in enumerate(self._order)}
         self._reader = FrameReader(0)
         self._pending: dict[int, Future] = {}
 
@@ -150,24 +151,25 @@ class _FeatureStore:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def clip(self, clip: Clip) -> list[Tensor]:
-        """The four level maps `[F, hidden, h, w]` of a clip."""
-        needed = dict.fromkeys(frame for frame in clip.frames if frame not in self._held)
+    def features(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """The four level maps `[B, F, hidden, h, w]` of B clips; new frames go through the backbone together."""
+        frames = [frame for clip in clips for frame in clip.frames]
+        needed = [frame for frame in dict.fromkeys(frames) if frame not in self._held]
         if needed:
             images = torch.stack([self._image(frame) for frame in needed]).to(self._device, non_blocking=True)
             with _autocast(self._device, self.options.precision):
                 levels = self.model.extract_features(images)
             for row, frame in enumerate(needed):
                 self._held[frame] = [level[row] for level in levels]
-        stacked = [torch.stack(level) for level in zip(*(self._held[f] for f in clip.frames), strict=True)]
-        self._uses.subtract(clip.frames)
-        for frame in set(clip.frames):
+        stacked = [torch.stack(level) for level in zip(*(self._held[frame] for frame in frames), strict=True)]
+        self._uses.subtract(frames)
+        for frame in set(frames):
             if self._uses[frame] == 0:
                 del self._held[frame]
-        return stacked
+        return [level.unflatten(0, (len(clips), -1)) for level in stacked]
 
     def _image(self, frame: int) -> Tensor:
-        position = self._order.index(frame)
+        position = self._position[frame]
         for ahead in self._order[position : position + 1 + 2 * self.options.threads]:
             if ahead not in self._pending and ahead not in self._held:
                 self._pending[ahead] = self._pool.submit(self._read, ahead)
