@@ -186,8 +186,7 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", str(options.data.resolve())]
-    command += ["--output", str(folder.path.resolve()), "--device", options.device]
+    command = _train_py(options, folder)
     if folder.config_file.exists():
         return [*command, "--resume"]
     command += ["--no-check", "--preset", options.preset, "--seed", str(options.seed)]
@@ -203,8 +202,11 @@ def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: Ru
 
 def _scoring(options: argparse.Namespace, folder: RunFolder, output: RunFolder) -> list[str]:
     """The command that scores a finished run with all its duplicates."""
+    return [*_train_py(options, output), "--evaluate", str(folder.last_file.resolve()), "--duplicate-iou", "1"]
+
+
+def _train_py(options: argparse.Namespace, output: RunFolder) -> list[str]:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(options.data.resolve())]
-    command += ["--evaluate", str(folder.last_file.resolve()), "--duplicate-iou", "1"]
     return [*command, "--output", str(output.path.resolve()), "--device", options.device]
 
 

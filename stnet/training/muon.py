@@ -55,11 +55,11 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         matrices = torch.stack([update.reshape(group["parts"], -1, update[0].numel()) for update in ahead])
-        rms = max(matrices.shape[-2:]) ** -0.5  # of an orthogonal matrix
         steps = orthogonal(matrices).to(weights[0].dtype).unbind(0)
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         steps = [step.reshape(weight.shape) for step, weight in zip(steps, weights, strict=True)]
-        torch._foreach_add_(weights, steps, alpha=-group["lr"] / rms)
+        # The root mean square of an orthogonal matrix is one over the root of its longer side.
+        torch._foreach_add_(weights, steps, alpha=-group["lr"] * max(matrices.shape[-2:]) ** 0.5)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

@@ -59,7 +59,7 @@ def overfit(
     """
     torch.manual_seed(seed)
     world = world or World()
-    detector = Detector(replace(config.model, dropout=0.0)).to(world.device)
+    detector = Detector(replace(config.model, dropout=0.0))
     model = TrainedModel(detector, denoising=config.denoising > 0).to(world.device).train()
     batch = _clip(seed, config)
     if not sum(len(boxes) for boxes in batch.boxes[0]):
