@@ -98,10 +98,11 @@ def output_gradient(row, scale, queries, config: tl.constexpr):
 def _load_gather(row, block, config: tl.constexpr):
     """Channels of a block at pointers [ROWS] to channel 0, in the arrangement of gathers."""
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
-    VECTOR: tl.constexpr = config.ALIGN // BYTES
+    ALIGN: tl.constexpr = config.ALIGN
+    VECTOR: tl.constexpr = ALIGN // BYTES
     channels = block * config.BLOCK + gather_channels(config)
     pointers = tl.max_contiguous(row[None, :, None] + channels, [1, 1, VECTOR])
-    pointers = tl.multiple_of(pointers, [1, 1, config.ALIGN])
+    pointers = tl.multiple_of(pointers, [1, 1, ALIGN])
     if config.D % config.BLOCK == 0:
         tile = tl.load(pointers)
     else:
@@ -282,9 +283,10 @@ def _gather_pointers(base, offset, config: tl.constexpr):
     """`sampling.cell_pointers` in the arrangement of gathers: [PARTS, ROWS, C]."""
     BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
     address = base.to(tl.int64, bitcast=True) + offset.to(tl.int64)[None, :, None]
+    VECTOR: tl.constexpr = config.VECTOR
     pointers = address.to(base.dtype, bitcast=True)
-    pointers = tl.max_contiguous(pointers, [1, 1, config.VECTOR])
-    return tl.multiple_of(pointers, [1, 1, config.VECTOR * BYTES])
+    pointers = tl.max_contiguous(pointers, [1, 1, VECTOR])
+    return tl.multiple_of(pointers, [1, 1, VECTOR * BYTES])
 
 
 @triton.jit
