@@ -67,7 +67,8 @@ def default_frame_table(targets: int, source_frames: int, other_frames: int) -> 
     Raises:
         ValueError: the others are not exactly the remaining frames, so that a table has to be given.
     """
-    if other_frames not in (0, source_frames - 1):
+    # Not `in (0, ...)`, nor below: torch.compile of PyTorch 2.11 takes no symbolic number for equal to one in a tuple.
+    if other_frames != 0 and other_frames != source_frames - 1:
         raise ValueError(
             f"{other_frames} other frames of {source_frames} source frames: without a frame_table there must be "
             f"{source_frames - 1} or 0; pass a frame_table that names them"
@@ -112,7 +113,7 @@ def check_stda(
     _, targets, queries, _, levels, points, _ = offsets.shape
     other_frames, other_points = other_logits.shape[4], other_logits.shape[6]
     components = reference_points.shape[-1]
-    if components not in (2, 4):
+    if components != 2 and components != 4:
         raise ValueError(f"reference_points has {components} components; it needs 2 (x, y) or 4 (cx, cy, w, h)")
     if head_dim == 0 or heads == 0:
         raise ValueError(f"value has {heads} heads of width {head_dim}; both must be at least 1")

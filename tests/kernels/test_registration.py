@@ -100,6 +100,16 @@ def test_compile_with_changing_batch(stda_case):
         torch.testing.assert_close(compiled(case), case.run("cpu"))
 
 
+@pytest.mark.parametrize("name", ["value", "reference_points", "other_logits"])
+def test_compile_with_sizes_as_symbols(stda_case, name):
+    """As where these sizes changed since the last compilation and those of the other tensors did not."""
+    pytest.importorskip("numba")
+    case = stda_case().to(dtype=torch.float32)
+    compiled = torch.compile(lambda case: case.run("cpu"), fullgraph=True, backend="aot_eager")
+    torch._dynamo.maybe_mark_dynamic(case.tensors[name], list(range(case.tensors[name].dim())))
+    torch.testing.assert_close(compiled(case), case.run("cpu"))
+
+
 class _Module(torch.nn.Module):
     def __init__(self, case, backend):
         super().__init__()
