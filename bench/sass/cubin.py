@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*$")
+_SCHEDULE = re.compile(r"(?:\s+[&?][^\s&?]+)+$")  # `&req={1,0} &wr=0x5 ?trans5`, as nvdisasm of CUDA 12.8 adds
 _LABEL = re.compile(r"^([.$\w]+):\s*$")
 _GUARD = re.compile(r"^@(!?U?P(?:\d|T))\s+")
 _TARGET = re.compile(r"`\(([.$\w]+)\)")
@@ -184,7 +185,7 @@ def _instructions(text: str, kernel: str) -> tuple[Instruction, ...]:
             address = int(code[1], 16)
             labels.update(dict.fromkeys(pending, address))
             pending.clear()
-            raw.append((address, code[2]))
+            raw.append((address, _SCHEDULE.sub("", code[2])))
     if not raw:
         raise CubinError(f"nvdisasm prints no code of {kernel!r}")
     return tuple(_parse(address, body, labels) for address, body in raw)
