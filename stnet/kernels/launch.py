@@ -1,9 +1,10 @@
 """How the Triton kernels are launched: the table of tile shapes, small tables on the device, and one call as data.
 
 The launch table (`launch_table.json`, or the file named by the environment variable STNET_LAUNCH_TABLE) is a list of
-rows. A row says for which kernel, architectures, dtypes, head widths and number of queries it holds, and names its
-candidates in order: the first is the default, the others are what the tuner (`python -m stnet.kernels.tune`) compares
-it with. The first row that matches wins, so measured rows stand before general ones. Nothing is tuned at run time.
+rows. A row says for which kernel, architectures, dtypes, head widths, numbers of queries and versions of Triton it is,
+and names its candidates in order: the first is the default, the others are what the tuner (`python -m
+stnet.kernels.tune`) compares it with. The first row that matches wins, so measured rows stand before general ones.
+Nothing is tuned at run time.
 
 A kernel module describes each launch as a `KernelCall`: `launch` runs it, `ast_source` is the same call for
 `triton.compile`, ahead of time and without a GPU. `ast_sources` makes the calls of a whole problem from `meta` tensors:
@@ -109,6 +110,7 @@ class Row:
     dtypes: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = ()
     many_queries: bool | None = None
+    tritons: tuple[str, ...] = ()  # "3.6" ...
 
     def __post_init__(self):
         if self.kernel not in KERNEL_MODULES:
@@ -116,13 +118,14 @@ class Row:
         if not self.candidates:
             raise ConfigError(f"launch table: a row of {self.kernel} has no candidates")
 
-    def matches(self, kernel: str, arch: str, dtype: str, head_dim: int, many: bool) -> bool:
+    def matches(self, kernel: str, arch: str, dtype: str, head_dim: int, many: bool, triton: str) -> bool:
         return (
             self.kernel == kernel
             and (not self.architectures or arch in self.architectures)
             and (not self.dtypes or dtype in self.dtypes)
             and (not self.head_dims or head_dim in self.head_dims)
             and self.many_queries in (None, many)
+            and (not self.tritons or triton in self.tritons)
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -176,11 +179,11 @@ def _rows(path: Path) -> tuple[Row, ...]:
 
 @lru_cache(maxsize=4096)
 def _candidates(
-    path: Path, kernel: str, arch: str, dtype: torch.dtype, head_dim: int, many: bool
+    path: Path, kernel: str, arch: str, dtype: torch.dtype, head_dim: int, many: bool, triton: str
 ) -> tuple[Candidate, ...]:
     name, width = str(dtype).removeprefix("torch."), padded_head_dim(head_dim)
     for row in _rows(path):
-        if row.matches(kernel, arch, name, width, many):
+        if row.matches(kernel, arch, name, width, many, triton):
             return row.candidates
     raise ConfigError(f"{path}: no row for {kernel}, {arch}, {name}, head width {width}")
 
@@ -198,7 +201,7 @@ def candidates(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, querie
         ConfigError: the table cannot be read or has no row for these keys.
     """
     path = Path(os.environ.get(TABLE_VARIABLE) or DEFAULT_TABLE)
-    return _candidates(path, kernel, arch, dtype, head_dim, queries > FEW_QUERIES)
+    return _candidates(path, kernel, arch, dtype, head_dim, queries > FEW_QUERIES, triton_version())
 
 
 def choose(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, queries: int) -> Candidate:
@@ -219,6 +222,16 @@ def forced(kernel: str, candidate: Candidate) -> Iterator[None]:
 def padded_head_dim(head_dim: int) -> int:
     """The power of two, at least 8, that holds a head's channels."""
     return max(8, 1 << (head_dim - 1).bit_length())
+
+
+@cache
+def triton_version() -> str:
+    """Major and minor version of the installed Triton, "" without one. The machine code of a kernel depends on it."""
+    try:
+        import triton
+    except ImportError:
+        return ""
+    return ".".join(triton.__version__.split(".")[:2])
 
 
 @lru_cache

@@ -12,6 +12,7 @@ import torch
 
 from bench.compile_report.cases import DTYPES, LAYERS, layers_of
 from stnet.errors import ConfigError
+from stnet.kernels import launch
 from stnet.kernels.launch import (
     ARCHITECTURES,
     DEFAULT_TABLE,
@@ -96,6 +97,16 @@ def test_first_row_that_matches_wins(table):
     assert choose("stda_forward", "sm_90", torch.float32, 64, 300).block_queries == 16
     with pytest.raises(ConfigError, match="no row for msda_forward, sm_90, float32, head width 32"):
         choose("msda_forward", "sm_90", torch.float32, 32, 1)
+
+
+def test_rows_may_be_for_versions_of_triton(table, monkeypatch):
+    table(
+        {"kernel": "stda_forward", "tritons": ["3.6", "3.7"], "candidates": [{"num_warps": 2}]},
+        {"kernel": "stda_forward", "candidates": [{"num_warps": 4}]},
+    )
+    for version, warps in (("3.6", 2), ("3.7", 2), ("3.60", 4), ("", 4)):
+        monkeypatch.setattr(launch, "triton_version", lambda version=version: version)
+        assert choose("stda_forward", "sm_90", torch.float16, 32, 300).num_warps == warps
 
 
 def test_forced_candidate_holds_inside_only():
