@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+OLDEST = .venv-oldest
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help install demo test test-all lint bench
+.PHONY: help install demo test test-all test-oldest lint bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +29,11 @@ test: install  ## the tests, under ten minutes on two cores
 
 test-all: install  ## the tests with the long ones
 	$(PYTEST)
+
+test-oldest:  ## the tests with the oldest PyTorch and Triton that are supported (Python up to 3.13)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --editable '.[cpu,dicom,dev]' 'torch==2.10.*' 'numpy<2.3'
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 lint: install  ## style
 	$(BIN)/ruff check .
