@@ -238,6 +238,44 @@ def test_default_compiles_ahead_of_time(case):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+WARM_UP = """
+import sys, torch, triton
+from types import SimpleNamespace
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from bench.compile_report.cases import LAYERS
+from stnet.kernels.launch import calls, choose
+
+kernel = sys.argv[1]
+target, layer = GPUTarget("cuda", 90, 32), LAYERS["encoder" if kernel.startswith("stda") else "classic"]
+driver.set_active(SimpleNamespace(
+    get_current_device=lambda: 0, get_current_stream=lambda device: 0, get_current_target=lambda: target,
+))
+candidate = choose(kernel, "sm_90", torch.float16, 32, layer.queries)
+[call] = calls(kernel, candidate, torch.float16, 32, layer, "sm_90")
+warm = lambda: call.kernel.warmup(grid=call.grid, **call.arguments, **call.constants, **call.options)
+ahead = triton.compile(call.ast_source(), target=target, options=dict(call.options))
+first = warm()
+assert first.asm["cubin"] == ahead.asm["cubin"], "not the code that the compile report counts"
+for name in ("queries", "offsets_q", "weights_q"):  # other sizes run the same kernel
+    if name in call.arguments:
+        call.arguments[name] = call.arguments[name] + 1
+assert warm() is first, "compiled anew for another number of queries"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+def test_launches_run_what_is_compiled_ahead_of_time(kernel, tmp_path):
+    """Triton's launcher, with a driver that knows no device: as far as a machine without a GPU goes."""
+    pytest.importorskip("triton")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)  # what another checkout compiled names its files
+    command = [sys.executable, "-c", WARM_UP, kernel]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 SPILLS = """
 import re, sys, torch, triton
 from dataclasses import replace
