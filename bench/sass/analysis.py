@@ -35,6 +35,8 @@ _CLASSES = (
             "FADD2",
             "FMUL2",
             "FFMA2",
+            "FHADD",
+            "FHFMA",
             "FCHK",
             "FSWZADD",
         ),
@@ -47,7 +49,7 @@ _CLASSES = (
     ("barrier", ("BAR", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "MEMBAR", "BSSY", "BSYNC", "SYNCS", "ERRBAR")),
     ("control", ("BRA", "EXIT", "CALL", "RET", "NOP", "BREAK", "YIELD", "BPT", "NANOSLEEP")),
     ("predicate", ("ISETP", "PLOP3", "R2P", "P2R")),
-    ("move", ("MOV", "SEL", "PRMT", "CS2R", "S2R", "S2UR", "R2UR", "MOVM")),
+    ("move", ("MOV", "SEL", "PRMT", "CS2R", "S2R", "S2UR", "R2UR", "MOVM", "RPCMOV")),
     ("integer", ("IADD3", "IADD", "VIADD", "IMAD", "LEA", "LOP3", "SHF", "SHL", "SHR", "IMNMX", "VIMNMX", "VIMNMX3")),
     ("integer", ("IABS", "SGXT", "POPC", "FLO", "BREV", "BMSK", "VABSDIFF", "VIADDMNMX", "IDP", "LOP")),
 )

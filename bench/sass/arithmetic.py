@@ -212,15 +212,17 @@ def _combine(first: Value, second: Value, how: str) -> Value:
 
 
 def _minmax(m: Machine, ins: Instruction) -> None:
-    if set(ins.parts[1:]) - {"U32", "S32"}:
+    """`VIMNMX R, a, b, P`: the smaller (P) or larger of a and b; of 64 bits `IMNMX.S64 PT, PT, R, a, b, P, !PT`."""
+    if set(ins.parts[1:]) - {"U32", "S32", "U64", "S64"}:
         forget(m, ins)
         return
     destination, outs, (first, second), rest = sources_of(ins, 2)
-    signed = "U32" not in ins.parts
-    a, b = m.integer(first, signed=signed), m.integer(second, signed=signed)
-    smaller = m.predicate(rest[-1]) if rest else None
+    wide, signed = bool({"U64", "S64"} & set(ins.parts)), not {"U32", "U64"} & set(ins.parts)
+    a, b = (_compared(m, source, signed=signed, wide=wide) for source in (first, second))
+    smaller = m.predicate(rest[0 if wide else -1]) if rest else None
     known = a is not None and b is not None and smaller is not None
-    m.write(ins, destination, np.where(smaller, np.minimum(a, b), np.maximum(a, b)) if known else None)
+    result = np.where(smaller, np.minimum(a, b), np.maximum(a, b)) if known else None
+    m.write(ins, destination, result, 2 if wide else 1)
     for name in outs:
         m.write_predicate(ins, name, None)
 

@@ -36,6 +36,16 @@ def _move(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, m.integer(sources[0], wide=wide), 2 if wide else 1)
 
 
+def _return_register(m: Machine, ins: Instruction) -> None:
+    """`RPCMOV.32 Rpc.LO, R4` and back: since sm_120 the register of the return address keeps numbers meanwhile."""
+    destination, source = ins.operands
+    value = m.registers.get(source) if source.startswith("Rpc") else m.word(source)
+    if destination.startswith("Rpc"):
+        m.store(m.registers, destination, value, m.guard(ins))
+    else:
+        m.write(ins, destination, None if value is None else value.astype(np.int64))
+
+
 def _cs2r(m: Machine, ins: Instruction) -> None:
     value = np.zeros(32, np.int64) if ins.operands[1] == "SRZ" else None
     m.write(ins, ins.operands[0], value, 1 if "32" in ins.parts else 2)
@@ -241,6 +251,7 @@ TRANSFERS: dict[str, Callable[[Machine, Instruction], None]] = {
     "SEL": _select,
     "FSEL": _select,
     "MOV": _move,
+    "RPCMOV": _return_register,
     "CS2R": _cs2r,
     "S2R": _s2r,
     "S2UR": _s2r,

@@ -15,6 +15,8 @@ pytest.importorskip("triton")
 
 from bench.sass import CubinError, WalkError, analyse, ordered_arguments, read_cubin
 from bench.sass.__main__ import main
+from bench.sass.cubin import Cubin, Instruction
+from bench.sass.warp import Launch, walk
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHS = (80, 90, 120)
@@ -142,6 +144,31 @@ def test_resources_and_instructions_of_a_cubin(cubins):
     assert [parameter.size for parameter in image.parameters[:4]] == [8, 8, 8, 4]
     assert image.instructions[0].address == 0
     assert all(ins.target is not None for ins in image.instructions if ins.opcode == "BRA")
+
+
+def test_numbers_survive_64_bit_minima_and_the_register_of_the_return_address():
+    """Both since sm_120: a loop of min(9, 3) iterations whose counter is put aside in each."""
+    lines = (
+        "MOV.64 R4, 0x9",
+        "MOV.64 R6, 0x3",
+        "IMNMX.S64 PT, PT, R4, R4, R6, PT, !PT",
+        "RPCMOV.32 Rpc.LO, R4",
+        "FMNMX R4, R1, R2, !PT",
+        "RPCMOV.32 R4, Rpc.LO",
+        "IADD R4, R4, -0x1",
+        "ISETP.GT.S32.AND P0, PT, R4, RZ, PT",
+        "BRA 0x30",
+        "EXIT",
+    )
+    code = []
+    for index, line in enumerate(lines):
+        opcode, _, operands = line.partition(" ")
+        loop = {"guard": "P0", "operands": (), "target": 0x30} if opcode == "BRA" else {}
+        parts = {"guard": None, "operands": tuple(operands.split(", ")) if operands else (), "target": None} | loop
+        code.append(Instruction(address=16 * index, opcode=opcode, **parts))
+    sizes = dict.fromkeys(("registers", "stack", "shared", "local"), 0)
+    image = Cubin(kernel="loop", arch=120, parameters=(), instructions=tuple(code), **sizes)
+    assert walk(image, Launch(constants={})).counts == (1, 1, 1, 3, 3, 3, 3, 3, 3, 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"no cubin at all", b"\x7fELF\x02" + b"\xff" * 200])
