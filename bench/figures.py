@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import recipes, summary, tables
+from bench import machine_code, recipes, summary, tables
 from bench.results import Run
 from stnet.errors import DataError
 
@@ -56,7 +56,7 @@ BLOCKS: dict[str, Block] = {
     "training": tables.training_table,
     "growth": tables.growth_table,
 }
-TARGETS, RECIPES = "targets", "recipes"
+TARGETS, RECIPES, MACHINE_CODE = "targets", "recipes", "machine_code"
 
 
 def block(name: str, runs: Sequence[Run], folder: Path) -> str:
@@ -73,8 +73,11 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
         return summary.targets_table(gpu) + "\n"
     if name == RECIPES:
         return recipes.sections(folder) + "\n"
+    if name == MACHINE_CODE:
+        return machine_code.section(folder) + "\n"
     if name not in BLOCKS:
-        raise DataError(f"no figures named {name!r}; known are {', '.join([*BLOCKS, TARGETS, RECIPES])}")
+        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE])
+        raise DataError(f"no figures named {name!r}; known are {known}")
     parts = [text for run in runs if (text := BLOCKS[name](run))]
     if gpu is None or not BLOCKS[name](gpu):
         parts.append(f"({tables.UNCONFIRMED[0].upper()}{tables.UNCONFIRMED[1:]}.)")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import figures, plots, recipes, summary, tables
+from bench import figures, machine_code, plots, recipes, summary, tables
 from bench.results import CPU_FILE, GPU_FILE, RESULTS, Run, load_folder
 from stnet.errors import DataError, StnetError
 
@@ -31,8 +31,11 @@ def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
         parts.append(f"No result file of a GPU is here: every figure below is {tables.UNCONFIRMED}.")
     for run in runs:
         parts += _run_sections(run)
-    compared = recipes.sections(folder)
-    parts += ["## Recipes of training", compared] if compared else []
+    for title, text in (
+        ("Machine code", machine_code.section(folder)),
+        ("Recipes of training", recipes.sections(folder)),
+    ):
+        parts += [f"## {title}", text] if text else []
     parts += [f"![{name}]({name})" for name in pictures]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -220,6 +220,32 @@ def test_recipes_are_compared_in_a_table_with_the_best_in_bold(tmp_path):
         figures.fill(text, runs, tmp_path)
 
 
+COMPILED = {"kernel": "stda_forward", "layer": "encoder", "dtype": "float16", "head_dim": 32, "target": "sm_90"}
+COMPILED |= {"default": True, "instructions": 5.448, "registers": 190, "stack_bytes": 0}
+
+
+def test_counted_instructions_of_defaults_stand_beside_those_of_others(tmp_path):
+    runs = load_folder(_write(tmp_path))
+    assert "Machine code" not in report.render(runs, tmp_path, [])
+    others = [{"default": False}, {"target": "sm_80"}, {"layer": "decoder"}, {"head_dim": 64}, {"dtype": "float32"}]
+    peer = {"package": "deformops", "version": "3", "kernel": "backward", "dtype": "float16", "target": "sm_90"}
+    peer |= {"value_gradient": "float32", "instructions": 71.51, "registers": 106}
+    rows = [COMPILED, *({**COMPILED, "instructions": 9.0, **other} for other in others)]
+    content = {"triton": "3.8.0", "rows": rows, "peers": [peer, {"package": "deformops", "missing": True}]}
+    (tmp_path / "compile_report.json").write_text(json.dumps(content))
+    text = figures.fill(README.format("machine_code"), runs, tmp_path)
+    table = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert table == [
+        "| spatial-temporal, forward | float16 | 5.4 | 190 | 0 |",
+        "| spatial-temporal, forward | float32 | 9.0 | 190 | 0 |",
+        "| classic, backward, float32 value gradient: deformops 3 | float16 | 71.5 | 106 |  |",
+    ]
+    assert "Machine code" in report.render(runs, tmp_path, [])
+    (tmp_path / "compile_report.json").write_text('{"rows": []}')
+    with pytest.raises(DataError, match=r"compile_report\.json"):
+        figures.fill(text, runs, tmp_path)
+
+
 def test_unknown_figures_are_refused(tmp_path):
     with pytest.raises(DataError, match="'speed'"):
         figures.fill(README.format("speed"), load_folder(_write(tmp_path)), tmp_path)
