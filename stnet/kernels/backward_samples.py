@@ -98,7 +98,7 @@ def output_gradient(row, scale, queries, config: tl.constexpr):
 def _load_gather(row, block, config: tl.constexpr):
     """Channels of a block at pointers [ROWS] to channel 0, in the arrangement of gathers."""
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
-    ALIGN: tl.constexpr = config.ALIGN
+    ALIGN: tl.constexpr = config.ALIGN  # Triton 3.6 takes no attribute of a tuple for a constant in these lists
     VECTOR: tl.constexpr = ALIGN // BYTES
     channels = block * config.BLOCK + gather_channels(config)
     pointers = tl.max_contiguous(row[None, :, None] + channels, [1, 1, VECTOR])
@@ -283,7 +283,7 @@ def _gather_pointers(base, offset, config: tl.constexpr):
     """`sampling.cell_pointers` in the arrangement of gathers: [PARTS, ROWS, C]."""
     BYTES: tl.constexpr = base.dtype.element_ty.primitive_bitwidth // 8
     address = base.to(tl.int64, bitcast=True) + offset.to(tl.int64)[None, :, None]
-    VECTOR: tl.constexpr = config.VECTOR
+    VECTOR: tl.constexpr = config.VECTOR  # as in `_load_gather`
     pointers = address.to(base.dtype, bitcast=True)
     pointers = tl.max_contiguous(pointers, [1, 1, VECTOR])
     return tl.multiple_of(pointers, [1, 1, VECTOR * BYTES])
