@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from stnet.errors import VideoError
+from stnet.video.container import open_container
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
@@ -80,7 +81,7 @@ class VideoFile(VideoSource):
     @contextmanager
     def _opened(self):
         try:
-            container = av.open(str(self.path.absolute()), options=OPEN_OPTIONS, metadata_errors="replace")
+            container = open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
         except (av.FFmpegError, UnicodeError) as error:
             raise VideoError(f"{self.path}: cannot be opened as a video ({_reason(error)})") from error
         with container:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from stnet.errors import VideoError
+from stnet.video.container import open_container
 
 TICKS = 16
 """Clock ticks per frame over the rate's numerator: fine enough for variable rates, exact for constant."""
@@ -39,7 +40,7 @@ class VideoWriter:
         self._fps, self._size, self._last_tick = Fraction(fps), (height, width), -1
         self._closed = False
         with self._reporting("cannot be written"):
-            self._container = av.open(str(self.partial.absolute()), mode="w", format="mp4")
+            self._container = open_container(self.partial, mode="w", format="mp4")
             self._stream = self._container.add_stream(
                 "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
             )

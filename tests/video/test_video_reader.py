@@ -1,7 +1,10 @@
 """Video files: formats, colours, clocks, damage and disguise."""
 
 import struct
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -43,6 +46,23 @@ def test_can_be_read_again_and_scanned(tmp_path, encode):
         np.testing.assert_array_equal(frame.image, first[index].image)
         assert frame.time == first[index].time
     np.testing.assert_array_equal(first[39].image, second[39].image)
+
+
+OPEN_OFTEN = """
+import sys, av
+from stnet.video import VideoFile
+
+av.logging.set_level(av.logging.ERROR)  # as torchvision 0.25 does
+for _ in range(100):
+    VideoFile(sys.argv[1])
+"""
+
+
+def test_files_that_are_closed_early_do_not_hang_on_messages_of_the_decoder(tmp_path, encode):
+    path = encode(tmp_path / "clip.mp4", frames=48, height=256, width=320)
+    command = [sys.executable, "-c", OPEN_OFTEN, str(path)]
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run(command, check=True, timeout=120, cwd=root)  # what hangs holds Python's lock: nothing else ends it
 
 
 def test_keeps_exact_frame_rates(tmp_path, encode):
