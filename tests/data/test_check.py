@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stnet.data.check import check_dataset, main, repair_dataset
 from stnet.data.clips.dataset import ClipDataset
-from stnet.data.clips.transforms import evaluation_transform
+from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.index import load_index
 from stnet.data.phantom import write_phantoms
 from stnet.data.quality.duplicates import perceptual_hash
@@ -47,6 +48,29 @@ def box_of(document, number: int) -> dict:
     """The number-th annotation that is alone on its image."""
     owners = [box["image_id"] for box in document["annotations"]]
     return [box for box in document["annotations"] if owners.count(box["image_id"]) == 1][number]
+
+
+def assert_same(index, other) -> None:
+    """Training on both is the same: frames, boxes and labels, what counts, and what a clip holds."""
+    assert index.class_names == other.class_names
+    assert [video.name for video in index.videos] == [video.name for video in other.videos]
+    for one, two in zip(index.videos, other.videos, strict=True):
+        for a, b in zip(one.frames, two.frames, strict=True):
+            assert (a.path, a.image_id, a.frame_id, a.height, a.width) == (
+                b.path,
+                b.image_id,
+                b.frame_id,
+                b.height,
+                b.width,
+            )
+            assert a.annotated == b.annotated and a.labels.tolist() == b.labels.tolist()
+            np.testing.assert_array_equal(a.boxes, b.boxes)
+    first, second = (ClipDataset(i, 6, paper_training_transform(32, 64), seed=5) for i in (index, other))
+    assert len(first) == len(second)
+    for item in range(0, len(first), 7):
+        one, two = first[item], second[item]
+        assert torch.equal(one.images, two.images) and one.frames == two.frames
+        assert all(map(torch.equal, one.boxes, two.boxes)) and one.annotated == two.annotated
 
 
 def plant_faults(root) -> dict[str, str]:
@@ -132,14 +156,25 @@ def test_repaired_set_loads_and_says_what_was_done(dataset, capsys):
     with pytest.raises(DataError):
         load_index(dataset, "train")
     before = (dataset / "train.json").read_text()
-    assert main([str(dataset), "--repair"]) == 1
+    # Of two dozen boxes of a class three are a tenth.
+    assert main([str(dataset), "--repair"]) == 2
+    assert "of class 'malignant' (10%); nothing was changed" in capsys.readouterr().err
+    assert (dataset / "train.json").read_text() == before
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 1
     printed = capsys.readouterr().out
     assert "after the repair: 2 findings: 1 size change, 1 duplicate video" in printed
     assert (dataset / "train.json.original").read_text() == before
     assert not (dataset / "val.json.original").exists()
     (log,) = json.loads((dataset / "repairs.json").read_text())
     done = {repair["kind"] for repair in log["repairs"]}
-    assert {"unusable frame", "reversed box", "empty box", "bad box", "frame left without boxes"} <= done
+    assert {
+        "missing frame",
+        "unreadable frame",
+        "reversed box",
+        "empty box",
+        "bad box",
+        "frame left without boxes",
+    } <= done
     index = load_index(dataset, "train")
     assert index.repairs == ()
     clips = ClipDataset(index, 6, evaluation_transform(32, 64))
@@ -152,7 +187,7 @@ def test_originals_are_never_lost(dataset, capsys):
     plant_faults(dataset)
     (dataset / "train.json.original").write_text("precious")
     before = (dataset / "train.json").read_text()
-    assert main([str(dataset), "--repair"]) == 2
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 2
     assert "move it away" in capsys.readouterr().err
     assert (dataset / "train.json.original").read_text() == "precious"
     assert (dataset / "train.json").read_text() == before
@@ -231,7 +266,7 @@ def test_numbers_that_are_none_are_found_with_their_entry(dataset):
     edit(dataset, "train", change)
     report = check_dataset(dataset)
     assert [finding.kind for finding in report.findings] == ["bad box"] * 2
-    repair_dataset(report)
+    repair_dataset(report, accept_loss=True)
     assert check_dataset(dataset).findings == ()
 
 
@@ -302,7 +337,8 @@ def test_errata_and_leak_of_buv_by_name(tmp_path):
     (tmp_path / "imagenet_vid_val.json").write_text(json.dumps(split(["malignant/x9c1c965d274c457"])))
     report = check_dataset(tmp_path)
     found = sorted((finding.kind, finding.file) for finding in report.findings)
-    assert found == [("BUV erratum", "imagenet_vid_train_15frames.json")] * 2 + [("BUV leak", "imagenet_vid_val.json")]
+    errata = [("BUV erratum", "imagenet_vid_train_15frames.json")] * 2 + [("BUV leak", "imagenet_vid_val.json")]
+    assert [finding for finding in found if finding[0].startswith("BUV")] == errata
     repair_dataset(report)
     index = load_index(tmp_path, "train", errata=False)
     assert [video.frames[0].labels.tolist() for video in index.videos] == [[2], [1]]
@@ -317,9 +353,12 @@ def test_schema_example_with_made_frames(tmp_path, shared):
         Image.fromarray(rng.integers(0, 255, (image["height"], image["width"]), dtype=np.uint8)).save(path)
     (tmp_path / "train.json").write_text(json.dumps(document))
     report = check_dataset(tmp_path)
-    assert sorted(finding.kind for finding in report.findings) == ["clipped box", "reversed box"]
+    about_its_size = {"missing split", "videos of one frame"}
+    assert kinds(report) == {"clipped box", "reversed box"} | about_its_size
+    as_it_is = load_index(tmp_path, "train")
     repair_dataset(report)
-    assert check_dataset(tmp_path).findings == ()
+    assert kinds(check_dataset(tmp_path)) == about_its_size
+    assert_same(as_it_is, load_index(tmp_path, "train"))
 
 
 def test_videos_and_classes_across_splits(dataset):

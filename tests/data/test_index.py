@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stnet.data.annotations.repairs import repair_box, summarize_repairs
+from stnet.data.annotations.plan import repair_box
 from stnet.data.index import load_index
 from stnet.errors import DataError
 
@@ -78,7 +78,7 @@ def test_schema_example_of_buv(tmp_path, shared):
     assert first.frames[1].boxes.tolist() == [[0, 71, 189, 233], [300, 200, 360, 240]]
     assert second.frames[0].boxes.tolist() == [[1, 92, 142, 206]] and second.frames[0].labels.tolist() == [1]
     assert [repair.kind for repair in index.repairs] == ["clipped box", "reversed box"]
-    assert "annotations[1] (id 2)" in summarize_repairs(index.repairs)[0]
+    assert "annotations[1] (id 2)" in str(index.repairs[0])
 
 
 @pytest.mark.parametrize(

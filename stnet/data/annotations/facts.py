@@ -1,0 +1,109 @@
+"""What the files of the frames tell about an annotation file: which are unusable, which have another size."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from stnet.data.annotations.entries import Annotations, ImageEntry
+from stnet.errors import DataError
+
+THREADS = 16
+"""More than there are cores: a network disk lets each wait."""
+
+Size = tuple[int, int]
+
+
+class UnusableFile(NamedTuple):
+    """Why the file of a frame cannot be used: a short fixed name, the case, and what a person can do."""
+
+    kind: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameFacts:
+    """What is known of the files of the images, by the ids of these.
+
+    `paths` has all that lie inside the data set; `unusable` those that cannot be used; `sizes` the (height, width) of
+    those that differ from what is annotated.
+    """
+
+    paths: dict[int, Path]
+    unusable: dict[int, UnusableFile]
+    sizes: dict[int, Size]
+
+
+def gather_facts(
+    annotations: Annotations,
+    folder: Path,
+    inspect: Callable[[ImageEntry, Path], Size] | None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> FrameFacts:
+    """Look at the files of all frames.
+
+    Args:
+        annotations: file names are relative to `folder`.
+        folder: where the frames lie; nothing outside is touched.
+        inspect: returns the (height, width) of a file, or raises `DataError`; called from several threads. None leaves
+            the files closed.
+        on_frame: called in this thread for every frame that was looked at.
+    """
+    guard = PathGuard(folder)
+    paths: dict[int, Path] = {}
+    unusable: dict[int, UnusableFile] = {}
+    for image in annotations.images:
+        try:
+            paths[image.id] = guard.path(image.file_name)
+        except ValueError as error:
+            what = f"file_name {image.file_name!r} {error}"
+            unusable[image.id] = UnusableFile("path leaves the dataset", what, "copy the frame inside")
+
+    def look(image: ImageEntry) -> Size | UnusableFile:
+        path = paths[image.id]
+        if not path.is_file():
+            return UnusableFile("missing frame", f"no file {path}", "restore it")
+        try:
+            return (image.height, image.width) if inspect is None else inspect(image, path)
+        except DataError as error:
+            return UnusableFile("unreadable frame", str(error), "restore it")
+
+    sizes: dict[int, Size] = {}
+    images = [image for image in annotations.images if image.id in paths]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for image, result in zip(images, pool.map(look, images), strict=True):
+            on_frame()
+            if isinstance(result, UnusableFile):
+                unusable[image.id] = result
+            elif result != (image.height, image.width):
+                sizes[image.id] = result
+    return FrameFacts(paths=paths, unusable=unusable, sizes=sizes)
+
+
+class PathGuard:
+    """Maps file names to paths that stay inside `root` even through symbolic links."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._inside: dict[Path, bool] = {}
+
+    def path(self, file_name: str) -> Path:
+        """Return the path of a file name, which need not exist.
+
+        Raises:
+            ValueError: it leads out of the folder.
+        """
+        path = self.root / file_name
+        if path.parent not in self._inside:
+            self._inside[path.parent] = self._is_inside(path.parent)
+        if not self._inside[path.parent] or (path.is_symlink() and not self._is_inside(path)):
+            raise ValueError("leads out of the dataset through a symbolic link")
+        return path
+
+    def _is_inside(self, path: Path) -> bool:
+        real = os.path.realpath(path)
+        return real == self._real_root or real.startswith(os.path.join(self._real_root, ""))
