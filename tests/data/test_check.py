@@ -1,16 +1,16 @@
 """The data check finds planted faults, finds nothing on a clean set, and its repair leaves a set that loads."""
 
+import errno
 import json
 import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from stnet.data.check import check_dataset, main, repair_dataset
 from stnet.data.clips.dataset import ClipDataset
-from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
+from stnet.data.clips.transforms import evaluation_transform
 from stnet.data.index import load_index
 from stnet.data.phantom import write_phantoms
 from stnet.data.quality.duplicates import perceptual_hash
@@ -48,29 +48,6 @@ def box_of(document, number: int) -> dict:
     """The number-th annotation that is alone on its image."""
     owners = [box["image_id"] for box in document["annotations"]]
     return [box for box in document["annotations"] if owners.count(box["image_id"]) == 1][number]
-
-
-def assert_same(index, other) -> None:
-    """Training on both is the same: frames, boxes and labels, what counts, and what a clip holds."""
-    assert index.class_names == other.class_names
-    assert [video.name for video in index.videos] == [video.name for video in other.videos]
-    for one, two in zip(index.videos, other.videos, strict=True):
-        for a, b in zip(one.frames, two.frames, strict=True):
-            assert (a.path, a.image_id, a.frame_id, a.height, a.width) == (
-                b.path,
-                b.image_id,
-                b.frame_id,
-                b.height,
-                b.width,
-            )
-            assert a.annotated == b.annotated and a.labels.tolist() == b.labels.tolist()
-            np.testing.assert_array_equal(a.boxes, b.boxes)
-    first, second = (ClipDataset(i, 6, paper_training_transform(32, 64), seed=5) for i in (index, other))
-    assert len(first) == len(second)
-    for item in range(0, len(first), 7):
-        one, two = first[item], second[item]
-        assert torch.equal(one.images, two.images) and one.frames == two.frames
-        assert all(map(torch.equal, one.boxes, two.boxes)) and one.annotated == two.annotated
 
 
 def plant_faults(root) -> dict[str, str]:
@@ -355,10 +332,8 @@ def test_schema_example_with_made_frames(tmp_path, shared):
     report = check_dataset(tmp_path)
     about_its_size = {"missing split", "videos of one frame"}
     assert kinds(report) == {"clipped box", "reversed box"} | about_its_size
-    as_it_is = load_index(tmp_path, "train")
     repair_dataset(report)
     assert kinds(check_dataset(tmp_path)) == about_its_size
-    assert_same(as_it_is, load_index(tmp_path, "train"))
 
 
 def test_videos_and_classes_across_splits(dataset):
@@ -408,3 +383,80 @@ def test_hash_survives_brightness_and_size_but_not_content():
     unrelated = perceptual_hash(rng.integers(0, 255, (200, 240, 1), dtype=np.uint8))
     assert (code != unrelated).sum() > 80
     assert perceptual_hash(np.full((50, 50, 1), 7, dtype=np.uint8)) is None
+
+
+def test_too_little_to_train_on_or_to_validate_with(dataset, capsys):
+    (dataset / "val.json").rename(dataset / "kept.json")
+    assert main([str(dataset), "--quick"]) == 1
+    assert "[missing split] val.json: file: there is none" in capsys.readouterr().out
+    (dataset / "kept.json").rename(dataset / "val.json")
+
+    before = json.loads((dataset / "val.json").read_text())
+    for name, change in {
+        "empty split": lambda d: d.update(videos=[], images=[], annotations=[]),
+        "no boxes": lambda d: d.update(annotations=[]),
+        "videos of one frame": lambda d: [image.update(video_id=2) for image in d["images"][1:6]],
+    }.items():
+        (dataset / "val.json").write_text(json.dumps(before))
+        edit(dataset, "val", change)
+        found = kinds(check_dataset(dataset, quick=True))
+        assert name in found and (name == "videos of one frame" or found == {name})
+    (dataset / "val.json").write_text(json.dumps(before))
+    edit(
+        dataset, "val", lambda d: [image.update(annotated=False) for image in d["images"]] and d.update(annotations=[])
+    )
+    assert kinds(check_dataset(dataset, quick=True)) == {"empty split"}
+
+
+def test_class_that_nobody_shows(dataset):
+    edit(dataset, "train", lambda d: d["categories"].append({"id": 3, "name": "cyst"}))
+    edit(dataset, "val", lambda d: d["categories"].append({"id": 3, "name": "cyst"}))
+    (finding,) = check_dataset(dataset, quick=True).findings
+    assert (finding.kind, finding.entry, finding.file) == ("class without boxes", "categories (id 3)", "train.json")
+
+
+def test_a_repair_that_loses_a_tenth_of_anything_has_to_be_asked_for_twice(dataset, capsys):
+    frames = [i["file_name"] for i in json.loads((dataset / "train.json").read_text())["images"]]
+    before = (dataset / "train.json").read_text()
+    for name in frames[::9]:  # 4 of 36
+        (dataset / "rawframes" / name).write_bytes(b"")
+    edit(dataset, "val", lambda d: box_of(d, 0)["bbox"].__setitem__(0, -1))
+    assert main([str(dataset), "--repair"]) == 2
+    captured = capsys.readouterr()
+    assert "4 of 36 frames (11%)" in captured.err and "--accept-loss" in captured.err and captured.err.count("\n") == 1
+    # The other file, whose repair loses nothing, is left alone too.
+    assert (dataset / "train.json").read_text() == before and not list(dataset.glob("*.original"))
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 0
+    assert len(json.loads((dataset / "train.json").read_text())["images"]) == 32
+    assert {entry["file"] for entry in json.loads((dataset / "repairs.json").read_text())} == {"train.json", "val.json"}
+
+
+def test_a_repair_that_would_leave_nothing_says_so(dataset, capsys):
+    for path in (dataset / "rawframes").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    assert main([str(dataset), "--repair"]) == 2
+    captured = capsys.readouterr()
+    assert "36 of 36 frames (100%)" in captured.err and "2 empty split" in captured.out
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 1
+    assert "after the repair: 2 findings: 2 empty split" in capsys.readouterr().out
+
+
+def test_full_disk_leaves_the_set_as_it_was(dataset, capsys, monkeypatch):
+    edit(dataset, "train", lambda d: box_of(d, 0)["bbox"].__setitem__(0, -5))
+    before = {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
+    original = before["train.json"]
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    for allowed in range(4):
+        (dataset / "train.json").write_bytes(original)
+        calls = iter([lambda path: None] * allowed + [full] * 99)
+        monkeypatch.setattr("stnet.files.synchronize", lambda path, calls=calls: next(calls)(path))
+        assert main([str(dataset), "--quick", "--repair"]) == 2
+        assert capsys.readouterr().err.strip().endswith("No space left on device")
+        after = {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
+        if allowed == 3:  # the file is in place, the disk alone did not say so
+            assert after.pop("train.json.original") == original and after["train.json"] != original
+            after["train.json"] = original
+        assert after == before, allowed

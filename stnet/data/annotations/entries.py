@@ -169,6 +169,10 @@ def relative_path_problem(name: str) -> str | None:
         return "contains a control character"
     if "\\" in name or name[1:2] == ":":
         return "is a Windows path"
+    try:
+        name.encode("utf-8", "surrogateescape")  # as names of files that are not UTF-8 are kept
+    except UnicodeEncodeError:
+        return "holds half a character"
     path = PurePosixPath(name)
     if path.is_absolute():
         return "is an absolute path"

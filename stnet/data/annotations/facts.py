@@ -61,15 +61,19 @@ def gather_facts(
         except ValueError as error:
             what = f"file_name {image.file_name!r} {error}"
             unusable[image.id] = UnusableFile("path leaves the dataset", what, "copy the frame inside")
+        except OSError as error:  # no file system holds such a name, or its folder may not be read
+            unusable[image.id] = _unreadable(f"{image.file_name}: {error.strerror}")
 
     def look(image: ImageEntry) -> Size | UnusableFile:
         path = paths[image.id]
-        if not path.is_file():
-            return UnusableFile("missing frame", f"no file {path}", "restore it")
         try:
+            if not path.is_file():
+                return UnusableFile("missing frame", f"no file {path}", "restore it")
             return (image.height, image.width) if inspect is None else inspect(image, path)
         except DataError as error:
-            return UnusableFile("unreadable frame", str(error), "restore it")
+            return _unreadable(str(error))
+        except OSError as error:
+            return _unreadable(f"{path}: {error.strerror}")
 
     sizes: dict[int, Size] = {}
     images = [image for image in annotations.images if image.id in paths]
@@ -81,6 +85,10 @@ def gather_facts(
             elif result != (image.height, image.width):
                 sizes[image.id] = result
     return FrameFacts(paths=paths, unusable=unusable, sizes=sizes)
+
+
+def _unreadable(what: str) -> UnusableFile:
+    return UnusableFile("unreadable frame", what, "replace the file")
 
 
 class PathGuard:

@@ -1,5 +1,6 @@
 """Corrected annotation files, written where nothing of weight gets lost."""
 
+import filecmp
 import json
 import shutil
 from collections import Counter
@@ -57,18 +58,19 @@ def write_corrected(split: Split) -> Path:
 
     Raises:
         DataError: an earlier original would be lost.
-        OSError: the folder cannot be written; then all is as before.
+        OSError: the folder cannot be written. The original is never lost, and no copy of it stays where it is in place.
     """
     original = split.file.with_name(split.file.name + ".original")
     if original.exists():
         raise DataError(f"{original}: exists from an earlier repair; move it away first")
     document = apply_repairs(split.annotations.document, split.repairs)
-    with replacing(original) as copy:
-        shutil.copyfile(split.file, copy)
     try:
+        with replacing(original) as copy:
+            shutil.copyfile(split.file, copy)
         write_text(split.file, json.dumps(document) + "\n")
     except BaseException:
         with suppress(OSError):
-            original.unlink()
+            if filecmp.cmp(original, split.file, shallow=False):
+                original.unlink()
         raise
     return original
