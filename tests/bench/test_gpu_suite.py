@@ -286,7 +286,7 @@ def test_a_key_that_cannot_be_tuned_costs_no_other(monkeypatch, tmp_path):
 
 def test_making_phantoms_counts_as_training_time(monkeypatch, tmp_path):
     context, given = _context(monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=""))
-    monkeypatch.setattr("bench.stages._phantoms", lambda context, seconds: time.sleep(0.3))
+    monkeypatch.setattr("bench.gpu_suite.stages._phantoms", lambda context, seconds: time.sleep(0.3))
     training(context, 60.0)
     assert given[0] <= 60.0 - SETTLING_SECONDS - 0.3
 
