@@ -51,18 +51,31 @@ def test_imports_without_an_optional_package(absent, statement):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("layer", ["kernels", "data", "video", "model", "evaluation", "inference", "training"])
+GROUND = {"errors", "files", "console", "command_line", "environment", "devices", "boxes", "json_settings"}
+"""Modules that any layer may use; they use only one another."""
+
+LAYERS = {
+    "kernels": set(),
+    "video": set(),
+    "model": {"kernels"},
+    "data": {"video"},
+    "evaluation": {"model", "data"},
+    "inference": {"evaluation", "model", "data", "video", "kernels"},
+    "training": {"evaluation", "model", "data", "video", "kernels"},
+    "integrations": {"kernels"},
+}
+"""What each folder of the package may import, besides itself and the ground floor."""
+
+
+def _imports(path: Path) -> set[str]:
+    return set(re.findall(r"^\s*(?:from|import) stnet\.(\w+)", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_imports_flow_one_way(layer):
-    allowed = {
-        "kernels": {"kernels", "errors"},
-        "data": {"data", "video", "errors"},
-        "video": {"video", "errors"},
-        "model": {"model", "kernels", "errors"},
-        "evaluation": {"evaluation", "model", "data", "errors"},
-        "inference": {"inference", "evaluation", "model", "data", "video", "errors", "kernels"},
-        "training": {"training", "evaluation", "model", "data", "video", "errors", "kernels"},
-    }[layer]
-    used = set()
-    for path in (ROOT / "stnet" / layer).rglob("*.py"):
-        used |= set(re.findall(r"^\s*(?:from|import) stnet\.(\w+)", path.read_text(), re.MULTILINE))
-    assert used <= allowed
+    used = set().union(*(_imports(path) for path in (ROOT / "stnet" / layer).rglob("*.py")))
+    assert used <= LAYERS[layer] | GROUND | {layer}
+
+
+def test_the_ground_floor_stands_on_itself():
+    assert set().union(*(_imports(ROOT / "stnet" / f"{name}.py") for name in GROUND)) <= GROUND

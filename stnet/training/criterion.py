@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stnet.training.boxes import corners, overlaps
+from stnet.boxes import corners, overlaps
 from stnet.training.matcher import ALPHA, GAMMA, CostWeights, Matches, match
 from stnet.training.targets import FrameTargets
 

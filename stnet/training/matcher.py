@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from stnet.boxes import corners, overlaps
 from stnet.errors import StnetError
-from stnet.training.boxes import corners, overlaps
 from stnet.training.targets import FrameTargets
 
 ALPHA = 0.25  # share of positives in the focal terms, in matching and in the loss

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.training.boxes import corners, overlaps
+from stnet.boxes import corners, overlaps
 from stnet.training.criterion import Criterion, LossWeights
 from stnet.training.targets import FrameTargets
 

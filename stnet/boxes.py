@@ -1,4 +1,4 @@
-"""Box geometry on normalized boxes, broadcasting over leading dimensions."""
+"""Geometry of boxes, broadcasting over leading dimensions."""
 
 import torch
 from torch import Tensor

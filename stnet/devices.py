@@ -1,0 +1,39 @@
+"""The device that a command computes on."""
+
+import torch
+
+from stnet.errors import ConfigError
+
+
+def resolve_device(name: str | torch.device = "auto", local_rank: int = 0) -> torch.device:
+    """Return the device with its index: a GPU where there is one for `auto`.
+
+    CUDA's current device belongs to a thread and starts at 0 in each; an indexed device means the same in all of them.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`. `cuda` is the process's current device, or that of its local rank.
+        local_rank: number of this process on its machine where several share the GPUs.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise ConfigError(f"--device {name}: only cpu and cuda are supported; use auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.index is not None:
+        number = device.index
+    elif local_rank or not count:
+        number = local_rank
+    else:
+        number = torch.cuda.current_device()
+    if number >= count:
+        raise ConfigError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu")
+    return torch.device("cuda", number)

@@ -1,0 +1,116 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+PARTIAL = ".partial"
+"""Ending of a file that still grows, or whose writing was broken off."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file beside `path` to be written; once it is, it takes the place of `path` in one step.
+
+    The temporary name ends like `path`, and two processes never share one. After an error it is gone and `path` is as
+    it was before.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        synchronize(temporary)
+        os.replace(temporary, path)
+        synchronize(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in two-space indentation, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def synchronize(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder.
+
+    Raises:
+        OSError: for example on a full disk.
+    """
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class GrowingFile:
+    """A text file that grows as `NAME.partial` and takes its name when closed without an error.
+
+    After an error the partial file stays: it holds what was already produced.
+
+    Args:
+        path: the final name.
+        newline: as for `open`.
+
+    Raises:
+        OSError: from every method, whenever it cannot be written, a full disk included.
+    """
+
+    def __init__(self, path: Path, newline: str | None = None) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + PARTIAL)
+        self._handle: IO[str] = open(self.partial, "w", encoding="utf-8", newline=newline)  # noqa: SIM115
+
+    def write(self, text: str) -> None:
+        """Append text."""
+        self._handle.write(text)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._handle.closed:
+            return
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        self._handle.close()
+        os.replace(self.partial, self.path)
+
+    def abandon(self) -> None:
+        """Stop writing; what there is stays under the partial name."""
+        # What is still in memory may not fit on a full disk either.
+        with suppress(OSError):
+            self._handle.close()
+
+    def __enter__(self) -> "GrowingFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
