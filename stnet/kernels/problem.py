@@ -276,6 +276,8 @@ def _integer_rows(name: str, rows: Sequence[Sequence[int]]) -> tuple[tuple[int, 
 
 def _integers(name: str, numbers: Sequence[int]) -> tuple[int, ...]:
     """Integers of any type (NumPy's, tensors without dimensions) as Python's; nothing is rounded."""
+    if type(numbers) is tuple and all(type(number) is int for number in numbers):
+        return numbers
     try:
         integers = tuple(int(number) for number in numbers)
         same = all(integer == number for integer, number in zip(integers, numbers, strict=True))
