@@ -24,7 +24,7 @@ def _stda_reference(problem, x):
 
 
 def _msda_reference(problem, x):
-    return msda_reference(x.value, problem.spatial_shapes, x.locations, x.weights)
+    return msda_reference(x.value, problem.spatial_shapes, problem.level_starts, x.locations, x.weights)
 
 
 def _forward(attend, problem) -> Action:
