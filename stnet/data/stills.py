@@ -25,7 +25,7 @@ from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, build_index
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
 from stnet.data.progress import counting
-from stnet.data.smooth import SmoothField, wander
+from stnet.data.synthetic.smooth import SmoothField, wander
 from stnet.errors import ConfigError, DataError, StnetError
 
 FRAMES = 12
