@@ -19,6 +19,9 @@ from stnet.data.synthetic.pasting import Donors, PasteLesions
 from stnet.data.synthetic.screens import cut_sector, draw_layout, place_on_screen
 from stnet.data.synthetic.views import Motion, draw_path, draw_view, render_views
 
+MOST_ENLARGED = 1.6
+"""A view has at most so many pixels per pixel of the still along its short side: more would only be blurred."""
+
 LEAST_LESION = 6.0
 """Shorter side in pixels from which on a lesion of a training clip can be expected to be found."""
 
@@ -108,7 +111,7 @@ class StillClips:
         boxes = np.concatenate(stack.boxes)
         view = draw_view(rng, boxes, stack.height, stack.width, motion)
         path = draw_path(rng, view, boxes, count, motion if held else replace(motion, constant=1.0))
-        short = round(self.size * rng.uniform(0.8, 1.15))
+        short = round(min(self.size * rng.uniform(0.8, 1.15), MOST_ENLARGED * min(view.height, view.width)))
         height, width = (min(side, self.longest) for side in resized_size(view.height, view.width, short, self.longest))
         layout = draw_layout(rng, height, width) if rng.random() < self.defences.screens else None
         if layout is not None and not _visible(boxes, view.height / layout.rows, view.width / layout.columns):

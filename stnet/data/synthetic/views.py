@@ -4,7 +4,7 @@ A view either holds a lesion nearly whole or does not touch it, so that every fr
 completely: no frame shows half a lesion whose box nobody could agree on.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,13 @@ from stnet.data.clips.transforms import FrameStack, map_images, with_boxes
 WHOLE = 0.85
 """A lesion counts as in view from this share of its box on; below, the view must not touch it at all."""
 
+WHOLE_SHARE = 0.3
+"""Share of the clips that show the whole still, as validation does."""
+
+NARROWEST = 0.2
+"""Beside lesions a stretch is looked at from this share of the still's side on."""
+
+MOST_ASPECT = 2.2
 TRIES = 16
 HALVINGS = 3
 SAMPLES_PER_PIXEL = 1.2
@@ -45,8 +52,7 @@ class Motion:
     Attributes:
         lesion_free: share of the stills with lesions whose view is looked for where no lesion is.
         constant: share of the clips without any motion.
-        smallest: least side of a view with lesions, as a share of the still's.
-        smallest_free: the same of a view without lesions.
+        smallest: least side of a view, as a share of the still's; views beside lesions may be smaller.
         stretch: height against width by a factor 2^u, |u| <= stretch.
         rotation: degrees either way.
         drift: way of the window until the farthest frame of the clip, as a share of its sides.
@@ -56,7 +62,6 @@ class Motion:
     lesion_free: float = 0.15
     constant: float = 0.25
     smallest: float = 0.45
-    smallest_free: float = 0.4
     stretch: float = 0.15
     rotation: float = 6.0
     drift: float = 0.12
@@ -69,30 +74,30 @@ def draw_view(rng: np.random.Generator, boxes: np.ndarray, height: int, width: i
     Returns:
         A view in which every lesion is nearly whole or absent; the whole still where none is found.
     """
-    free = not len(boxes) or rng.random() < motion.lesion_free
-    if not free and rng.random() < 0.3:  # the whole still, as validation shows it
-        return View(x=width / 2, y=height / 2, width=width, height=height)
+    whole = View(x=width / 2, y=height / 2, width=width, height=height)
+    if len(boxes) and rng.random() < motion.lesion_free:
+        return _view_without(rng, boxes, height, width) or whole
+    if rng.random() < WHOLE_SHARE:
+        return whole
     for _ in range(TRIES):
-        view = _view_without(rng, height, width, motion) if free else _view_with(rng, boxes, height, width, motion)
-        shares = _shares(boxes, view)
-        if (shares == 0).all() if free else _complete(shares):
+        view = _view_with(rng, boxes, height, width, motion)
+        if _complete(_shares(boxes, view)):
             return view
-    return View(x=width / 2, y=height / 2, width=width, height=height)
+    return whole
 
 
 def draw_path(rng: np.random.Generator, view: View, boxes: np.ndarray, frames: int, motion: Motion) -> list[View]:
     """Draw one view per frame of a clip, beginning with `view`.
 
-    Local frames lie close to the first in time, global ones anywhere. The way is shortened until all frames show
-    the lesions that the first one shows.
+    Local frames lie close to the first in time, global ones anywhere. Turn and way are halved until all frames show the
+    lesions that `view` shows; where that does not help, all frames show `view`.
     """
     turn = np.deg2rad(rng.uniform(-motion.rotation, motion.rotation)) if rng.random() < 0.5 else 0.0
-    view = replace(view, turn=turn)
+    seen = _shares(boxes, view) > 0
     time = _times(rng, frames)
     reach = 0.0 if rng.random() < motion.constant else 1.0
     speed = reach * rng.uniform(-1, 1, 4) * (motion.drift, motion.drift, motion.zoom, np.deg2rad(motion.rotation) / 2)
     tremor = reach * 0.008 * rng.standard_normal((frames, 2))
-    seen = _shares(boxes, view) > 0
     for _ in range(HALVINGS):
         path = [
             View(
@@ -100,14 +105,14 @@ def draw_path(rng: np.random.Generator, view: View, boxes: np.ndarray, frames: i
                 y=view.y + (speed[1] * t + shake_y) * view.height,
                 width=view.width * 2 ** (speed[2] * t),
                 height=view.height * 2 ** (speed[2] * t),
-                turn=view.turn + speed[3] * t,
+                turn=turn + speed[3] * t,
             )
             for t, (shake_x, shake_y) in zip(time, tremor, strict=True)
         ]
         shares = [_shares(boxes, step) for step in path]
         if all(_complete(share) and ((share > 0) == seen).all() for share in shares):
             return path
-        speed, tremor = speed / 2, tremor / 2
+        speed, tremor, turn = speed / 2, tremor / 2, turn / 2
     return [view] * frames
 
 
@@ -187,9 +192,10 @@ def _complete(shares: np.ndarray) -> bool:
 
 
 def _view_with(rng: np.random.Generator, boxes: np.ndarray, height: int, width: int, motion: Motion) -> View:
-    """A view around one of the lesions."""
-    x0, y0, x1, y1 = boxes[rng.integers(len(boxes))].astype(float)
-    view_width, view_height = _sides(rng, height, width, motion.smallest, motion.stretch)
+    """A view around one of the lesions, or anywhere where there is none."""
+    share, lean = rng.uniform(motion.smallest, 1), 2 ** rng.uniform(-motion.stretch, motion.stretch)
+    view_width, view_height = width * min(1.0, share * lean), height * min(1.0, share / lean)
+    x0, y0, x1, y1 = boxes[rng.integers(len(boxes))].astype(float) if len(boxes) else (width, height, 0.0, 0.0)
     view_width = min(width, max(view_width, 1.1 * (x1 - x0)))
     view_height = min(height, max(view_height, 1.1 * (y1 - y0)))
     left = _between(rng, max(0.0, x1 - view_width), min(x0, width - view_width))
@@ -197,16 +203,20 @@ def _view_with(rng: np.random.Generator, boxes: np.ndarray, height: int, width: 
     return View(x=left + view_width / 2, y=top + view_height / 2, width=view_width, height=view_height)
 
 
-def _view_without(rng: np.random.Generator, height: int, width: int, motion: Motion) -> View:
-    view_width, view_height = _sides(rng, height, width, motion.smallest_free, motion.stretch)
-    left, top = rng.uniform(0, width - view_width), rng.uniform(0, height - view_height)
+def _view_without(rng: np.random.Generator, boxes: np.ndarray, height: int, width: int) -> View | None:
+    """A view to one side of all lesions, or None where none of the sides has room."""
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    sides = [(0, 0, low[0], height), (high[0], 0, width, height), (0, 0, width, low[1]), (0, high[1], width, height)]
+    limits = NARROWEST * np.array([width, height])
+    sides = [side for side in sides if side[2] - side[0] >= limits[0] and side[3] - side[1] >= limits[1]]
+    if not sides:
+        return None
+    x0, y0, x1, y1 = (float(value) for value in sides[rng.integers(len(sides))])
+    view_width, view_height = (x1 - x0) * rng.uniform(0.6, 0.98), (y1 - y0) * rng.uniform(0.6, 0.98)
+    view_width = min(view_width, MOST_ASPECT * view_height)
+    view_height = min(view_height, MOST_ASPECT * view_width)
+    left, top = rng.uniform(x0, x1 - view_width), rng.uniform(y0, y1 - view_height)
     return View(x=left + view_width / 2, y=top + view_height / 2, width=view_width, height=view_height)
-
-
-def _sides(rng: np.random.Generator, height: int, width: int, smallest: float, stretch: float) -> tuple[float, float]:
-    share = rng.uniform(smallest, 1)
-    lean = 2 ** rng.uniform(-stretch, stretch)
-    return width * min(1.0, share * lean), height * min(1.0, share / lean)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
