@@ -26,7 +26,7 @@ def test_joining_keeps_every_frame_and_numbers_anew(tmp_path):
 def test_what_does_not_go_together_is_refused(tmp_path):
     write_phantoms(tmp_path / "a", 1, 1, 0, frames=2, height=48, width=48)
     train, val = (load_index(tmp_path / "a", split) for split in ("train", "val"))
-    with pytest.raises(DataError, match="train.json: given twice"):
+    with pytest.raises(DataError, match=r"train\.json: given twice"):
         join_indexes([train, val, train])
-    with pytest.raises(DataError, match="val.json: classes cyst, but .*train.json has benign, malignant"):
+    with pytest.raises(DataError, match=r"val\.json: classes cyst, but .*train\.json has benign, malignant"):
         join_indexes([train, replace(val, class_names=("cyst",))])
