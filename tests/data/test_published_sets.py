@@ -1,4 +1,4 @@
-"""Public sets as their authors publish them, on made files: boxes, classes, patients, what is left out, what is wrong."""
+"""Public sets as their authors publish them, on made files: boxes, classes, patients, what is left out or wrong."""
 
 import numpy as np
 import pytest
@@ -181,10 +181,6 @@ def test_splits_keep_patients_and_near_duplicates_together(busbra, busi):
         (lambda text: text.replace("malignant", "unknown"), "bus_0002-s: class 'unknown' is none of benign, malignant"),
         (lambda text: text.replace("bus_0002-s", "../bus"), "is no name of a file in this folder"),
         (lambda text: text.replace("bus_0002-s", "bus_0009"), "mask_0009.png: no such file"),
-        (
-            lambda text: text + '"' + "\0",
-            "bus_data.csv: not a table|no name of a file|line contains NUL|bus_0009|class",
-        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(busbra, change, message):
@@ -196,12 +192,15 @@ def test_what_is_wrong_with_a_table_is_named(busbra, change, message):
 
 def test_damaged_files_are_named(busbra, busi, tmp_path):
     (busbra / "Masks" / "mask_0001-l.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match="mask_0001-l.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"mask_0001-l\.png: cannot be decoded"):
         published_reader(busbra)()
     (busi / "benign" / "benign (2)_mask.png").unlink()
+    (busbra / "bus_data.csv").write_bytes(b"ID,Case,Pathology\n\xff\xfe,1,benign\n")
+    with pytest.raises(DataError, match=r"bus_data\.csv: not a table"):
+        published_reader(busbra)()
     with pytest.raises(DataError, match=r"benign \(2\).png: no mask"):
         published_reader(busi)()
-    with pytest.raises(DataError, match="neither train.json nor val.json"):
+    with pytest.raises(DataError, match=r"neither train\.json nor val\.json"):
         read_sets([tmp_path / "nothing"], 0.2, 0)
 
 
