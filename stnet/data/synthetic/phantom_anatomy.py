@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stnet.data.smooth import SmoothField
+from stnet.data.synthetic.smooth import SmoothField
 
 # A section of a lesion counts as visible, and gets a box, from this extent in both directions of the image
 # ...

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import gaussian_filter1d
 
-from stnet.data.phantom_anatomy import MIN_CONTRAST_DB, MIN_SECTION_MM, Breast
+from stnet.data.synthetic.phantom_anatomy import MIN_CONTRAST_DB, MIN_SECTION_MM, Breast
 
 SLICE_MM = 0.35  # distance of the scatterer slices along the sweep
 MARGIN_MM = 2.5  # rendered around the image, so that no blur wraps around its edges
