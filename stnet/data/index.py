@@ -59,7 +59,7 @@ FRAMES_FOLDER = "rawframes"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
-    """One frame: `boxes` float32 [n, 4], x0 y0 x1 y1 in pixels; `labels` int64 [n] from 1; both read-only."""
+    """One frame: `boxes` float32 `[n, 4]`, x0, y0, x1, y1 in pixels; `labels` int64 `[n]` from 1; both read-only."""
 
     path: Path
     image_id: int

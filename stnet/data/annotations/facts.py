@@ -1,6 +1,5 @@
 """What the files of the frames tell about an annotation file: which are unusable, which have another size."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stnet.data.annotations.entries import Annotations, ImageEntry
+from stnet.data.path_guard import PathGuard
 from stnet.errors import DataError
 
 THREADS = 16
@@ -89,29 +89,3 @@ def gather_facts(
 
 def _unreadable(what: str) -> UnusableFile:
     return UnusableFile("unreadable frame", what, "replace the file")
-
-
-class PathGuard:
-    """Maps file names to paths that stay inside `root` even through symbolic links."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._real_root = os.path.realpath(root)
-        self._inside: dict[Path, bool] = {}
-
-    def path(self, file_name: str) -> Path:
-        """Return the path of a file name, which need not exist.
-
-        Raises:
-            ValueError: it leads out of the folder.
-        """
-        path = self.root / file_name
-        if path.parent not in self._inside:
-            self._inside[path.parent] = self._is_inside(path.parent)
-        if not self._inside[path.parent] or (path.is_symlink() and not self._is_inside(path)):
-            raise ValueError("leads out of the dataset through a symbolic link")
-        return path
-
-    def _is_inside(self, path: Path) -> bool:
-        real = os.path.realpath(path)
-        return real == self._real_root or real.startswith(os.path.join(self._real_root, ""))
