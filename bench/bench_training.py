@@ -8,7 +8,7 @@ import torch
 from bench import models
 from bench.shapes import DTYPES
 from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
 from stnet.model.config import ModelConfig
 from stnet.training.config import TrainConfig
 from stnet.training.denoising import TrainedModel

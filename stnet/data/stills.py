@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from stnet.data.annotations import load_json, parse_annotations
+from stnet.data.annotations.entries import load_json, parse_annotations
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, build_index
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stnet.data.annotations import Annotations, BoxEntry, EntryError, ImageEntry, load_json, parse_annotations
+from stnet.data.annotations.entries import Annotations, BoxEntry, EntryError, ImageEntry, load_json, parse_annotations
+from stnet.data.annotations.repairs import BUV_DUPLICATES, BUV_LEAK, BUV_MALIGNANT, repair_box
 from stnet.data.index import LESION_CLASSES, PathGuard
-from stnet.data.repairs import BUV_DUPLICATES, BUV_LEAK, BUV_MALIGNANT, repair_box
 
 REPAIR = "add --repair to correct the annotation file"
 DUPLICATE_IOU = 0.95

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from stnet.data.annotations import BoxEntry, ImageEntry
-from stnet.data.findings import DUPLICATE_IOU, Split, iou
-from stnet.data.repairs import BUV_DUPLICATES, BUV_MALIGNANT, Repair, repair_box
+from stnet.data.annotations.entries import BoxEntry, ImageEntry
+from stnet.data.annotations.repairs import BUV_DUPLICATES, BUV_MALIGNANT, Repair, repair_box
+from stnet.data.quality.findings import DUPLICATE_IOU, Split, iou
 from stnet.errors import DataError
 
 

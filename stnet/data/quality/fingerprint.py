@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stnet.data.findings import Split
-from stnet.data.repairs import repair_box
+from stnet.data.annotations.repairs import repair_box
+from stnet.data.quality.findings import Split
 
 BINS = 10
 GRID = 8

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stnet.data.clips import LOCAL_FRAMES, sample_clip
+from stnet.data.clips.planning import LOCAL_FRAMES, sample_clip
+from stnet.data.clips.transforms import Transform, normalize, relative_boxes
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex
-from stnet.data.transforms import Transform, normalize, relative_boxes
 
 CACHE_BYTES = 256 * 2**20
 
@@ -76,7 +76,7 @@ class ClipDataset(Dataset):
 
     An item is a function of the seed, the epoch (`set_epoch`) and its index: bit-reproducible, whichever
     worker makes it. An index of n more, for n clips, is the same clip with other random choices. `sampler`
-    chooses the frames, `transform` changes the clip (see `stnet.data.transforms`); `cache_bytes` bounds the
+    chooses the frames, `transform` changes the clip (see `stnet.data.clips.transforms`); `cache_bytes` bounds the
     decoded frames each worker keeps.
     """
 
