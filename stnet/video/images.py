@@ -98,7 +98,7 @@ class ImageSequence(VideoSource):
         if path in self._bad:
             return None
         try:
-            pixels = read_still(path, self._scale)
+            pixels = read_still(path, lambda: self._scale)
         except UnreadableStill as error:
             self._bad[path] = error.reason
             return None

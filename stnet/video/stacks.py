@@ -77,7 +77,7 @@ class ImageStack(VideoSource):
         for position in range(self._stated):
             try:
                 image = next(pictures, None)
-                pixels = None if image is None else decode_picture(self._path, image, self._scale)
+                pixels = None if image is None else decode_picture(self._path, image, lambda: self._scale)
             except (UnreadableStill, *UNREADABLE):
                 image = pixels = None
             if image is None:

@@ -6,7 +6,7 @@ also knows some that call other programs.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,12 +64,13 @@ class StillHeader:
     pixel_aspect: Fraction
 
 
-def read_still(path: Path, scale: GrayScale | None = None) -> np.ndarray:
+def read_still(path: Path, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:
     """Return the upright picture in an image file, uint8 `[H, W, 1]` where it is stored as gray, else `[H, W, 3]`.
 
     Args:
         path: the file.
-        scale: that of its video (`find_scale`), for gray of more than 8 bits; by default that of this file alone.
+        scale: gives that of its video (`find_scale`); asked only for pixels of more than 8 bits. By default they take
+            that of this file alone.
 
     Raises:
         VideoError: it cannot be decoded, holds several pictures, or its values are no brightness.
@@ -193,21 +194,20 @@ def picture_header(path: Path, image: Image.Image) -> StillHeader:
     return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored))
 
 
-def decode_picture(path: Path, image: Image.Image, scale: GrayScale | None) -> np.ndarray:
+def decode_picture(path: Path, image: Image.Image, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:
     """Return the current picture, upright, uint8 `[H, W, 1]` or `[H, W, 3]`; see `read_still`."""
     check_size(str(path), image.height, image.width)
     kind = pixel_kind(image)
-    if scale is None:
-        survey = DepthSurvey()
-        survey.add(path, image, kind)
-        scale = survey.scale()
+    chosen = None
+    if kind != "bytes":
+        chosen = _own_scale(path, image, kind) if scale is None else scale()
     # Of TIFF only: Pillow leaves deep gray as it is stored.
     inverted = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
     image.load()
     # After loading: newer versions of Pillow lay TIFF files upright themselves, and then say so here.
     orientation = Orientation.from_exif(image.getexif().get(EXIF_ORIENTATION, 1))
     if kind == "deep gray":
-        pixels = scale(_values(image))[:, :, None]
+        pixels = chosen(_values(image))[:, :, None]
         pixels = 255 - pixels if inverted else pixels
     elif image.mode in ("L", "1"):
         pixels = np.asarray(image.convert("L"))[:, :, None]
@@ -225,6 +225,12 @@ def images_in(folder: Path) -> list[Path]:
     """Return the image files directly in `folder`, hidden ones left out, in natural order."""
     files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     return sorted((path for path in files if not path.name.startswith(".")), key=natural_key)
+
+
+def _own_scale(path: Path, image: Image.Image, kind: PixelKind) -> GrayScale | None:
+    survey = DepthSurvey()
+    survey.add(path, image, kind)
+    return survey.scale()
 
 
 def _values(image: Image.Image) -> np.ndarray:
