@@ -3,6 +3,7 @@
 import io
 import itertools
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -71,15 +72,17 @@ def region(x0: int, y0: int, x1: int, y1: int, kind: int = 1, form: int = 1) -> 
     return item
 
 
-def read(data: Dataset, path: Path) -> tuple[np.ndarray, DicomFile]:
-    source = open_source(save(data, path))
+def read(data: Dataset, path: Path, **options) -> tuple[np.ndarray, DicomFile]:
+    source = open_source(save(data, path), **options)
     return np.stack([frame.image for frame in source]), source
 
 
 def test_loop_that_comes_with_pydicom(tmp_path):
-    source = open_source(examples.get_path("ybr_color"))
+    with pytest.raises(VideoError, match="does not lie within the frame; ask for whole frames"):
+        open_source(examples.get_path("ybr_color"))  # made smaller, with the header of the larger one
+    source = open_source(examples.get_path("ybr_color"), full_frame=True)
     frames = list(source)
-    assert (len(frames), source.status, source.fps, source.name) == (30, "ok", 30, "dicom-1")
+    assert (len(frames), source.status, source.fps) == (30, "ok", 30)
     assert [frame.index for frame in frames] == list(range(30)) and frames[3].time == pytest.approx(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,7 +94,7 @@ def test_loop_that_comes_with_pydicom(tmp_path):
 
 @pytest.mark.parametrize("name", ["rgb_color", "palette_color", "jpeg2k", "ct", "mr", "overlay"])
 def test_stills_that_come_with_pydicom(name):
-    (frame,) = open_source(examples.get_path(name))
+    (frame,) = open_source(examples.get_path(name), full_frame=True)
     assert frame.image.dtype == np.uint8 and 5 < frame.image.mean() < 200 and frame.image.std() > 10
 
 
@@ -128,10 +131,10 @@ def test_gray_of_eight_bits(tmp_path):
 
 
 def test_gray_of_more_bits_is_stretched_alike_in_all_frames(tmp_path):
-    frames = np.array([[[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
-    images, _ = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")
-    assert images[0, :, :, 0].tolist() == [[0, 64], [128, 255]]
-    assert images[1, :, :, 0].tolist() == [[0, 255], [0, 128]]
+    frames = np.array([[[0, 0], [0, 0]], [[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
+    images, source = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")
+    assert images[..., 0].tolist() == [[[0, 0], [0, 0]], [[17, 51], [85, 153]], [[17, 255], [0, 85]]]
+    assert source.notes[-1] == "gray without a window: 0 is shown black and 1500 white"
 
 
 @pytest.mark.parametrize(
@@ -228,24 +231,56 @@ def test_times_come_from_the_header(tmp_path, elements, fps, last):
 
 def test_frames_are_cut_to_the_tissue_region(tmp_path):
     frames = loop(2, 40, 60)
-    regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 49, 20, kind=1)]
+    regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 30, 20, kind=2)]
     path = save(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
     source = open_source(path)
-    assert (source.origin, source.width, source.height) == ((10, 5), 40, 20)
+    assert (source.origin, source.width, source.height) == ((10, 5), 30, 20)
     assert (source.full_width, source.full_height, source.notes) == (60, 40, ())
     for frame, expected in zip(source, frames, strict=True):
-        np.testing.assert_array_equal(frame.image, expected[5:25, 10:50])
+        np.testing.assert_array_equal(frame.image, expected[5:25, 10:40])
         assert frame.origin == (10, 5)
     whole = find_inputs([path])[0].open(full_frame=True)
     np.testing.assert_array_equal(next(iter(whole)).image, frames[0])
     assert "burned into" in whole.notes[0]
 
 
-@pytest.mark.parametrize("box", [(10, 5, 95, 24), (30, 5, 10, 24), (0, 0, 4_000_000_000, 5)])
-def test_impossible_regions_are_ignored_and_said(tmp_path, box):
-    data = dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(*box)]))
-    source = open_source(save(data, tmp_path / "a"))
-    assert (source.origin, source.width) == ((0, 0), 60) and "does not lie within the frame" in source.notes[0]
+def test_only_what_regions_cover_is_shown(tmp_path):
+    frames = np.full((2, 60, 80, 3), 255, np.uint8)
+    regions = [region(0, 0, 29, 19), region(50, 30, 79, 59), region(40, 0, 120, 9)]
+    images, source = read(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
+    expected = np.zeros_like(frames)
+    expected[:, :20, :30] = expected[:, 30:, 50:] = 255
+    np.testing.assert_array_equal(images, expected)
+    assert source.notes == ("1 of 3 scan regions in its header fit no scan: left out",)
+
+
+def test_region_that_is_the_whole_frame_is_said(tmp_path):
+    _, source = read(
+        dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(0, 0, 59, 39)])), tmp_path / "a"
+    )
+    assert "text burned into the frames shows" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    "box", [(10, 5, 95, 24), (30, 5, 10, 24), (0, 0, 4_000_000_000, 5), (-9, 0, 30, 30), (5, 5, 9, 30)]
+)
+def test_frames_with_impossible_regions_must_be_asked_for(tmp_path, box):
+    item = Dataset()
+    for element, value in zip((0x6018, 0x601A, 0x601C, 0x601E), box, strict=True):
+        item.add_new((0x0018, element), "UL" if value >= 0 else "SL", value)
+    item.RegionSpatialFormat = item.RegionDataType = 1
+    path = save(dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([item])), tmp_path / "a")
+    with pytest.raises(VideoError, match="does not lie within the frame; ask for whole frames"):
+        open_source(path)
+    source = open_source(path, full_frame=True)
+    assert (source.origin, source.width) == ((0, 0), 60) and "burned into" in source.notes[0]
+
+
+def test_frames_with_burned_in_text_and_no_region_must_be_asked_for(tmp_path):
+    path = save(dataset(loop(), BurnedInAnnotation="YES"), tmp_path / "a")
+    with pytest.raises(VideoError, match="text is burned into the frames; ask for whole frames"):
+        open_source(path)
+    assert len(list(open_source(path, full_frame=True))) == 6
 
 
 def test_region_that_counts_from_one(tmp_path):
@@ -254,12 +289,16 @@ def test_region_that_counts_from_one(tmp_path):
     assert (source.width, source.height) == (50, 35) and next(iter(source)).image.shape == (35, 50, 3)
 
 
-def test_recognized_by_content_and_numbered(tmp_path):
+def test_recognized_by_content_and_named_after_it(tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("b.png", "a.mp4", "IM0001"):
-        save(dataset(loop()), tmp_path / "in" / name)
+    for number, name in enumerate(("b.png", "a.mp4", "IM0001")):
+        save(dataset(loop(), InstanceNumber=number), tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("not a video")
-    assert [video.name for video in find_inputs([tmp_path / "in"])] == ["dicom-1", "dicom-2", "dicom-3"]
+    names = [video.name for video in find_inputs([tmp_path / "in"])]
+    assert len(set(names)) == 3 and all(re.fullmatch("dicom-[0-9a-f]{12}", name) for name in names)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "in" / "IM0001").rename(tmp_path / "moved" / "DOE")
+    assert find_inputs([tmp_path / "moved"])[0].name == names[0]
     assert all(len(list(video.open())) == 6 for video in find_inputs([tmp_path / "in" / "*"]) if video.dicom)
     Image.new("RGB", (4, 4)).save(tmp_path / "in" / "real.jpg")
     with pytest.raises(VideoError, match="holds DICOM files and images") as caught:
@@ -279,7 +318,7 @@ def test_files_without_preamble_are_dicom_too(tmp_path):
     for name in ("DOE", "DOE.dcm"):
         (tmp_path / name).write_bytes(data[132:])
         source = open_source(tmp_path / name)
-        assert source.name == "dicom-1"
+        assert source.name.startswith("dicom-")
         np.testing.assert_array_equal(np.stack([frame.image for frame in source]), frames)
 
 
@@ -288,8 +327,8 @@ def test_what_is_named_like_dicom_never_shows_its_name(tmp_path, content):
     path = tmp_path / "DOE.DCM"
     path.write_bytes(content)
     (video,) = find_inputs([path])
-    assert (video.name, video.origin, video.dicom) == ("dicom-1", "dicom-1", True)
-    with pytest.raises(VideoError, match="dicom-1: ") as caught:
+    assert (video.origin, video.dicom) == (video.name, True) and re.fullmatch("dicom-[0-9a-f]{12}", video.name)
+    with pytest.raises(VideoError, match=f"{video.name}: ") as caught:
         video.open()
     assert "DOE" not in str(caught.value)
 
@@ -372,7 +411,7 @@ def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
     for message, path in cases.items():
         with pytest.raises(VideoError, match=message) as caught:
             open_source(path)
-        assert str(caught.value).startswith("dicom-1: ") and "DOE" not in str(caught.value)
+        assert str(caught.value).startswith("dicom-") and "DOE" not in str(caught.value)
 
 
 def test_missing_decoder_is_named(tmp_path, monkeypatch):
@@ -397,7 +436,7 @@ def test_without_pydicom(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
     )
-    assert done.stdout.startswith("dicom-1: ") and "pip install 'stnet[dicom]'" in done.stdout and not done.stderr
+    assert done.stdout.startswith("dicom-") and "pip install 'stnet[dicom]'" in done.stdout and not done.stderr
 
 
 def test_foreign_words_in_numbers_are_not_repeated(tmp_path, caplog):
