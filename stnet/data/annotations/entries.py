@@ -6,7 +6,6 @@ boxes are repaired, which frames are negatives) is decided in `stnet.data.index`
 """
 
 import json
-import math
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -303,7 +302,7 @@ def _check_text(name: str) -> str | None:
 def _is_coordinate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) <= MAX_COORDINATE
+    return abs(value) <= MAX_COORDINATE  # not of NaN
 
 
 def _repeated(names) -> list[str]:
