@@ -6,11 +6,11 @@ name and path is checked, every problem names the file, the entry and the remedy
 """
 
 import json
-import math
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from stnet.errors import DataError
 
@@ -137,7 +137,7 @@ def load_json(file: Path) -> dict:
             raise DataError(
                 f"{file}: {status.st_size} bytes, of which only {MAX_FILE_BYTES} are read; split the dataset"
             )
-        document = json.loads(file.read_bytes())
+        document = json.loads(file.read_bytes(), object_pairs_hook=_without_repeated_keys)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
@@ -159,6 +159,15 @@ def first_positions(document: dict, name: str) -> dict[int, int]:
         if isinstance(identity, int) and not isinstance(identity, bool):
             positions.setdefault(identity, position)
     return positions
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object; of a key that stands twice nobody knows which value was meant."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} twice in one object")
+    return entry
 
 
 def relative_path_problem(name: str) -> str | None:
@@ -225,6 +234,7 @@ class _Reader:
                     self._refuse("not an object", f"{item!r:.80} is no JSON object", "remove it")
                 if key != "annotations" or "id" in item:
                     identity = self._integer(item, "id")
+                    item = item | {"id": identity}
                     self.entry += f" (id {identity})"
                     if identity in ids:
                         self._repeated_id(key, identity)
@@ -321,6 +331,8 @@ class _Reader:
 
     def _integer(self, item: dict, key: str, least: int = 0, most: int = MAX_ID) -> int:
         value = item.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # many programs write 1.0
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._refuse(
                 "wrong number",
@@ -355,4 +367,9 @@ def _check_text(name: str) -> str | None:
 def _is_coordinate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) <= MAX_COORDINATE
+    return abs(value) <= MAX_COORDINATE  # not of NaN
+
+
+def _repeated(names) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]
