@@ -1,5 +1,6 @@
 """Decoded frames, kept while memory allows."""
 
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from stnet.data.clips.transforms import FrameStack, resize
 from stnet.data.images import decode_image
 from stnet.data.index import Frame, Video
+from stnet.video.depth import GrayScale
+from stnet.video.stills import find_scale, images_in
 
 
 class FrameReader:
@@ -22,6 +25,7 @@ class FrameReader:
         self.cache_bytes = cache_bytes
         self.held_bytes = 0
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._scales: dict[Path, GrayScale | None] = {}
 
     def read(self, frame: Frame) -> np.ndarray:
         """The pixels of a frame, uint8 [H, W, 3]; raises `DataError` naming the file."""
@@ -53,10 +57,18 @@ class FrameReader:
         if pixels is not None:
             self._kept.move_to_end(frame.path)
             return pixels
-        pixels = decode_image(frame.path, frame.height, frame.width)
+        pixels = decode_image(frame.path, frame.height, frame.width, lambda: self._scale(frame.path.parent))
         pixels.flags.writeable = False
         self._keep(frame.path, pixels)
         return pixels
+
+    def _scale(self, folder: Path) -> GrayScale | None:
+        """The brightness of gray of more than 8 bits: alike in all frames of a folder, as inference reads it."""
+        if folder not in self._scales:
+            scale = self._scales[folder] = find_scale(images_in(folder))
+            if scale is not None and scale.note is not None:
+                warnings.warn(f"{folder}: {scale.note}", stacklevel=2)
+        return self._scales[folder]
 
     def _keep(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.nbytes > self.cache_bytes:

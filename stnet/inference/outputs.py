@@ -53,6 +53,7 @@ class VideoOutputs:
                 "width": source.full_width or source.width,
                 "height": source.full_height or source.height,
                 "fps": exact(source.fps),
+                "pixel_aspect": exact(source.pixel_aspect),
                 **_region(source),
             },
             "model": model,
@@ -64,7 +65,8 @@ class VideoOutputs:
             self._csv = CsvWriter(csv_file, class_names, score_threshold)
             self._video = None
             if video:
-                writer = VideoWriter(folder / VIDEO_NAME, source.fps, source.height, source.width)
+                size = source.height, source.width
+                writer = VideoWriter(folder / VIDEO_NAME, source.fps, *size, pixel_aspect=source.pixel_aspect)
                 self._video = opened.enter_context(writer)
             self._files = opened.pop_all()
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
 from stnet.data.clips.dataset import ClipDataset, collate_clips
 from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
-from stnet.data.frames import FrameReader, decode_image
+from stnet.data.frames import FrameReader
+from stnet.data.images import decode_image
 from stnet.data.index import load_index
 from stnet.errors import DataError
 
@@ -210,12 +211,12 @@ def test_damaged_images_are_named(tmp_path):
             assert "bad.png" in str(error)
 
 
-def test_wrong_size_and_sixteen_bits(tmp_path):
+def test_wrong_sizes_and_values_that_are_no_brightness(tmp_path):
     Image.new("L", (5, 4)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="5x4 but its annotation says 4x5"):
         decode_image(tmp_path / "x.png", 5, 4)
-    Image.fromarray(np.zeros((4, 5), dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((4, 5), -1, dtype=np.int32)).save(tmp_path / "deep.tif")
     with pytest.raises(DataError, match="8 bits"):
-        decode_image(tmp_path / "deep.png", 4, 5)
+        decode_image(tmp_path / "deep.tif", 4, 5)
     with pytest.raises(DataError, match="cannot be decoded"):
         decode_image(tmp_path, 4, 5)
