@@ -91,11 +91,15 @@ def _unpacked(table: bytes, kind: str) -> list[int]:
 def _grouped(file, fragments: list[Piece], offsets: list[int], stated: int) -> list[list[Piece]]:
     """Fragments grouped into frames: as the compressed images begin, as the offset table says, or one by one.
 
-    Tables are often wrong (a single 0) and so is the number of frames; what agrees with that number is believed.
+    Tables are often wrong (a single 0), and so is the number of frames. Where images begin is seen in the fragments
+    themselves; only a beginning that damage hides is taken from what agrees with the number of frames.
     """
-    readings = [_by_start(file, fragments), _by_offsets(fragments, offsets), [[fragment] for fragment in fragments]]
-    readings = [groups for groups in readings if groups is not None]
-    return next((groups for groups in readings if len(groups) == stated), readings[0])
+    by_start, singly = _by_start(file, fragments), [[fragment] for fragment in fragments]
+    readings = [groups for groups in (_by_offsets(fragments, offsets), singly) if groups is not None]
+    agreed = next((groups for groups in readings if len(groups) == stated), None)
+    if by_start is None:
+        return agreed or readings[0]
+    return agreed if agreed is not None and len(agreed) > len(by_start) else by_start
 
 
 def _by_offsets(fragments: list[Piece], offsets: list[int]) -> list[list[Piece]] | None:

@@ -53,17 +53,22 @@ class ImageStack(VideoSource):
         super().__init__()
         self.name, self._path = name, path
         survey, header, self._stated, seconds, rate = DepthSurvey(), None, 0, 0.0, None
-        for image in self._pictures():
-            kind = pixel_kind(image)
-            found = picture_header(path, image)
-            header = header or found
-            self._check_same(found, header)
-            survey.add(path, image, kind)
-            self._stated += 1
-            seconds += _duration(image)
-            rate = rate or _described_rate(image)
+        with open_still(path) as image:
+            self._check_complete(image)
+            for _ in _frames(image):
+                self._stated += 1
+                try:
+                    kind = pixel_kind(image)
+                    found = picture_header(path, image)
+                    survey.add(path, image, kind)
+                except UNREADABLE:
+                    continue
+                header = header or found
+                self._check_same(found, header)
+                seconds += _duration(image)
+                rate = rate or _described_rate(image)
         if header is None:
-            raise VideoError(f"{path}: none of its pictures can be read")
+            raise VideoError(f"{path}: none of its pictures can be read; restore the file")
         self._scale = survey.scale()
         self.height, self.width, self.pixel_aspect = header.height, header.width, header.pixel_aspect
         self.declared_frames = self._stated
@@ -72,38 +77,23 @@ class ImageStack(VideoSource):
         self.notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        index, clock, problems = 0, 0.0, []
-        pictures = self._pictures()
-        for position in range(self._stated):
-            try:
-                image = next(pictures, None)
-                pixels = None if image is None else decode_picture(self._path, image, lambda: self._scale)
-            except (UnreadableStill, *UNREADABLE):
-                image = pixels = None
-            if image is None:
-                problems.append(f"{position} of its {self._stated} pictures can be read")
-                break
-            time = clock if self._timed else float(position / self.fps)
-            clock += _duration(image)
-            pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-            yield VideoFrame(index=index, time=time, image=pixels)
-            index += 1
-        pictures.close()
+        index, clock = 0, 0.0
+        with open_still(self._path) as image:
+            for _ in _frames(image):
+                try:
+                    pixels = decode_picture(self._path, image, lambda: self._scale)
+                except UNREADABLE:
+                    break
+                time = clock if self._timed else float(index / self.fps)
+                clock += _duration(image)
+                pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+                yield VideoFrame(index=index, time=time, image=pixels)
+                index += 1
         if not index:
             raise VideoError(f"{self._path}: none of its pictures can be decoded; restore the file")
-        self._conclude("truncated" if problems else "ok", problems)
-
-    def _pictures(self) -> Iterator[Image.Image]:
-        """The open file at each picture that is a frame, in order."""
-        with open_still(self._path) as image:
-            self._check_complete(image)
-            for position in range(picture_count(image)):
-                try:
-                    image.seek(position)
-                except EOFError:
-                    return
-                if not _is_preview(image, position):
-                    yield image
+        short = index < self._stated
+        problems = [f"{index} of its {self._stated} pictures can be read"] if short else []
+        self._conclude("truncated" if short else "ok", problems)
 
     def _check_complete(self, image: Image.Image) -> None:
         """ImageJ writes stacks of more than 4 GB as one page with all pictures behind it."""
@@ -120,6 +110,19 @@ class ImageStack(VideoSource):
                 f"{self._path}: holds pictures of {first.width} x {first.height} and of {found.width} x {found.height} "
                 "pixels, so it is no video; save those meant as files of their own"
             )
+
+
+def _frames(image: Image.Image) -> Iterator[None]:
+    """Put an open file to each of its pictures that is a frame, in order."""
+    for position in range(picture_count(image)):
+        try:
+            image.seek(position)
+            if image.format == "WEBP":  # tells how long a picture is shown only when it is loaded
+                image.load()
+        except UNREADABLE:
+            return
+        if not _is_preview(image, position):
+            yield
 
 
 def _is_preview(image: Image.Image, position: int) -> bool:

@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import re
+import struct
 import subprocess
 import sys
 import warnings
@@ -21,60 +22,11 @@ from stnet.video.dicom_header import MAX_FRAMES
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import examples, uid  # noqa: E402
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
-
-def dataset(frames: np.ndarray, photometric: str = "RGB", *, bits: int | None = None, **elements) -> FileDataset:
-    """An ultrasound loop of uncompressed frames `[N, H, W]` or `[N, H, W, 3]`."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.UltrasoundMultiFrameImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    data.Rows, data.Columns = frames.shape[1:3]
-    data.SamplesPerPixel = 3 if frames.ndim == 4 else 1
-    data.PhotometricInterpretation = photometric
-    data.NumberOfFrames = len(frames)
-    data.BitsAllocated = 8 * frames.dtype.itemsize
-    data.BitsStored = bits or data.BitsAllocated
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(frames.dtype.kind == "i")
-    if frames.ndim == 4:
-        data.PlanarConfiguration = 0
-    for keyword, value in elements.items():
-        setattr(data, keyword, value)
-    data.PixelData = frames.tobytes() + b"\0" * (frames.nbytes % 2)
-    data["PixelData"].VR = "OW" if frames.dtype.itemsize == 2 else "OB"
-    return data
-
-
-def save(data: Dataset, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def loop(frames: int = 6, height: int = 20, width: int = 30) -> np.ndarray:
-    """RGB frames that differ from each other."""
-    rng = np.random.default_rng(7)
-    coarse = rng.integers(0, 256, (frames, -(-height // 4), -(-width // 4), 3), dtype=np.uint8)
-    return np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2)[:, :height, :width]
-
-
-def region(x0: int, y0: int, x1: int, y1: int, kind: int = 1, form: int = 1) -> Dataset:
-    item = Dataset()
-    item.RegionSpatialFormat, item.RegionDataType = form, kind
-    item.RegionLocationMinX0, item.RegionLocationMinY0 = x0, y0
-    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = x1, y1
-    return item
-
-
-def read(data: Dataset, path: Path, **options) -> tuple[np.ndarray, DicomFile]:
-    source = open_source(save(data, path), **options)
-    return np.stack([frame.image for frame in source]), source
+from tests.video.dicom_making import dataset, jpeg_dataset, jpegs, loop, read, region, save  # noqa: E402
 
 
 def test_loop_that_comes_with_pydicom(tmp_path):
@@ -184,22 +136,6 @@ def test_lossless_syntaxes(tmp_path, syntax):
     assert source.status == "ok"
 
 
-def jpegs(frames: np.ndarray, tmp_path: Path) -> list[bytes]:
-    made = []
-    for image in frames:
-        Image.fromarray(image).save(tmp_path / "one.jpg", quality=95)
-        made.append((tmp_path / "one.jpg").read_bytes())
-    return [data + b"\0" * (len(data) % 2) for data in made]
-
-
-def jpeg_dataset(tmp_path: Path, frames: np.ndarray, **layout) -> FileDataset:
-    data = dataset(frames, "YBR_FULL_422")
-    data.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    data.PixelData = encapsulate(jpegs(frames, tmp_path), **layout)
-    data["PixelData"].is_undefined_length = True
-    return data
-
-
 @pytest.mark.parametrize(("has_bot", "fragments"), [*itertools.product([True, False], [1, 3])])
 def test_fragments_and_offset_tables(tmp_path, has_bot, fragments):
     frames = loop(5, 40, 48)
@@ -208,6 +144,36 @@ def test_fragments_and_offset_tables(tmp_path, has_bot, fragments):
     assert len(images) == 5 and source.status == "ok"
     expected = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in jpegs(frames, tmp_path)]
     assert np.abs(images - np.stack(expected)).max() <= 3
+
+
+@pytest.mark.parametrize("claimed", [5, 1, 4, 900])
+@pytest.mark.parametrize("fragments", [1, 3])
+@pytest.mark.parametrize("table", [[], [0], "shifted", "every fragment", "last missing"])
+def test_offset_tables_that_fit_the_fragments_but_not_the_frames(tmp_path, table, fragments, claimed):
+    frames = loop(5, 40, 48)
+    data = jpeg_dataset(tmp_path, frames, has_bot=False, fragments_per_frame=fragments)
+    begins, position = [], 0
+    for fragment in pydicom.encaps.generate_fragments(data.PixelData[8:]):
+        begins.append(position)
+        position += 8 + len(fragment)
+    offsets = {"shifted": [0, *begins[2::fragments]], "every fragment": begins, "last missing": begins[:-1:fragments]}
+    entries = np.array(offsets[table] if isinstance(table, str) else table, "<u4").tobytes()
+    data.PixelData = struct.pack("<HHL", 0xFFFE, 0xE000, len(entries)) + entries + data.PixelData[8:]
+    data.NumberOfFrames = claimed
+    images, _ = read(data, tmp_path / "a")
+    expected = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in jpegs(frames, tmp_path)]
+    assert len(images) == 5 and np.abs(images - np.stack(expected)).max() <= 3
+
+
+@pytest.mark.parametrize("table", [[0], [0, 70_000], [8]])
+def test_run_lengths_with_wrong_offset_tables(tmp_path, table):
+    data = dataset(loop())
+    data.compress(uid.RLELossless, generate_instance_uid=False)
+    fragments = list(generate_frames(data.PixelData, number_of_frames=6))
+    entries = np.array(table, "<u4").tobytes()
+    body = encapsulate(fragments, has_bot=False)[8:]
+    data.PixelData = struct.pack("<HHL", 0xFFFE, 0xE000, len(entries)) + entries + body
+    np.testing.assert_array_equal(read(data, tmp_path / "a")[0], loop())
 
 
 @pytest.mark.parametrize(
@@ -412,6 +378,28 @@ def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
         with pytest.raises(VideoError, match=message) as caught:
             open_source(path)
         assert str(caught.value).startswith("dicom-") and "DOE" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "title"),
+    [
+        ("1.2.840.113619.5.2", "a transfer syntax of its maker"),
+        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
+        ("1.2.840.10008.1.2.4.77777", "an unknown transfer syntax"),
+    ],
+)
+def test_unknown_compressions_are_not_called_damage(tmp_path, syntax, title):
+    placeholder = uid.UID("1.2.840.10008.1.2.1")
+    path = save(dataset(loop()), tmp_path / "DOE")
+    data = path.read_bytes()
+    old, new = (value.encode() + b"\0" * (len(value) % 2) for value in (placeholder, syntax))
+    start = data.index(old)
+    changed = data[: start - 2] + struct.pack("<H", len(new)) + new + data[start + len(old) :]
+    length = data.index(b"\x02\x00\x00\x00UL\x04\x00") + 8
+    group = struct.unpack("<L", data[length : length + 4])[0] + len(new) - len(old)
+    path.write_bytes(changed[:length] + struct.pack("<L", group) + changed[length + 4 :])
+    with pytest.raises(VideoError, match=rf"its compression \({title}\) cannot be decoded; export it"):
+        open_source(path)
 
 
 def test_missing_decoder_is_named(tmp_path, monkeypatch):
