@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from stnet.errors import ConfigError
 
-BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50")
+BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "lite0", "lite1", "lite2")
 BACKBONE_NORMS = ("frozen_batch", "batch", "group")
+BACKBONE_INPUTS = ("imagenet", "half_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,11 @@ class ModelConfig:
     """
 
     backbone: str = "resnet50"
-    backbone_width: int = 64  # channels of the stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
-    backbone_norm: str = "frozen_batch"  # frozen_batch (stem and layer1 not trained) | batch | group
+    backbone_width: int = 64  # of a ResNet's stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
+    backbone_norm: str = "frozen_batch"  # frozen_batch (nothing before stride 8 is trained) | batch | group
+    backbone_input: str = (
+        "imagenet"  # what its weights know: ImageNet's mean and deviation | half_range: (x - 127) / 128
+    )
     hidden_dim: int = 256
     heads: int = 8
     feedforward_dim: int = 1024
@@ -52,6 +56,12 @@ class ModelConfig:
             raise ConfigError(
                 f"model configuration: backbone_norm {self.backbone_norm!r} is not one of {', '.join(BACKBONE_NORMS)}"
             )
+        if self.backbone_input not in BACKBONE_INPUTS:
+            raise ConfigError(
+                f"model configuration: backbone_input {self.backbone_input!r} is none of {', '.join(BACKBONE_INPUTS)}"
+            )
+        if self.backbone_input != "imagenet" and self.backbone.startswith("resnet"):
+            raise ConfigError(f"model configuration: backbone {self.backbone} takes backbone_input 'imagenet' alone")
         if self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
                 f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of {self.heads} heads"

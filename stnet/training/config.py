@@ -57,7 +57,7 @@ class TrainConfig:
     class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
 
     backbone_weights: str = setting(
-        "imagenet", "torchvision weights for the backbone: 'imagenet', a torchvision name or a file"
+        "imagenet", "weights for the backbone: 'imagenet', lite0 to lite2, a torchvision name or a file"
     )
     start_from: str = setting(
         "", "checkpoint to start from, a file or a shipped name; what fits is taken, the rest is listed"
