@@ -91,7 +91,11 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str) -> "ModelConfig":
-        """`paper`: the published model. `tiny`: trains from scratch on a CPU in minutes."""
+        """Return one of PRESETS.
+
+        `paper`: the published model. `lite0`: fits a processor, starts from ImageNet weights. `tiny`: trains from
+        scratch on a CPU in minutes.
+        """
         if name not in PRESETS:
             raise ConfigError(f"unknown model preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
@@ -147,6 +151,24 @@ def _converted(value: Any, expected: Any, what: str) -> Any:
 
 PRESETS = {
     "paper": ModelConfig(),
+    "lite0": ModelConfig(
+        backbone="lite0",
+        hidden_dim=128,
+        heads=8,
+        feedforward_dim=512,
+        dropout=0.0,
+        encoder_layers=2,
+        decoder_layers=3,
+        queries=30,
+        frames=3,
+        encoder_points=4,
+        encoder_other_points=2,
+        decoder_points=4,
+        decoder_other_points=2,
+        image_size=224,
+        max_image_size=320,
+        duplicate_iou=0.5,
+    ),
     "tiny": ModelConfig(
         backbone="resnet10",
         backbone_width=24,
