@@ -153,6 +153,7 @@ PRESETS = {
     "paper": ModelConfig(),
     "lite0": ModelConfig(
         backbone="lite0",
+        backbone_input="half_range",
         hidden_dim=128,
         heads=8,
         feedforward_dim=512,

@@ -200,14 +200,14 @@ def _tiny() -> TrainConfig:
 def _lite0() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig.preset("lite0"),
-        epochs=20,
+        epochs=12,
         batch_size=8,
         accumulate=2,
         clips_per_epoch=4000,
         augmentation="stills",
         optimizer="muon",
         learning_rate=5e-4,
-        backbone_learning_rate=1e-4,
+        backbone_learning_rate=2e-4,
         schedule="cosine",
         warmup_steps=200,
         ema_decay=0.999,
