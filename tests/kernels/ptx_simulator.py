@@ -325,7 +325,8 @@ class Program:
     def matrix_access(self, op, operands):
         """8 x 8 matrices of 16 bits.
 
-        Lane 8 j + i has the address of row i of matrix j; lane l holds columns 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
+        Lane 8 j + i has the address of row i of matrix j; lane l holds columns 2 (l % 4) and 2 (l % 4) + 1 of row
+        l / 4.
         """
         assert "trans" not in op, op
         store = op[0] == "stmatrix"
