@@ -40,6 +40,7 @@ class _Tally:
     """What one pass over a file met."""
 
     decoded: int = 0
+    orientation: Orientation | None = UPRIGHT  # None for odd angles
     start: float = 0.0  # seconds, of the first frame, on the container's clock; moved where that clock jumps back
     first: float = 0.0  # seconds, of the first frame, on the container's clock
     end: float = 0.0  # seconds from the first frame to the end of the last
@@ -74,12 +75,12 @@ class VideoFile(VideoSource):
         first = next(self._upright(tally), None)
         if first is None:
             raise VideoError(f"{self.path}: no frame can be decoded; the file is empty or damaged")
-        frame, self._frame_size = first
+        _, self._frame_size = first
         self.height, self.width = self._frame_size
-        self.pixel_aspect = (_orientation(frame) or UPRIGHT).aspect(stored_aspect)
+        self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
         self._duration = self._duration and self._duration.after(tally.first)
         self.declared_frames = self._stated_frames or self._frames_by_duration()
-        self.notes = tuple(self._remarks(frame, others))
+        self.notes = tuple(self._remarks(tally.orientation, others))
 
     def __iter__(self) -> Iterator[VideoFrame]:
         tally = _Tally()
@@ -116,9 +117,13 @@ class VideoFile(VideoSource):
     def _upright(self, tally: _Tally) -> Iterator[tuple[av.VideoFrame, tuple[int, int]]]:
         """Decoded frames and their upright (height, width), until the end, damage or another size."""
         size = getattr(self, "_frame_size", None)
+        turned: float | None = None
         with self._opened() as (container, stream):
             for frame, clock in _decode(container, stream, tally, self._decode_stamps):
-                upright = (_orientation(frame) or UPRIGHT).size(frame.height, frame.width)
+                if frame.rotation != turned:
+                    # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
+                    turned, tally.orientation = frame.rotation, _orientation(frame)
+                upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
                 check_size(str(self.path), *upright)
                 size = size or upright
                 if upright != size:
@@ -130,11 +135,11 @@ class VideoFile(VideoSource):
                 self._keep_time(frame, clock, tally)
                 yield frame, upright
 
-    def _remarks(self, frame: av.VideoFrame, others: int) -> Iterator[str]:
+    def _remarks(self, orientation: Orientation | None, others: int) -> Iterator[str]:
         """What a user should know before the video is read."""
         if others:
             yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
-        if _orientation(frame) is None:
+        if orientation is None:
             yield "is to be turned by other than quarter turns for display; its frames are read as they are stored"
         if self.pixel_aspect != SQUARE:
             yield f"its pixels are not square: {self.pixel_aspect} times as wide as high"
@@ -158,7 +163,7 @@ class VideoFile(VideoSource):
         tally.end = max(tally.end, time + interval)
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
-        image = (_orientation(frame) or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
 
     def _frames_by_duration(self) -> int | None:
