@@ -75,7 +75,7 @@ def average_precision(matches: Matches, row: int, weights: np.ndarray | None = N
     found = np.cumsum(weight * hit)
     precision = found / np.maximum(np.cumsum(weight), 1e-12)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(found / lesions, RECALLS - 1e-12, side="left")
+    at = np.searchsorted(found / lesions, RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(at, len(precision))].mean())
 
 
