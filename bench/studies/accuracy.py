@@ -1,11 +1,10 @@
 """What faster or live execution costs in accuracy: AP of the shipped model on phantoms that training never saw.
 
-    python -m bench.accuracy --videos 24
+    python -m bench.studies.accuracy --videos 24
 
 Every way to run it predicts the same frames: float32, bfloat16 (and float16 on a GPU) over whole videos, and the live
 mode without and with one frame of delay. Boxes above score 0.3 are matched with those of float32 and their corners
 compared.
-Results go to bench/results/accuracy.json.
 """
 
 import argparse
@@ -18,16 +17,17 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from bench.machine import describe
+from stnet.command_line import run
 from stnet.data.phantom import LESION_PATTERN, PhantomVideo, render_phantom
-from stnet.errors import StnetError
+from stnet.environment import describe
 from stnet.evaluation.coco import ScoredFrame, evaluate_frames
+from stnet.files import write_json
 from stnet.inference.detector import VideoDetector
 from stnet.inference.live import LiveDetector
 from stnet.inference.results import FrameResult
 from stnet.model.postprocess import Detections
 
-OUTPUT = Path(__file__).parent / "results" / "accuracy.json"
+OUTPUT = Path("runs/bench/accuracy.json")
 UNSEEN = 3  # phantoms of data sets come from (seed, 0 or 1, number) and those of the demo from (seed, 2, number)
 SCORE = 0.3
 MIN_IOU = 0.5
@@ -98,7 +98,9 @@ def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str,
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.studies.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", default="tiny", help="default: %(default)s")
     parser.add_argument("--videos", type=int, default=24, help="default: %(default)s")
@@ -106,31 +108,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        runs = ways(options.checkpoint, options.device)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    runs = ways(options.checkpoint, options.device)
     videos = [
         render_phantom((options.seed, UNSEEN, number), lesions=LESION_PATTERN[number % len(LESION_PATTERN)])
         for number in range(options.videos)
     ]
     results, baseline = {}, None
-    for name, run in runs.items():
-        metrics, detections = measure(run, videos, ("benign", "malignant"))
+    for name, way in runs.items():
+        metrics, detections = measure(way, videos, ("benign", "malignant"))
         baseline = baseline or detections
         results[name] = metrics | {"against_float32": box_shifts(baseline, detections)}
         print(f"{name:14} {json.dumps(results[name])}", flush=True)
     report = {
-        "machine": describe(torch.device(options.device)),
+        "machine": describe(options.device),
         "checkpoint": options.checkpoint,
         "videos": options.videos,
         "frames": sum(len(video.frames) for video in videos),
         "score_threshold": SCORE,
         "results": results,
     }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, report)
 
 
 if __name__ == "__main__":

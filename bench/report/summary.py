@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.results import Measurement, Run
-from bench.tables import PUBLISHED, UNCONFIRMED, frames_per_second, machine_line, milliseconds, table
+from bench.report.results import Measurement, Run
+from bench.report.tables import PUBLISHED, UNCONFIRMED, frames_per_second, machine_line, milliseconds, table
 
 CLASSIC_CUDA = "published over Deformable DETR CUDA"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import models
-from bench.shapes import DTYPES, SHUFFLED_TARGETS
-from bench.timing import ERROR_LIMITS, Action, WrongResultError, require_correct
+from bench.timing import models
+from bench.timing.shapes import DTYPES, SHUFFLED_TARGETS
+from bench.timing.stopwatch import ERROR_LIMITS, Action, WrongResultError, require_correct
 from stnet.inference.detector import VideoDetector
 from stnet.inference.engine import Engine, EngineOptions
 

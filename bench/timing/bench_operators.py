@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from bench import baselines
-from bench.counts import backward_work, forward_work
-from bench.inputs import POSITIONS, msda_inputs, output_gradient, stda_inputs
-from bench.shapes import DTYPES
-from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
+from bench.timing import baselines
+from bench.timing.counts import backward_work, forward_work
+from bench.timing.inputs import POSITIONS, msda_inputs, output_gradient, stda_inputs
+from bench.timing.shapes import DTYPES
+from bench.timing.stopwatch import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 from stnet.kernels.reference import msda_reference, stda_reference
 
 ROTATED_SETS = 3
@@ -24,7 +24,7 @@ def _stda_reference(problem, x):
 
 
 def _msda_reference(problem, x):
-    return msda_reference(x.value, problem.spatial_shapes, x.locations, x.weights)
+    return msda_reference(x.value, problem.spatial_shapes, problem.level_starts, x.locations, x.weights)
 
 
 def _forward(attend, problem) -> Action:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stnet.errors import DataError
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).parents[1] / "results"
 CPU_FILE, GPU_FILE = "cpu_benchmark.json", "gpu_suite.json"
 BENCHMARK_STAGES = ("operators", "inference", "training step")
 

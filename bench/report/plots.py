@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bench.results import Measurement, Run, grouped
-from bench.tables import AXES, FEWEST_POINTS, OPERATORS, costs, fit, fractions, frames_per_second
+from bench.report.results import Measurement, Run, grouped
+from bench.report.tables import AXES, FEWEST_POINTS, OPERATORS, costs, fit, fractions, frames_per_second
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,10 +1,10 @@
 """Everything that is to be known about a GPU, in one command.
 
-    python -m bench.gpu_suite --out gpu_results --minutes 9
-    python -m bench.gpu_suite --out gpu_results --minutes 9 --resume --stages inference,training
+    python -m bench.gpu_suite --output gpu_results --minutes 9
+    python -m bench.gpu_suite --output gpu_results --minutes 9 --resume --stages inference,training
 
-Stages run in order of worth. Each stage's result is in OUT/gpu_suite.json when it ends, so a time-out loses the stage
-under way alone; --resume keeps what is done and runs the rest. OUT holds three files: gpu_suite.json, suite.log and
+Stages run in order of worth. Each stage's result is in gpu_suite.json when it ends, so a time-out loses the stage under
+way alone; --resume keeps what is done and runs the rest. The folder holds three files: gpu_suite.json, suite.log and
 pictures.zip. Nothing outside of the installed package and this folder is needed.
 """
 
@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 
-from bench import plots, summary
-from bench.machine import COMMIT_VARIABLE
-from bench.results import GPU_FILE, load
-from bench.shapes import DTYPES, SIZES
-from bench.stages import STAGES, Context, Stage, StageError, add_pictures, restore_launch_table
-from stnet.errors import ConfigError, StnetError
+from bench.gpu_suite.stages import STAGES, Context, Stage, StageError, add_pictures, restore_launch_table
+from bench.report import plots, summary
+from bench.report.results import GPU_FILE, load
+from bench.timing.shapes import DTYPES, SIZES
+from stnet.command_line import INTERRUPTED, run
+from stnet.environment import COMMIT_VARIABLE
+from stnet.errors import ConfigError
+from stnet.files import write_json
 
 LOG_FILE, PICTURES_FILE = "suite.log", "pictures.zip"
 RESERVED_SECONDS = 15.0  # for pictures and the final table
@@ -43,7 +45,7 @@ def run_stages(chosen: Sequence[Stage], context: Context, results: dict[str, Any
         else:
             print(f"{stage.name} ...", flush=True)
             results["stages"][stage.name] = _run_stage(stage, context, max(stage.least, left * share))
-        _save(path, results)
+        write_json(path, results)
         print(f"{stage.name}: {summary.stage_line(stage.name, results['stages'][stage.name])}", flush=True)
 
 
@@ -59,12 +61,6 @@ def _run_stage(stage: Stage, context: Context, seconds: float) -> dict[str, Any]
     return {**outcome, "seconds": round(time.monotonic() - begun, 1)}
 
 
-def _save(path: Path, results: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _earlier(path: Path, settings: dict[str, str], resume: bool) -> dict[str, Any]:
     """Results to go on with.
 
@@ -74,7 +70,7 @@ def _earlier(path: Path, settings: dict[str, str], resume: bool) -> dict[str, An
     if not path.exists():
         return {"settings": settings, "stages": {}}
     if not resume:
-        raise ConfigError(f"--out: {path} exists; add --resume to go on, or choose another folder")
+        raise ConfigError(f"--output: {path} exists; add --resume to go on, or choose another folder")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         known = results["settings"], results["stages"].items()
@@ -107,18 +103,15 @@ def _interrupt(number, frame):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 all stages done, 1 some not, 2 wrong use, 130 interrupted."""
+    """Run the command; return its exit status: 0 all stages done, 1 some not, 2 wrong use, 130 interrupted."""
     options = _parser().parse_args(arguments)
     deadline = time.monotonic() + 60.0 * options.minutes
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _run(options, deadline)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; go on with --resume", file=sys.stderr)
-        return 130
+        status = run(lambda: _run(options, deadline))
+        if status == INTERRUPTED:
+            print("go on with --resume", file=sys.stderr)
+        return status
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -129,12 +122,12 @@ def _run(options: argparse.Namespace, deadline: float) -> int:
     if options.commit:
         os.environ[COMMIT_VARIABLE] = options.commit
     settings = {"device": options.device, "size": options.size or ("paper" if options.device == "cuda" else "smoke")}
-    path = options.out / GPU_FILE
+    path = options.output / GPU_FILE
     results = _earlier(path, settings, options.resume)
     chosen = _choose(options.stages, results)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     with (
-        (options.out / LOG_FILE).open("ab") as log,
+        (options.output / LOG_FILE).open("ab") as log,
         tempfile.TemporaryDirectory(prefix="stnet-suite-") as scratch,
     ):
         context = Context(
@@ -144,7 +137,7 @@ def _run(options: argparse.Namespace, deadline: float) -> int:
             data=options.data and options.data.resolve(),
             training=options.training,
             scratch=Path(scratch),
-            pictures=options.out / PICTURES_FILE,
+            pictures=options.output / PICTURES_FILE,
             log=log,
         )
         restore_launch_table(context, results["stages"].get("tuning", {}).get("result"))
@@ -167,11 +160,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.gpu_suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ", ".join(stage.name for stage in STAGES)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the three result files")
-    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything (default %(default)g)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the three result files")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything (default: %(default)g)")
     parser.add_argument("--stages", metavar="A,B", help=f"run these alone, again if they are done: {names}")
     parser.add_argument("--resume", action="store_true", help="keep the stages that are done and run the others")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default %(default)s")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     parser.add_argument("--size", choices=SIZES, help="sizes measured; default: paper on a GPU, smoke on a CPU")
     parser.add_argument(
         "--dtypes", default="", metavar="A,B", help=f"of the benchmarks, from {', '.join(DTYPES)}; default: theirs"

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from bench import baselines, machine
-from bench.processes import Ended, run_logged
+from bench.gpu_suite.processes import Ended, run_logged
+from bench.timing import baselines, limits
+from stnet.environment import describe
+from stnet.files import replacing
 from stnet.kernels.launch import TABLE_VARIABLE
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETTLING_SECONDS = 20.0  # for a stage to write its results after its last benchmark
 OUTCOME = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
 # What pytest writes of a test, and what it writes with several processes.
@@ -94,10 +96,10 @@ class Stage:
 def environment(context: Context, seconds: float) -> dict[str, Any]:
     """Machine, versions, commit, the rates it reaches, and which baselines are missing."""
     device = torch.device(context.device)
-    limits = machine.measure_limits(device)
+    reached = limits.measure_limits(device)
     if context.device == "cuda":
         torch.cuda.empty_cache()  # the other stages run in processes of their own
-    return {**machine.describe(device), "limits": limits, "missing": baselines.missing()}
+    return {**describe(device), "limits": reached, "missing": baselines.missing()}
 
 
 def gpu_tests(context: Context, seconds: float) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
             options.append(f"--bench-dtypes={context.dtypes}")
         if context.size == "smoke":
             options.append("--bench-budget=0.01")
-        paths = [f"bench/{name}.py" for name in files]
+        paths = [f"bench/timing/{name}.py" for name in files]
         ended = context.run("-m", "pytest", *paths, *options, "--benchmark-quiet", seconds=seconds + SETTLING_SECONDS)
         result = _read_json(out)
         if result is None:
@@ -221,13 +223,11 @@ def add_pictures(archive: Path, pictures: dict[str, Path]) -> None:
     if archive.exists():
         with zipfile.ZipFile(archive) as old:
             kept = {name: old.read(name) for name in old.namelist() if name not in pictures}
-    temporary = archive.with_suffix(".part")
-    with zipfile.ZipFile(temporary, "w") as new:
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as new:
         for name, content in kept.items():
             new.writestr(name, content)
         for name, path in pictures.items():
             new.write(path, name)
-    os.replace(temporary, archive)
 
 
 def _phantoms(context: Context, seconds: float) -> Path:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench import baselines
-from bench.published import as_published
-from bench.shapes import SHUFFLED_TARGETS, level_shapes
+from bench.timing import baselines
+from bench.timing.published import as_published
+from bench.timing.shapes import SHUFFLED_TARGETS, level_shapes
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 from stnet.model.encoder import all_frame_table

@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from bench import models
-from bench.shapes import DTYPES
-from bench.timing import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
+from bench.timing import models
+from bench.timing.shapes import DTYPES
+from bench.timing.stopwatch import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
 from stnet.data.clips.dataset import ClipBatch
 from stnet.model.config import ModelConfig
 from stnet.training.config import TrainConfig

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from bench import models
-from bench.inputs import output_gradient
-from bench.shapes import DTYPES
-from bench.timing import ERROR_LIMITS, Action, require_correct
+from bench.timing import models
+from bench.timing.inputs import output_gradient
+from bench.timing.shapes import DTYPES
+from bench.timing.stopwatch import ERROR_LIMITS, Action, require_correct
 
 ROTATED_SETS = 3
 ROUNDINGS = 3  # a layer rounds several times where the operator does once

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.inputs import MsdaInputs, StdaInputs
-from bench.published import Classic, Shapes, grid_sample_attention, published_attention
+from bench.timing.inputs import MsdaInputs, StdaInputs
+from bench.timing.published import Classic, Shapes, grid_sample_attention, published_attention
 from stnet.kernels import ms_deform_attn, spatial_temporal_deform_attn
 from stnet.kernels.problem import StdaProblem, level_starts
 

@@ -1,4 +1,4 @@
-"""Figures in README.md between markers, written from result files and compared with them.
+"""Figures in Markdown pages between markers, written from result files and compared with them.
 
 <!-- figures:inference -->
 ...
@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import machine_code, recipes, summary, tables
-from bench.results import Run
+from bench.report import machine_code, recipes, summary, tables
+from bench.report.results import Run
 from stnet.errors import DataError
 
 MARKED = re.compile(r"(<!-- figures:(\S+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)

@@ -1,11 +1,11 @@
-"""Tables of the recipe comparisons that `bench.ablation` left."""
+"""Tables of the recipe comparisons that `bench.studies.ablation` left."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import tables
+from bench.report import tables
 from stnet.errors import DataError
 
 PATTERN = "ablation_*.json"
@@ -51,7 +51,7 @@ def _section(path: Path) -> str:
         )
         return f"{sentence}\n\n{variants_table(content['variants'])}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a result of bench.ablation ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: not a result of bench.studies.ablation ({type(error).__name__}: {error})") from error
 
 
 def _percent(value: float | None, best: bool) -> str:

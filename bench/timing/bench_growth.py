@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bench import baselines, models
-from bench.bench_inference import video
-from bench.inputs import stda_inputs
-from bench.shapes import DTYPES
-from bench.timing import Action
+from bench.timing import baselines, models
+from bench.timing.bench_inference import video
+from bench.timing.inputs import stda_inputs
+from bench.timing.shapes import DTYPES
+from bench.timing.stopwatch import Action
 from stnet.inference.detector import VideoDetector
 from stnet.inference.engine import Engine, EngineOptions
 

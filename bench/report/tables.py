@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.results import Measurement, Run, grouped
+from bench.report.results import Measurement, Run, grouped
 
 UNCONFIRMED = "unconfirmed on a GPU"
 OPERATORS = {"stda": "Spatial-temporal operator", "msda": "Classic operator"}

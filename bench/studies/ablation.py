@@ -1,7 +1,7 @@
 """Which parts of the `improved` recipe help: variants trained for the same time, with one architecture and seed.
 
-    python -m bench.ablation --data phantoms --minutes 20 --output bench/results/ablation_phantoms.json
-    python -m bench.ablation --list
+    python -m bench.studies.ablation --data phantoms --minutes 20 --output bench/results/ablation_phantoms.json
+    python -m bench.studies.ablation --list
 
 Every variant is a training of its own, started from the `improved` recipe with one switch off, or from the published
 recipe with one switch on. The published recipe keeps the published losses, augmentation and optimizer settings, has
@@ -27,14 +27,16 @@ from typing import Any
 
 import torch
 
-from bench import machine, recipes
-from bench.results import RESULTS
-from stnet.errors import ConfigError, DataError, StnetError
+from bench.report import recipes
+from bench.report.results import RESULTS
+from stnet.command_line import INTERRUPTED, run
+from stnet.environment import describe
+from stnet.errors import ConfigError, DataError
+from stnet.files import write_json
 from stnet.training.config import TrainConfig
 from stnet.training.run_folder import RunFolder
-from stnet.training.state import replace_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("tiny", "improved")
 # Settings of the recipe that are switched, by the name of the switch. Off: as published.
 FROM_IMPROVED = {
@@ -74,25 +76,21 @@ def variants(preset: str) -> dict[str, dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0: all variants done; 1: one failed; 2: wrong use; 130: interrupted."""
+    """Return the exit status. 0: all variants done; 1: one failed; 2: wrong use; 130: interrupted."""
     options = _parser().parse_args(arguments)
     chosen = variants(options.preset)
     if options.list:
         for name, changes in chosen.items():
             print(f"{name}: {', '.join(f'{key}={value}' for key, value in changes.items())}")
         return 0
-    try:
-        return _run(options, chosen)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    status = run(lambda: _run(options, chosen))
+    if status == INTERRUPTED:
+        print("the same command goes on", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.ablation", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (BUV layout)")
     parser.add_argument("--minutes", type=float, metavar="M", help="training time of every variant")
     parser.add_argument(
@@ -102,11 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=Path, metavar="DIR", help="run folders, one per variant (default: beside the results)"
     )
     parser.add_argument(
-        "--preset", choices=PRESETS, default=PRESETS[0], help="architecture and scale (default %(default)s)"
+        "--preset", choices=PRESETS, default=PRESETS[0], help="architecture and scale (default: %(default)s)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants side by side (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all variants (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="variants side by side (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all variants (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--list", action="store_true", help="print the variants and their settings, and end")
     return parser
@@ -135,7 +133,7 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
                 failed = True
                 continue
             content["variants"][trainings[done]] = row
-            _write(options.output, content)
+            write_json(options.output, content)
     finally:
         pool.shutdown(cancel_futures=True)
     print(recipes.variants_table({name: content["variants"][name] for name in chosen if name in content["variants"]}))
@@ -167,8 +165,9 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
     }
     if not options.output.exists():
         device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-        content = {**same, "machine": machine.describe(device), "variants": {}}
-        _write(options.output, content)
+        content = {**same, "machine": describe(device), "variants": {}}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.output, content)
         return content
     try:
         content = json.loads(options.output.read_text())
@@ -241,14 +240,6 @@ def _outcome(folder: RunFolder, plain: RunFolder) -> dict[str, Any]:
 
 def _joined(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for group in changes.values() for name, value in group.items()}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import tables
+from bench.report import tables
 from stnet.errors import DataError
 
 FILE = "compile_report.json"
