@@ -24,13 +24,13 @@ from numba.extending import (
 FLOAT = ir.FloatType()
 
 
-def _source_digest() -> str:
+def source_digest(folder: Path) -> str:
     """Part of a type's name: Numba's disk cache sees changes of a kernel's own file only, not of those it calls."""
-    sources = sorted(Path(__file__).parent.glob("cpu*.py"))
+    sources = sorted(folder.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
-_DIGEST = _source_digest()
+_DIGEST = source_digest(Path(__file__).parent)
 
 
 class Width:

@@ -6,6 +6,9 @@ cell and at its successor. The base cell is clamped into the level, so all four 
 then has distance >= 1 and weight 0, and so has every corner of a position that is NaN, infinite or far away. No mask is
 needed and one index serves four loads.
 
+Two origins are in use: `axis_cell`, which the forward kernels call, takes pixel positions minus 0.5, so that the
+subtraction costs no instruction per sample; `backward_samples.locate` takes pixel positions themselves.
+
 What a weight of zero multiplies must be finite. Kernels therefore load without masks, test their sums at the end
 (`any_not_finite`), and repeat the rare tile that fails with MASKED loads, which skip corners of weight zero.
 
