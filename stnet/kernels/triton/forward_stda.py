@@ -259,7 +259,8 @@ def stda_forward_kernel(
         )  # fmt: skip
     total *= tl.where(mass == 0.0, 0.0, 1.0 / mass)[:, None]
 
-    row = (pair.to(tl.int64) * queries + query) * (tl.num_programs(1) // PARTS) + head
+    heads = tl.num_programs(1) // PARTS
+    row = (pair.to(tl.int64) * queries + query) * heads + head
     inside = slot < queries
     tl.store(lse + row, largest * LN_2 + tl.log(mass), mask=inside)
     store_output(output, row, channel, total, inside, config)
