@@ -26,13 +26,12 @@ import torch
 from torch import Tensor
 
 from stnet.kernels.derivatives import forward_mode_is_wanted
-from stnet.kernels.problem import MsdaTensors, StdaTensors
+from stnet.kernels.problem import MAX_HEAD_DIM, MsdaTensors, StdaTensors
 
 _HAS_TRITON = find_spec("triton") is not None
 _HAS_NUMBA = find_spec("numba") is not None
 
 REFERENCE = "reference"
-MAX_HEAD_DIM = 256  # of the fused backends
 _REMEDY = 'use backend="reference" or "auto"'
 
 
@@ -52,10 +51,12 @@ class Backend:
 
     @cached_property
     def forward(self) -> ModuleType:
+        """The file with the forward functions."""
         return import_module(f"stnet.kernels.{self.name}.forward")
 
     @cached_property
     def backward(self) -> ModuleType:
+        """The file with the backward functions."""
         return import_module(f"stnet.kernels.{self.name}.backward")
 
 

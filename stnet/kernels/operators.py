@@ -145,11 +145,14 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `ms_deform_attn` for code that keeps its own autograd function, as the classic operator's users do.
 
-    Args:
-        grad_output: `[N, Q, H * D]`; the others as in `ms_deform_attn`, levels as tensors.
+    The arguments are those of `ms_deform_attn`, levels as tensors, and the gradient of its output `[N, Q, H * D]`.
 
     Returns:
-        Gradients of value, sampling locations and attention weights.
+        Gradients of value, sampling locations and attention weights, each in the dtype of its tensor.
+
+    Raises:
+        TypeError: a dtype that is not supported.
+        ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
     for name, x in (("spatial_shapes", spatial_shapes), ("grad_output", grad_output)):
         if not isinstance(x, Tensor):

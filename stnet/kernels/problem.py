@@ -20,6 +20,7 @@ from torch import Tensor
 
 MAX_LEVELS = 8
 MAX_MSDA_LEVELS = 64
+MAX_HEAD_DIM = 256  # of the fused backends
 FLOATING_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 T = TypeVar("T")
@@ -110,6 +111,7 @@ class StdaProblem:
 
     @property
     def levels(self) -> int:
+        """The number of levels."""
         return len(self.spatial_shapes)
 
     @property
@@ -252,9 +254,7 @@ def check_msda(
 ) -> MsdaProblem:
     """Check the arguments of `ms_deform_attn`; shapes on a device are not read, so nothing synchronizes.
 
-    Args:
-        tensors: without levels, which are given apart.
-        grad_output: the gradient of the output, where there is one.
+    The tensors come without levels, which are given apart; the gradient of the output where there is one.
 
     Raises:
         TypeError: a dtype the operator does not take.

@@ -169,10 +169,8 @@ def tune_key(
 ) -> Row:
     """The measured row of one key, correct candidates only, the fastest first.
 
-    Args:
-        many: the encoder's number of queries, else the decoder's.
-        seconds: how long each candidate is timed.
-        timer: median milliseconds of the given calls.
+    `many` stands for the encoder's number of queries, else it is the decoder's. Each candidate is timed for `seconds`
+    by `timer`, which returns the median milliseconds of the given calls.
 
     Raises:
         ConfigError: no candidate gave correct results.

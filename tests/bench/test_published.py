@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bench.counts import backward_work, forward_work
-from bench.inputs import POSITIONS, msda_inputs, stda_inputs
-from bench.models import clips
-from bench.published import as_published, grid_sample_attention, published_attention
-from bench.shapes import SIZES, level_shapes
+from bench.timing.counts import backward_work, forward_work
+from bench.timing.inputs import POSITIONS, msda_inputs, stda_inputs
+from bench.timing.models import clips
+from bench.timing.published import as_published, grid_sample_attention, published_attention
+from bench.timing.shapes import SIZES, level_shapes
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.model.config import ModelConfig

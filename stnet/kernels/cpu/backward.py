@@ -66,6 +66,7 @@ def corner_products(width, slab, first, line, dim, gradient, weights, all_finite
 
 @helper
 def add_row(width, address, weight, row):
+    """Add weight * row to the numbers at an address."""
     store(address, multiply_add(load(width, address), weight, row))
 
 
@@ -271,11 +272,10 @@ def run_backward(
     needs: StdaTensors[bool],
     softmax: tuple[Tensor, Tensor] | None = None,
 ) -> StdaTensors[Tensor | None]:
-    """Gradients in the dtypes of the tensors; None where not needed.
+    """Return gradients in the dtypes of the tensors; None where not needed.
 
-    Args:
-        starts: first positions of the levels, which may lie anywhere in a frame.
-        softmax: output and log-sum-exp of the forward pass; without them the logits are the weights.
+    `starts` are the first positions of the levels, which may lie anywhere in a frame; `softmax` is output and
+    log-sum-exp of the forward pass, without which the logits are the weights.
     """
     p, dtypes = problem, [x.dtype for x in tensors]
     dim, width = row_width(p.head_dim)

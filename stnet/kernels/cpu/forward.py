@@ -63,6 +63,7 @@ def exponentials(target, first, address, count, shift):
 
 @reduction
 def total_of(numbers):
+    """Return the sum of an array of float32."""
     total = np.float32(0.0)
     for i in range(numbers.shape[0]):
         total += numbers[i]
@@ -71,6 +72,7 @@ def total_of(numbers):
 
 @helper
 def copy_floats(target, first, address, count):
+    """Copy `count` numbers from an address to target[first], target[first + 1] ..."""
     for i in range(count):
         target[first + i] = read(address, i)
 
@@ -210,11 +212,10 @@ def attend(
 def run_attention(
     problem: StdaProblem, tensors: StdaTensors[Tensor], starts: Sequence[int], *, softmax: bool
 ) -> tuple[Tensor, Tensor]:
-    """The output [B, T, Q, H * D] in the dtype of value and the log-sum-exp [B, T, Q, H] (empty without softmax).
+    """Return output [B, T, Q, H * D] in the dtype of value and log-sum-exp [B, T, Q, H] (empty without softmax).
 
-    Args:
-        starts: first positions of the levels, which may lie anywhere in a frame.
-        softmax: whether the logits are logits; else they are the weights.
+    `starts` are the first positions of the levels, which may lie anywhere in a frame. Without `softmax` the logits are
+    the weights.
     """
     p, dtype = problem, tensors.value.dtype
     dim, width = row_width(p.head_dim)

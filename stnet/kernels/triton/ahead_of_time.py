@@ -1,4 +1,4 @@
-"""The launches of a whole problem on `meta` tensors, to be compiled ahead of time and without a GPU:
+"""The launches of a whole problem on `meta` tensors, to be compiled ahead of time and without a GPU.
 
 for candidate in candidates("stda_forward", "sm_90", torch.float16, 32, queries=5440):
     for source, options in ast_sources("stda_forward", candidate, torch.float16, 32, problem, arch="sm_90"):
@@ -29,11 +29,8 @@ def ast_sources(
     """(ASTSource, options) of every launch a kernel makes for a problem, for `triton.compile`.
 
     Needs no GPU, but a process without TRITON_INTERPRET. Works like a call with contiguous tensors (values stored by
-    heads, [B, F, H, S, D]) of `dtype`, reference points of float32, and all gradients wanted.
-
-    Args:
-        head_dim: channels of a head, replacing `problem.head_dim`.
-        arch: decides about inline PTX and other choices of the launch; give `triton.compile` the same target.
+    heads, [B, F, H, S, D]) of `dtype`, reference points of float32, and all gradients wanted. `head_dim` replaces that
+    of the problem. `arch` decides about inline PTX and other choices of the launch: give `triton.compile` the same.
     """
     return [
         (call.ast_source(), dict(call.options)) for call in calls(kernel, candidate, dtype, head_dim, problem, arch)

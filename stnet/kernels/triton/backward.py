@@ -38,10 +38,9 @@ def stda_backward(
     *,
     candidate: Candidate | None = None,
 ) -> StdaTensors[Tensor | None]:
-    """Contiguous gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
+    """Return contiguous gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
-    Args:
-        candidate: instead of the launch table's default.
+    A candidate takes the place of the launch table's default.
     """
     p, value = problem, tensors.value
     gradients = StdaTensors(*map(_buffer_if, tensors, needs))._replace(
@@ -159,11 +158,9 @@ def stda_backward_call(
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """A launch behind `stda_backward`.
+    """Return a launch behind `stda_backward` for the heads of `part`, writing to `gradients`.
 
-    Args:
-        gradients: to write to, that of value with the heads of `part` alone.
-        part: heads to treat; tensors of all heads are passed from the first of them on.
+    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on.
     """
     p, width, first = problem, problem.head_dim, part.start
     tensors = StdaTensors(*map(packed, tensors, STDA_DENSE_DIMS._replace(value=1)))

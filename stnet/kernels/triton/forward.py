@@ -20,10 +20,8 @@ def stda_forward(
     """Spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
     Offsets and logits may be strided over clips, targets, queries and heads; a tensor whose points are not contiguous
-    is copied. Where the queries are the positions of a frame (the encoder), they are taken in 2-D tiles.
-
-    Args:
-        candidate: instead of the launch table's default.
+    is copied. Where the queries are the positions of a frame (the encoder), they are taken in 2-D tiles. A candidate
+    takes the place of the launch table's default.
     """
     p, value = problem, tensors.value
     rows = (p.clips, p.targets, p.queries)

@@ -97,7 +97,7 @@ def add_samples(
     config: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """total + the bilinear samples at K (1 or 2) positions of each of N queries, times their probabilities."""
+    """Total + the bilinear samples at K (1 or 2) positions of each of N queries, times their probabilities."""
     K: tl.constexpr = x.shape[1]
     ARITHMETIC: tl.constexpr = "float32" if MASKED else config.ARITHMETIC
     cells, right, down = level.cells, level.right, level.down

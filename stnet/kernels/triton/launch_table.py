@@ -103,6 +103,7 @@ class Row:
             raise ConfigError(f"launch table: a row of {self.kernel} has no candidates")
 
     def matches(self, kernel: str, arch: str, dtype: str, head_dim: int, many: bool, triton: str) -> bool:
+        """Tell whether the row is for these keys."""
         return (
             self.kernel == kernel
             and (not self.architectures or arch in self.architectures)
@@ -113,6 +114,7 @@ class Row:
         )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the keys that are set and the candidates, as the launch table stores them."""
         row = {key: value for key, value in asdict(self).items() if value not in ((), None)}
         return {**row, "candidates": [candidate.as_json() for candidate in self.candidates]}
 
@@ -175,6 +177,7 @@ def candidates(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, querie
     Args:
         kernel: one of `KERNELS`.
         arch: "sm_90", "gfx942" ..., see `ARCHITECTURES`; others get the rows that hold for every architecture.
+        dtype: of the values.
         head_dim: channels of a head; the table is looked up at the next power of two.
         queries: queries of one target frame.
 

@@ -60,6 +60,7 @@ def axis_cell(position, size, THIN: tl.constexpr, PTX: tl.constexpr):
         position: float32, pixel position minus 0.5, any value.
         size: int32 scalar, cells along the axis.
         THIN: whether an axis of the problem may have a single cell; its successor then gets weight 0.
+        PTX: see the top of this file.
 
     Returns:
         (cell int32 in [0, max(0, size - 2)], near float32, far float32).
@@ -134,9 +135,8 @@ def interpolate_packed(v00, v01, v10, v11, top, bottom):
     Two neighbouring elements in a lane's registers share the weights of the first, so they must belong to one row: the
     layout is that of loads of at least two channels (VECTOR >= 2).
 
-    Args:
-        v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
-        top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
+    v00, v01, v10, v11 are the values at the upper left, upper right, lower left and lower right corner; top and bottom
+    are int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
     """
     BFLOAT: tl.constexpr = v00.dtype == tl.bfloat16
     if BFLOAT:
@@ -201,7 +201,7 @@ def matrix_identity(BFLOAT: tl.constexpr):
 
 @triton.jit
 def add_by_matrix_unit(total, first, second, identity):
-    """total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
+    """Total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
 
     A lane's share of the A operand of m16n8k16 has the positions of its share of the result, so that multiplying by the
     identity (twice, for the two halves of k) adds element by element, whatever the layout of the tensors.
