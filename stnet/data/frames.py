@@ -2,17 +2,15 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from stnet.data.clips.transforms import FrameStack, resize
+from stnet.data.images import decode_image
 from stnet.data.index import Frame, Video
-from stnet.errors import DataError, VideoError
 from stnet.video.depth import GrayScale
-from stnet.video.stills import find_scale, images_in, read_still, read_still_header
+from stnet.video.stills import find_scale, images_in
 
 
 class FrameReader:
@@ -80,48 +78,3 @@ class FrameReader:
         while self.held_bytes > self.cache_bytes:
             _, dropped = self._kept.popitem(last=False)
             self.held_bytes -= dropped.nbytes
-
-
-def decode_image(
-    path: Path, height: int, width: int, scale: Callable[[], GrayScale | None] | None = None
-) -> np.ndarray:
-    """Return an image of the given size, upright: uint8 [H, W, 1] when it is gray, else [H, W, 3].
-
-    Args:
-        path: the file.
-        height: what its annotation says of the upright image.
-        width: likewise.
-        scale: gives the brightness of gray of more than 8 bits in its video; by default that of this file alone.
-
-    Raises:
-        DataError: it cannot be decoded, or has another size.
-    """
-    with _reported(path):
-        pixels = read_still(path, scale)
-    if pixels.shape[:2] != (height, width):
-        raise DataError(
-            f"{path}: the image is {pixels.shape[1]}x{pixels.shape[0]} but its annotation says {width}x{height}; "
-            "correct the annotation file (sizes and boxes are those of the image as viewers show it, upright)"
-        )
-    if pixels.shape[2] == 1:
-        return pixels
-    gray = pixels[:, :, :1]
-    return gray.copy() if (gray == pixels).all() else pixels
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return the upright (height, width) an image file declares; raises `DataError`."""
-    with _reported(path):
-        header = read_still_header(path)
-    return header.height, header.width
-
-
-@contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    """Whatever is wrong with an image file becomes a `DataError`."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; restore the frame")
-    try:
-        yield
-    except VideoError as error:
-        raise DataError(str(error)) from error

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from stnet.data.index import DatasetIndex, load_index
+from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
+from stnet.data.joined import join_indexes
 from stnet.errors import ConfigError, DataError, StnetError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
@@ -21,6 +22,7 @@ from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
 from stnet.training.matcher import NonFiniteError
+from stnet.training.processes import Companions, choose_processes
 from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 from stnet.training.state import replace_file
@@ -51,12 +53,25 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--data", required=True, type=Path, metavar="DIR", help="dataset folder (BUV layout)")
+    run.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="dataset folders (BUV layout), trained on together",
+    )
     run.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
     )
     run.add_argument("--resume", action="store_true", help="go on with the run in --output")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
+    )
     run.add_argument(
         "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
     )
@@ -107,6 +122,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal."""
     options = build_parser().parse_args(arguments)
+    try:
+        # Called from Python it stays in its process unless asked otherwise.
+        given = options.processes or (None if arguments is None else 1)
+        count = choose_processes(given, options.device, _shared_clips(options))
+        with Companions(count, sys.argv[1:] if arguments is None else arguments):
+            return _run(options)
+    except StnetError as error:
+        return _fail(str(error), 2)
+
+
+def _run(options: argparse.Namespace) -> int:
     world = None
     try:
         if options.deterministic:
@@ -133,6 +159,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _shared_clips(options: argparse.Namespace) -> int | None:
+    """Clips of a forward pass, which the processes share; None for an evaluation, where they share videos."""
+    if options.evaluate:
+        return None
+    if options.resume and options.output is not None:
+        config = RunFolder(options.output).reopen()
+    else:
+        config = configured(options.preset, given_settings(options))
+    return config.batch_size // config.accumulate
+
+
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     if options.duplicate_iou is not None:
         raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
@@ -145,12 +182,17 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
     else:
         config = configured(options.preset, given)
         if not options.no_check and world.is_first:
-            report_findings(options.data, reporter)
+            for folder in options.data:
+                report_findings(folder, reporter)
     train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
     val = _load(options, "val", train.class_names, reporter)
     config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
     if not options.resume and world.is_first:
-        facts = {"data": str(options.data.resolve()), "processes": world.size, "device": str(world.device)}
+        facts = {
+            "data": [str(folder.resolve()) for folder in options.data],
+            "processes": world.size,
+            "device": str(world.device),
+        }
         folder.create(config, facts)
     run_options = RunOptions(
         workers=options.workers, save_minutes=options.save_minutes, tensorboard=options.tensorboard
@@ -193,7 +235,7 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
 
 
 def _write_report(options: argparse.Namespace, report: Report, duplicate_iou: float) -> None:
-    facts = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
+    facts = {"checkpoint": options.evaluate, "data": [str(path) for path in options.data], "split": options.split}
     files = report_files(report, facts | {"protocol": options.protocol, "duplicate_iou": duplicate_iou})
     for name in files:
         if (options.output / name).exists():
@@ -288,6 +330,13 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -303,14 +352,24 @@ def _load(
     Raises:
         DataError: see `load_index`; or nobody looked at any of its frames.
     """
-    index = load_index(options.data, split, class_names=class_names)
+    index = _joined(options.data, split, class_names)
     if index.repairs:
         reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
         for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+            reporter.message(f"  {repair.kind}: {repair}")
     if not any(frame.annotated for video in index.videos for frame in video.frames):
         raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
     return index
+
+
+def _joined(folders: list[Path], split: str, class_names: tuple[str, ...] | None) -> DatasetIndex:
+    """A split of all data sets together; with several, those that have no such split leave it to the others."""
+    if len(folders) > 1:
+        known = SPLIT_FILES.get(split)
+        if known is None:
+            raise ConfigError(f"--split {split}: a file belongs to one data set, but --data names {len(folders)}")
+        folders = [folder for folder in folders if any((folder / name).is_file() for name in known)] or folders[:1]
+    return join_indexes([load_index(folder, split, class_names=class_names) for folder in folders])
 
 
 def _fail(text: str, code: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stnet.data.frames import decode_image, image_size
+from stnet.data.images import decode_image, image_size
 from stnet.errors import DataError
 from stnet.video import VideoFile, VideoWriter, open_source
 from stnet.video.geometry import UPRIGHT, Orientation, believable_aspect

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from stnet.data.frames import decode_image
+from stnet.data.images import decode_image
 from stnet.errors import DataError, VideoError
 from stnet.video import ImageStack, open_source
 
