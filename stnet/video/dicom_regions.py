@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stnet.video.dicom_elements import number, text
-from stnet.video.geometry import SQUARE, believable_aspect
+from stnet.video.geometry import believable_aspect
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; the last column and row are outside."""
@@ -52,10 +52,10 @@ class ScanArea:
     refusal: str | None = None
 
     @property
-    def pixel_aspect(self) -> Fraction:
+    def pixel_aspect(self) -> Fraction | None:
         """Width of a pixel over its height, as the first region with known pixels has it."""
         known = next((region.pixel_mm for region in self.regions if region.pixel_mm), None)
-        return SQUARE if known is None else believable_aspect(*(round(side, 9) for side in known))
+        return None if known is None else believable_aspect(*(round(side, 9) for side in known))
 
     def cut(self, frame: np.ndarray) -> np.ndarray:
         """Return the part of a frame `[H, W, 3]` that is looked at, black outside the regions."""
