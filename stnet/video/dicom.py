@@ -42,6 +42,7 @@ class DicomFile(VideoSource):
         self.fps = header.fps or fps
         self.declared_frames = len(self._frames)
         self.pixel_aspect = header.pixel_aspect or self._frames.pixel_aspect
+        self.scale = header.scale
         self.full_height, self.full_width = header.height, header.width
         self._area = ScanArea() if full_frame else header.area
         if self._area.refusal is not None:

@@ -21,6 +21,7 @@ from stnet.video.dicom_elements import number, numbers, text
 from stnet.video.dicom_regions import ScanArea, read_scan_area
 from stnet.video.geometry import believable_aspect
 from stnet.video.rates import frame_rate
+from stnet.video.scale import PixelScale, uniform_scale
 from stnet.video.source import check_size
 
 MAX_FRAMES = 100_000
@@ -76,7 +77,8 @@ class DicomHeader:
     to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None where
     it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
     length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
-    width of a pixel over its height (None where it is not stated). `volume`: an Enhanced US Volume.
+    width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
+    US Volume.
     """
 
     dataset: Any
@@ -89,6 +91,7 @@ class DicomHeader:
     photometric: str
     area: ScanArea
     pixel_aspect: Fraction | None
+    scale: PixelScale | None
     timing_note: str | None
     volume: bool
     value: tuple[int, int]
@@ -216,6 +219,7 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> Di
         photometric=photometric,
         area=area,
         pixel_aspect=_pixel_aspect(dataset, area),
+        scale=area.scale or _spacing(dataset),
         timing_note=_timing_note(dataset) if fps is None else None,
         volume=dataset.get("SOPClassUID") == ENHANCED_US_VOLUME,
         value=value,
@@ -269,6 +273,12 @@ def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[int, int]:
     start = file.tell()
     remaining = max(0, os.fstat(file.fileno()).st_size - start)
     return start, remaining if length == UNDEFINED_LENGTH else min(length, remaining)
+
+
+def _spacing(dataset: Any) -> PixelScale | None:
+    """The size of pixels where it is one for the whole frame."""
+    spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
+    return uniform_scale(spacing[1], spacing[0]) if len(spacing) == 2 else None
 
 
 def _timing(dataset: Any) -> tuple[Fraction | None, tuple[float, ...]]:
