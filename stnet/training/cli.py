@@ -307,7 +307,7 @@ def _load(
     if index.repairs:
         reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
         for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+            reporter.message(f"  {repair.kind}: {repair}")
     if not any(frame.annotated for video in index.videos for frame in video.frames):
         raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
     return index
