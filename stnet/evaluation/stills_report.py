@@ -12,14 +12,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from stnet.evaluation.bootstrap import SAMPLES
 from stnet.evaluation.calibration import Reliability, calibrated_frames, mean_error, reliability
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
-from stnet.evaluation.image_metrics import FIGURES, Figure, ImageMetrics, evaluate_images
+from stnet.evaluation.figures_table import Printer, show_figures
+from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.operating import CrossJudgement, PointResult, cross_judge, judge
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_reliability
@@ -138,32 +139,10 @@ def stills_files(report: StillsReport, facts: Mapping[str, Any]) -> dict[str, Ca
     }
 
 
-class Printer(Protocol):
-    """What prints: `stnet.console.Reporter` does."""
-
-    def message(self, text: str) -> None:
-        """Print lines of text."""
-
-    def table(self, title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table."""
-
-
 def show_stills(report: StillsReport, title: str, printer: Printer) -> None:
     """Print figures with their intervals, one column per set, then calibration and operating points."""
     columns = {"all": report.images} if len(report.sets) != 1 else {}
-    columns |= report.sets
-    counts = ("images", "lesions", "lesion_free", "small", "several", "patients")
-    rows = [(name.replace("_", " "), *(str(getattr(m, name)) for m in columns.values())) for name in counts]
-    rows += [
-        (text, *(_shown(metrics.figures[name], name) for metrics in columns.values()))
-        for name, text in FIGURES.items()
-        if any(metrics.figures[name].value is not None for metrics in columns.values())
-    ]
-    aucs = [metrics.malignancy_auc for metrics in columns.values()]
-    rows.append(
-        ("malignant against benign, AUC of found lesions", *("-" if auc is None else f"{auc:.3f}" for auc in aucs))
-    )
-    printer.table(f"{title}; percent where not said otherwise (95 % intervals)", ("", *columns), rows)
+    show_figures({**columns, **report.sets}, title, printer)
     _show_points(report, printer)
 
 
@@ -185,18 +164,6 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
 
 def _cells(result: PointResult) -> tuple[str, str, str]:
     return _percent(result.recall), f"{result.per_image:.3f}", str(result.lesion_free_boxes)
-
-
-def _shown(figure: Figure, name: str) -> str:
-    if figure.value is None:
-        return "-"
-    is_rate = name.startswith(("fp_", "lesion_free_fp"))
-    scale, digits = (1, 2) if is_rate else (100, 1)
-    text = f"{scale * figure.value:.{digits}f}"
-    if figure.interval is None:
-        return text
-    low, high = (f"{scale * end:.{digits}f}" for end in figure.interval)
-    return f"{text} ({low} to {high})"
 
 
 def _percent(value: float | None) -> str:
