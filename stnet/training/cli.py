@@ -27,6 +27,7 @@ from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
 from stnet.training.matcher import NonFiniteError
+from stnet.training.processes import Companions, choose_processes
 from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 from stnet.training.state import replace_file
@@ -72,6 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--resume", action="store_true", help="go on with the run in --output")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
+    )
     run.add_argument(
         "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
     )
@@ -125,6 +132,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal."""
     options = build_parser().parse_args(arguments)
+    try:
+        # Called from Python it stays in its process unless asked otherwise.
+        given = options.processes or (None if arguments is None else 1)
+        count = choose_processes(given, options.device, _shared_clips(options))
+        with Companions(count, sys.argv[1:] if arguments is None else arguments):
+            return _run(options)
+    except StnetError as error:
+        return _fail(str(error), 2)
+
+
+def _run(options: argparse.Namespace) -> int:
     world = None
     try:
         if options.deterministic:
@@ -149,6 +167,17 @@ def main(arguments: list[str] | None = None) -> int:
         if world is not None:
             world.close()
     return 0
+
+
+def _shared_clips(options: argparse.Namespace) -> int | None:
+    """Clips of a forward pass, which the processes share; None for an evaluation, where they share videos."""
+    if options.evaluate:
+        return None
+    if options.resume and options.output is not None:
+        config = RunFolder(options.output).reopen()
+    else:
+        config = configured(options.preset, given_settings(options))
+    return config.batch_size // config.accumulate
 
 
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
@@ -341,6 +370,13 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -360,7 +396,7 @@ def _load(
     if index.repairs:
         reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
         for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+            reporter.message(f"  {repair.kind}: {repair}")
     if not any(frame.annotated for video in index.videos for frame in video.frames):
         raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
     return index
