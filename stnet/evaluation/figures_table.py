@@ -5,6 +5,9 @@ from typing import Protocol
 
 from stnet.evaluation.image_metrics import FIGURES, Figure, ImageMetrics
 
+RATES = ("fp_", "lesion_free_fp_")
+"""What the names of figures begin with that are counts per image."""
+
 
 class Printer(Protocol):
     """What prints: `stnet.console.Reporter` does."""
@@ -21,7 +24,7 @@ def show_figures(columns: dict[str, ImageMetrics], title: str, printer: Printer)
     counts = ("images", "lesions", "lesion_free", "small", "several", "patients")
     rows = [(name.replace("_", " "), *(str(getattr(m, name)) for m in columns.values())) for name in counts]
     rows += [
-        (text, *(_shown(metrics.figures[name], name) for metrics in columns.values()))
+        (text, *((rate if name.startswith(RATES) else percent)(metrics.figures[name]) for metrics in columns.values()))
         for name, text in FIGURES.items()
         if any(metrics.figures[name].value is not None for metrics in columns.values())
     ]
@@ -32,11 +35,19 @@ def show_figures(columns: dict[str, ImageMetrics], title: str, printer: Printer)
     printer.table(f"{title}; percent where not said otherwise (95 % intervals)", ("", *columns), rows)
 
 
-def _shown(figure: Figure, name: str) -> str:
+def percent(figure: Figure) -> str:
+    """Return a share in percent, with its interval."""
+    return _shown(figure, 100, 1)
+
+
+def rate(figure: Figure) -> str:
+    """Return a count per image, with its interval."""
+    return _shown(figure, 1, 3)
+
+
+def _shown(figure: Figure, scale: float, digits: int) -> str:
     if figure.value is None:
         return "-"
-    is_rate = name.startswith(("fp_", "lesion_free_fp"))
-    scale, digits = (1, 2) if is_rate else (100, 1)
     text = f"{scale * figure.value:.{digits}f}"
     if figure.interval is None:
         return text

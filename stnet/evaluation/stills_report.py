@@ -19,7 +19,7 @@ import numpy as np
 from stnet.evaluation.bootstrap import SAMPLES
 from stnet.evaluation.calibration import Reliability, calibrated_frames, mean_error, reliability
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
-from stnet.evaluation.figures_table import Printer, show_figures
+from stnet.evaluation.figures_table import Printer, percent, rate, show_figures
 from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.operating import CrossJudgement, PointResult, cross_judge, judge
@@ -118,11 +118,13 @@ def build_stills_report(
         images=images,
         sets=parts if len(parts) > 1 else dict.fromkeys(parts, images),
         points=points,
-        point_results={} if points is None else judge(raw, points),
-        set_results={} if points is None else {scored.name: judge(scored.frames, points) for scored in sets},
+        point_results={} if points is None else judge(raw, points, patients, samples=samples),
+        set_results={}
+        if points is None
+        else {part.name: judge(part.frames, points, part.patients, samples=samples) for part in sets},
         raw=reliability(raw, class_names),
         calibrated={} if points is None else reliability(frames, class_names),
-        halves=cross_judge(raw, class_names, patients),
+        halves=cross_judge(raw, class_names, patients, samples=samples),
         frames=frames,
     )
 
@@ -153,7 +155,7 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
         if len(report.set_results) > 1:
             rows += [(f"  {part}", *_cells(results[name])) for part, results in report.set_results.items()]
     if rows:
-        header = ("operating point", "recall", "false positives an image", "boxes in images without lesion")
+        header = ("operating point", "recall, %", "false positives an image", "boxes in images without lesion")
         printer.table(None, header, rows)
     errors = [("raw scores", mean_error(report.raw)), ("calibrated", mean_error(report.calibrated))]
     errors.append(("calibrated on the other half", report.halves.error_after))
@@ -163,11 +165,7 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
 
 
 def _cells(result: PointResult) -> tuple[str, str, str]:
-    return _percent(result.recall), f"{result.per_image:.3f}", str(result.lesion_free_boxes)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return percent(result.recall), rate(result.per_image), str(result.lesion_free_boxes)
 
 
 def _write_table(report: StillsReport, path: Path) -> None:
