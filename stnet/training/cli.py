@@ -294,9 +294,8 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe settings named on the command line; `model` as a dictionary of texts."""
     names = {known.name for known in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    if "freeze" in given:
-        given["freeze"] = tuple(given["freeze"])
-    return given
+    tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
+    return given | tuples
 
 
 def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
