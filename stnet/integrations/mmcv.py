@@ -166,8 +166,8 @@ def sigmoid_focal_loss_backward(
     """Write the derivative of every loss by its logit into `grad_input`."""
     with torch.enable_grad():
         logits = input.detach().requires_grad_()
-        loss = _focal_loss(logits, target, weight, gamma, alpha)
-    grad_input.copy_(*torch.autograd.grad(loss.sum(), logits))
+        loss = _focal_loss(logits, target, weight, gamma, alpha).sum()
+    grad_input.copy_(*torch.autograd.grad(loss, logits))
 
 
 def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:

@@ -46,39 +46,35 @@ def results(model, call):
     return [x.detach() for x in outputs], gradients
 
 
-def compare(model, call, install, uninstall, flips=False):
+def compare(model, call, install, uninstall, dtypes=(torch.float32, torch.float64)):
     """Check that outputs and gradients with the operators are those without.
 
-    Outputs are compared in float32, and all in float64, where the noise of nearly vanishing gradients is out of sight.
-
     Args:
-        model: The model; it is float64 afterwards.
+        model: The model; it is of the last dtype afterwards.
         call: Takes the model, gives its output.
         install: Takes the model.
         uninstall: Takes the model.
-        flips: Only float64: a random model that chooses queries by what the attention computed chooses others after
-            the smallest difference.
+        dtypes: Only float64 for a random model that chooses queries by what the attention computed: it chooses others
+            after the smallest difference.
 
     Returns:
         What `install` returned.
     """
-    for dtype, near in ((torch.float32, 2e-3), (torch.float64, 1e-6)):
+    for dtype in dtypes:
         model.to(dtype)
-        if dtype is torch.float32 and flips:
-            continue
         expected, wanted = results(model, call)
         count = install(model)
         outputs, gradients = results(model, call)
         uninstall(model)
-        assert len(outputs) == len(expected) > 0
+
+        near = {torch.float32: 2e-3, torch.float64: 1e-6}[dtype]
+        assert len(outputs) == len(expected) > 0 and gradients.keys() == wanted.keys()
         for after, before in zip(outputs, expected, strict=True):
             torch.testing.assert_close(after, before, rtol=near, atol=near)
-
-    assert gradients.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(
-            gradients[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}"
-        )
-    attention = [gradient for name, gradient in wanted.items() if "sampling_offsets" in name]
-    assert attention and all(gradient.abs().max() > 0 for gradient in attention)
+        total = sum(gradient.square().sum() for gradient in wanted.values()).sqrt()
+        for name, gradient in wanted.items():
+            # Next to the whole gradient: some parameters have one of rounding errors alone.
+            assert (gradients[name] - gradient).norm() <= near * (gradient.norm() + 0.01 * total), name
+        attention = [gradient for name, gradient in wanted.items() if "sampling_offsets" in name]
+        assert attention and all(gradient.abs().max() > 0 for gradient in attention)
     return count

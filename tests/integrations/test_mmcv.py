@@ -130,7 +130,8 @@ def test_roi_align_and_its_gradient():
     torch.testing.assert_close(pool(centre.expand(2, 3, 9, 8))[0, 0, 0], expected)
 
     upstream, gradient = torch.randn(2, 3, 2, 3, dtype=torch.float64), torch.zeros_like(features)
-    mmcv.roi_align_backward(upstream, rois, nothing, nothing, gradient, pool_mode=1, **options)
+    with torch.no_grad():  # as within a function of autograd
+        mmcv.roi_align_backward(upstream, rois, nothing, nothing, gradient, pool_mode=1, **options)
     step = torch.randn_like(features)
     change = (pool(features + step) - pool(features)).mul(upstream).sum()  # pooling is linear
     torch.testing.assert_close((gradient * step).sum(), change)
@@ -152,7 +153,8 @@ def test_focal_loss_and_its_gradient(weighted):
     if weighted:
         loss = loss * torch.cat([weight, weight.new_ones(1)])[target][:, None]
     output, gradient = torch.zeros_like(logits), torch.zeros_like(logits)
-    mmcv.sigmoid_focal_loss_forward(logits.detach(), target, weight, output.detach(), gamma=2.0, alpha=0.25)
-    mmcv.sigmoid_focal_loss_backward(logits.detach(), target, weight, gradient.detach(), gamma=2.0, alpha=0.25)
+    with torch.no_grad():  # as within a function of autograd
+        mmcv.sigmoid_focal_loss_forward(logits, target, weight, output, gamma=2.0, alpha=0.25)
+        mmcv.sigmoid_focal_loss_backward(logits, target, weight, gradient, gamma=2.0, alpha=0.25)
     torch.testing.assert_close(output, loss.detach())
     torch.testing.assert_close(gradient, *torch.autograd.grad(loss.sum(), logits))

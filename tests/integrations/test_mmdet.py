@@ -92,8 +92,9 @@ def _model(name):
             module.dropout = 0.0
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if "sampling_offsets" in key or "attention_weights" in key:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+            # Scores that are far from equal, so that queries are chosen alike.
+            strength = 0.3 if "cls_branches" in key else 0.1 * ("sampling_offsets" in key or "attention_weights" in key)
+            parameter.add_(torch.randn_like(parameter) * strength)
     return model
 
 
@@ -117,7 +118,7 @@ def test_models_built_from_their_configurations(name, monkeypatch):
         losses,
         install=lambda model: mmcv.install(),
         uninstall=lambda model: functions.restore(*mmcv.ON_THE_CPU),
-        flips=name == "DINO",
+        dtypes=[torch.float32],  # mmdet's position embedding knows no other
     )
     assert len(calls) >= 4
 
