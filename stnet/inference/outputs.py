@@ -53,8 +53,8 @@ class VideoOutputs:
                 "width": source.full_width or source.width,
                 "height": source.full_height or source.height,
                 "fps": exact(source.fps),
-                "pixel_aspect": exact(source.pixel_aspect),
                 **_region(source),
+                **({} if source.pixel_aspect == 1 else {"pixel_aspect": exact(source.pixel_aspect)}),
             },
             "model": model,
         }

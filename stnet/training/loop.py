@@ -19,7 +19,7 @@ from stnet.evaluation.report import build_report, report_files
 from stnet.model.checkpoint import save
 from stnet.model.detector import Detector
 from stnet.training.batches import ClipOrder
-from stnet.training.clips import training_clips
+from stnet.training.clips import frame_aspect, training_clips
 from stnet.training.config import TrainConfig
 from stnet.training.curves import draw_curves
 from stnet.training.denoising import TrainedModel
@@ -98,6 +98,7 @@ class Trainer:
             seed=config.seed,
             rank=world.rank,
             world=world.size,
+            aspects=[frame_aspect(self.dataset, item) for item in range(len(self.dataset))],
         )
         torch.manual_seed(config.seed)
         self.detector = self._starting_model()
@@ -183,6 +184,9 @@ class Trainer:
             f"videos, {self.total_steps} steps of {config.batch_size} clips on {self.world.size} x {self.world.device}"
         )
         model.recompute = config.checkpoint_activations
+        if self.world.device.type == "cpu":
+            # Depthwise kernels of 5 x 5 get their gradients three times as fast (oneDNN, one thread).
+            model.backbone.to(memory_format=torch.channels_last)
         return model.to(self.world.device)
 
     def _loader(self) -> DataLoader:

@@ -5,12 +5,14 @@ container formats and of no protocol but `file`, so a play list in disguise is r
 """
 
 import struct
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.stream import Disposition
@@ -40,6 +42,7 @@ class _Tally:
     """What one pass over a file met."""
 
     decoded: int = 0
+    orientation: Orientation | None = UPRIGHT  # None for odd angles
     start: float = 0.0  # seconds, of the first frame, on the container's clock; moved where that clock jumps back
     first: float = 0.0  # seconds, of the first frame, on the container's clock
     end: float = 0.0  # seconds from the first frame to the end of the last
@@ -50,19 +53,25 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
 
 
-class VideoFile(VideoSource):
-    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream.
+class DecodedVideo(VideoSource):
+    """A video that FFmpeg decodes, wherever its bytes come from. Subclasses say how it is opened.
 
     The display matrix stored in the file (turns and mirrors) is applied; `height` and `width` are those of the upright
     frames. Of several video streams the one that a player shows is read; pictures such as covers are none.
+
+    Args:
+        label: what messages call it.
+        name: what outputs call it.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, label: str, name: str) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.name = self.path.stem
+        self.label, self.name = label, name
         with self._opened() as (container, stream):
-            check_size(str(self.path), stream.codec_context.height, stream.codec_context.width)
+            check_size(self.label, stream.codec_context.height, stream.codec_context.width)
             self.fps = _frame_rate(stream)
             self._duration = _declared_duration(container, stream)
             self._stated_frames = stream.frames or None
@@ -73,13 +82,13 @@ class VideoFile(VideoSource):
         tally = _Tally()
         first = next(self._upright(tally), None)
         if first is None:
-            raise VideoError(f"{self.path}: no frame can be decoded; the file is empty or damaged")
-        frame, self._frame_size = first
+            raise VideoError(f"{self.label}: no frame can be decoded; the file is empty or damaged")
+        _, self._frame_size = first
         self.height, self.width = self._frame_size
-        self.pixel_aspect = (_orientation(frame) or UPRIGHT).aspect(stored_aspect)
+        self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
         self._duration = self._duration and self._duration.after(tally.first)
         self.declared_frames = self._stated_frames or self._frames_by_duration()
-        self.notes = tuple(self._remarks(frame, others))
+        self.notes = tuple(self._remarks(tally.orientation, others))
 
     def __iter__(self) -> Iterator[VideoFrame]:
         tally = _Tally()
@@ -96,19 +105,23 @@ class VideoFile(VideoSource):
         self._judge(tally)
         return Scan(length=tally.decoded, frames=kept)
 
+    @abstractmethod
+    def _container(self) -> Any:
+        """The opened container. Raises what PyAV does."""
+
     @contextmanager
     def _opened(self):
         try:
-            container = open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+            container = self._container()
         except (av.FFmpegError, UnicodeError) as error:
-            raise VideoError(f"{self.path}: cannot be opened as a video ({_reason(error)})") from error
+            raise VideoError(f"{self.label}: cannot be opened as a video ({_reason(error)})") from error
         with container:
             films = _films(container)
             if not films:
-                raise VideoError(f"{self.path}: holds no video stream")
+                raise VideoError(f"{self.label}: holds no video stream")
             stream = films[0]
             if stream.codec_context is None:
-                raise VideoError(f"{self.path}: no decoder for its video stream; convert it to H.264 first")
+                raise VideoError(f"{self.label}: no decoder for its video stream; convert it to H.264 first")
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
@@ -116,10 +129,14 @@ class VideoFile(VideoSource):
     def _upright(self, tally: _Tally) -> Iterator[tuple[av.VideoFrame, tuple[int, int]]]:
         """Decoded frames and their upright (height, width), until the end, damage or another size."""
         size = getattr(self, "_frame_size", None)
+        turned: float | None = None
         with self._opened() as (container, stream):
             for frame, clock in _decode(container, stream, tally, self._decode_stamps):
-                upright = (_orientation(frame) or UPRIGHT).size(frame.height, frame.width)
-                check_size(str(self.path), *upright)
+                if frame.rotation != turned:
+                    # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
+                    turned, tally.orientation = frame.rotation, _orientation(frame)
+                upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
+                check_size(self.label, *upright)
                 size = size or upright
                 if upright != size:
                     tally.problems.append(
@@ -130,11 +147,11 @@ class VideoFile(VideoSource):
                 self._keep_time(frame, clock, tally)
                 yield frame, upright
 
-    def _remarks(self, frame: av.VideoFrame, others: int) -> Iterator[str]:
+    def _remarks(self, orientation: Orientation | None, others: int) -> Iterator[str]:
         """What a user should know before the video is read."""
         if others:
             yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
-        if _orientation(frame) is None:
+        if orientation is None:
             yield "is to be turned by other than quarter turns for display; its frames are read as they are stored"
         if self.pixel_aspect != SQUARE:
             yield f"its pixels are not square: {self.pixel_aspect} times as wide as high"
@@ -158,7 +175,7 @@ class VideoFile(VideoSource):
         tally.end = max(tally.end, time + interval)
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
-        image = (_orientation(frame) or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
 
     def _frames_by_duration(self) -> int | None:
@@ -191,6 +208,17 @@ class VideoFile(VideoSource):
             slack = max(1.5 / float(self.fps), TOLERATED_SHORTFALL * self._duration)
             verdicts.append(tally.end < self._duration - slack)
         return bool(verdicts) and all(verdicts)
+
+
+class VideoFile(DecodedVideo):
+    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        super().__init__(str(self.path), self.path.stem)
+
+    def _container(self) -> Any:
+        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
 
 
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:
