@@ -75,7 +75,7 @@ class ImageSequence(VideoSource):
             if size != expected:
                 raise VideoError(
                     f"{path}: is {size[0]} x {size[1]} pixels, {first[0].name} {expected[0]} x {expected[1]}; "
-                    "frames of one video must be of one size: pass images that are no video one at a time"
+                    "frames of one video must be of one size; --stills reads images that are no video, each for itself"
                 )
         if first is None:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in list(self._bad.items())[:3])
