@@ -93,9 +93,11 @@ TARGETS, RECIPES, MACHINE_CODE, HEADLINE = "targets", "recipes", "machine_code",
 
 
 def block(name: str, runs: Sequence[Run], folder: Path) -> str:
-    """Markdown of one marker, for the GPU and the CPU where both were measured.
+    """Return the Markdown of one marker, for the GPU and the CPU where both were measured.
 
     Args:
+        name: of the marker.
+        runs: measured machines.
         folder: of the result files.
 
     Raises:

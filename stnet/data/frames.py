@@ -1,6 +1,5 @@
 """Decoded frames, kept while memory allows."""
 
-import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import numpy as np
 from stnet.data.clips.transforms import FrameStack, resize
 from stnet.data.images import decode_image
 from stnet.data.index import Frame, Video
-from stnet.video.depth import GrayScale
-from stnet.video.stills import find_scale, images_in
 
 
 class FrameReader:
-    """Reads frames as uint8 [H, W, 3], keeping the latest used ones, gray frames at a third of the memory.
+    """Reads frames as uint8 `[H, W, 3]`, keeping the latest used ones, gray frames at a third of the memory.
 
     `cache_bytes` bounds what is kept; 0 keeps nothing. Not thread-safe; every loader worker has its own.
     """
@@ -25,15 +22,18 @@ class FrameReader:
         self.cache_bytes = cache_bytes
         self.held_bytes = 0
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
-        self._scales: dict[Path, GrayScale | None] = {}
 
     def read(self, frame: Frame) -> np.ndarray:
-        """The pixels of a frame, uint8 [H, W, 3]; raises `DataError` naming the file."""
+        """Return the pixels of a frame, uint8 `[H, W, 3]`.
+
+        Raises:
+            DataError: its file cannot be used; the message names it.
+        """
         pixels = self._pixels(frame)
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
     def read_clip(self, video: Video, frames: tuple[int, ...]) -> FrameStack:
-        """The frames of a clip, given as indices into the video; all take the size of the first.
+        """Return the frames of a clip, given as indices into the video; all take the size of the first.
 
         One channel where all of them are gray.
         """
@@ -57,18 +57,10 @@ class FrameReader:
         if pixels is not None:
             self._kept.move_to_end(frame.path)
             return pixels
-        pixels = decode_image(frame.path, frame.height, frame.width, lambda: self._scale(frame.path.parent))
+        pixels = decode_image(frame.path, frame.height, frame.width, frame.scale)
         pixels.flags.writeable = False
         self._keep(frame.path, pixels)
         return pixels
-
-    def _scale(self, folder: Path) -> GrayScale | None:
-        """The brightness of gray of more than 8 bits: alike in all frames of a folder, as inference reads it."""
-        if folder not in self._scales:
-            scale = self._scales[folder] = find_scale(images_in(folder))
-            if scale is not None and scale.note is not None:
-                warnings.warn(f"{folder}: {scale.note}", stacklevel=2)
-        return self._scales[folder]
 
     def _keep(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.nbytes > self.cache_bytes:
