@@ -224,11 +224,9 @@ class VideoFile(DecodedVideo):
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:
     """Frames of a stream with their times on its clock (seconds, None where unknown).
 
-    Packets that cannot be decoded are counted and skipped, unreadable data ends it.
-
-    Args:
-        decode_stamps: the container states only when packets are to be decoded; frames leave the decoder in another
-            order than packets enter it, at the same times, so the next frame takes the earliest time not taken yet.
+    Packets that cannot be decoded are counted and skipped, unreadable data ends it. With `decode_stamps` the container
+    states only when packets are to be decoded; frames leave the decoder in another order than packets enter it, at the
+    same times, so the next frame takes the earliest time not taken yet.
     """
     packets = container.demux(stream)
     stamps: deque[float] = deque()
