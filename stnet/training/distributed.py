@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stnet.errors import ConfigError
+from stnet.devices import resolve_device
 
 TIMEOUT = timedelta(minutes=30)  # one process may evaluate a long video while the others wait
 
@@ -78,30 +78,13 @@ def join_world(device: str = "auto") -> World:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _device(device, local)
+    chosen = resolve_device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
         return World(device=chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     return World(rank=dist.get_rank(), size=size, device=chosen)
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cpu":
-        return device
-    number = local_rank if device.index is None else device.index
-    if number >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device("cuda", number)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

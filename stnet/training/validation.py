@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stnet.console import Reporter
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
 from stnet.evaluation.lesion_metrics import SIZES
@@ -11,7 +12,6 @@ from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
-from stnet.training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
