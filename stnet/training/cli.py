@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from stnet.console import Reporter
 from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
 from stnet.data.joined import join_indexes
 from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
+from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
-from stnet.evaluation.report import Report, build_report, report_files
+from stnet.evaluation.report import build_report, report_files
+from stnet.evaluation.scored_stills import read_still_files, scored_set
+from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
 from stnet.files import replacing
 from stnet.model.checkpoint import load
+from stnet.model.detector import Detector
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
@@ -39,6 +44,8 @@ EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a --resume               go on where it stopped
   train.py --evaluate runs/a/best.safetensors --data miccai_buv --output runs/a/val
                                                                     evaluate only; numbers and curves go to --output
+  train.py --evaluate tiny --data stills/val.json --stills --output figures
+                                                                    evaluate on still images, with operating points
   torchrun --nproc_per_node=8 train.py --data ... --output ...      several GPUs
 """
 
@@ -58,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="dataset folders (BUV layout), trained on together",
+        help="dataset folders (BUV layout), trained on together; with --stills annotation files",
     )
     run.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
@@ -88,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = parser.add_argument_group("evaluation only")
     evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
     evaluation.add_argument("--split", default="val", help="val, train or an annotation file (default %(default)s)")
+    evaluation.add_argument(
+        "--stills", action="store_true", help="--data names COCO files of still images; each is held as a video"
+    )
     evaluation.add_argument(
         "--protocol",
         choices=PROTOCOLS,
@@ -183,8 +193,8 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
     else:
         config = configured(options.preset, given)
         if not options.no_check and world.is_first:
-            for folder in options.data:
-                report_findings(folder, reporter)
+            for place in options.data:
+                report_findings(place, reporter)
     train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
     val = _load(options, "val", train.class_names, reporter)
     config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
@@ -216,8 +226,11 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     model = load(options.evaluate, device=world.device)
     if options.duplicate_iou is not None:
         model.config = dataclasses.replace(model.config, duplicate_iou=options.duplicate_iou)
-    index = _load(options, options.split, model.config.class_names, reporter)
     predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
+    if options.stills:
+        _evaluate_stills(options, model, predict, settings.score_threshold, world, reporter)
+        return
+    index = _load(options, options.split, model.config.class_names, reporter)
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
         return
@@ -231,13 +244,40 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        _write_report(options, report, model.config.duplicate_iou)
+        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": model.config.duplicate_iou}
+        _write_files(options, report_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
-def _write_report(options: argparse.Namespace, report: Report, duplicate_iou: float) -> None:
-    facts = {"checkpoint": options.evaluate, "data": [str(path) for path in options.data], "split": options.split}
-    files = report_files(report, facts | {"protocol": options.protocol, "duplicate_iou": duplicate_iou})
+def _evaluate_stills(
+    options: argparse.Namespace,
+    model: Detector,
+    predict: PredictionOptions,
+    score_threshold: float,
+    world: World,
+    reporter: Reporter,
+) -> None:
+    names = model.config.class_names
+    sets = []
+    for name, stills in read_still_files(options.data, names).items():
+        result = validate(model, stills.index, predict, score_threshold, world, reporter)
+        if result is not None:
+            sets.append(scored_set(name, stills, result.frames))
+    if not sets:  # not the first process
+        return
+    report = build_stills_report(sets, names, points=read_points(options.evaluate), score_threshold=score_threshold)
+    show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
+    if options.output is not None:
+        facts = {"stills": True, "duplicate_iou": model.config.duplicate_iou}
+        _write_files(options, stills_files(report, _facts(options) | facts))
+        reporter.message(f"numbers, the table of stills and curves are in {options.output}")
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    return {"checkpoint": options.evaluate, "data": [str(path) for path in options.data]}
+
+
+def _write_files(options: argparse.Namespace, files: dict[str, Callable[[Path], Any]]) -> None:
     for name in files:
         if (options.output / name).exists():
             raise ConfigError(f"--output: {options.output / name} exists; choose another folder")
@@ -254,9 +294,8 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe settings named on the command line; `model` as a dictionary of texts."""
     names = {known.name for known in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    if "freeze" in given:
-        given["freeze"] = tuple(given["freeze"])
-    return given
+    tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
+    return given | tuples
 
 
 def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
@@ -358,7 +397,7 @@ def _load(
     if index.repairs:
         reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
         for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+            reporter.message(f"  {repair.kind}: {repair}")
     if not any(frame.annotated for video in index.videos for frame in video.frames):
         raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
     return index

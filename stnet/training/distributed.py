@@ -31,6 +31,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -63,6 +64,7 @@ class World:
         )
 
     def close(self) -> None:
+        """Leave the group of processes."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -88,7 +90,7 @@ def join_world(device: str = "auto") -> World:
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """State of the generators that dropout draws from."""
+    """Return the state of the generators that dropout draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -96,6 +98,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set the generators to what `random_states` returned."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -119,6 +119,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
         return self.config.epochs * self.order.steps
 
     def resume(self) -> None:
@@ -170,7 +171,7 @@ class Trainer:
 
     def _starting_model(self) -> Detector:
         config = self.config
-        model = Detector(config.model)
+        model = Detector(config.model, recompute=config.checkpoint_activations)
         if config.backbone_weights:
             load_backbone_weights(model, config.backbone_weights)
         if config.start_from:
@@ -182,7 +183,6 @@ class Trainer:
             f"{trained / 1e6:.1f} M parameters train; {len(self.dataset)} clips in {len(self.train_index.videos)} "
             f"videos, {self.total_steps} steps of {config.batch_size} clips on {self.world.size} x {self.world.device}"
         )
-        model.recompute = config.checkpoint_activations
         if self.world.device.type == "cpu":
             # Depthwise kernels of 5 x 5 get their gradients three times as fast (oneDNN, one thread).
             model.backbone.to(memory_format=torch.channels_last)

@@ -77,6 +77,7 @@ class RunFolder:
         return TrainConfig.from_json(self.config_file.read_text(), str(self.config_file))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the folder."""
         files.write_json(self.path / name, content)
 
     def append(self, file: Path, row: Mapping[str, Any]) -> None:

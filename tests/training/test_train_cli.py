@@ -57,6 +57,7 @@ OPTIONS = [
     "--output",
     "--precision",
     "--preset",
+    "--processes",
     "--protocol",
     "--resume",
     "--save-minutes",
@@ -65,11 +66,13 @@ OPTIONS = [
     "--seed",
     "--split",
     "--start-from",
+    "--stills",
     "--targets",
     "--tensorboard",
     "--video-threshold",
     "--warmup-steps",
     "--weight-decay",
+    "--without-defences",
     "--workers",
 ]
 

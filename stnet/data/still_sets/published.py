@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, label
 
-from stnet.data.frames import decode_image, image_size
-from stnet.data.index import LESION_CLASSES, PathGuard
+from stnet.data.images import decode_image, image_size
+from stnet.data.index import LESION_CLASSES
+from stnet.data.path_guard import PathGuard
 from stnet.data.still_sets.stills import Stills, stills_of
 from stnet.errors import DataError
 
