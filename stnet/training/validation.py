@@ -11,6 +11,7 @@ from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
+from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
 
@@ -56,6 +57,7 @@ def validate(
         reporter.advance(count)
         check()
 
+    lay_out_for(model.backbone, world.device)
     training = model.training
     model.eval()
     try:
