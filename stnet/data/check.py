@@ -22,8 +22,7 @@ import numpy as np
 from stnet import command_line
 from stnet.console import Reporter, printable
 from stnet.data.annotations.entries import ImageEntry, read_annotations
-from stnet.data.annotations.facts import gather_facts
-from stnet.data.images import decode_image, image_size
+from stnet.data.annotations.facts import decode_frames, gather_facts
 from stnet.data.index import SPLIT_FILES, find_annotation_file, frames_root
 from stnet.data.quality.correct import losses, write_corrected
 from stnet.data.quality.duplicates import FrameHashes, perceptual_hash
@@ -125,12 +124,12 @@ def _read_split(root: Path, name: str, hashes: FrameHashes, quick: bool, on_fram
     annotations = read_annotations(find_annotation_file(root, name), strict=False)
     codes: dict[int, np.ndarray | None] = {}
 
-    def inspect(image: ImageEntry, path: Path) -> tuple[int, int]:
-        size = image_size(path)
-        codes[image.id] = perceptual_hash(decode_image(path, *size))
-        return size
+    def keep_hash(image: ImageEntry, pixels: np.ndarray) -> None:
+        codes[image.id] = perceptual_hash(pixels)
 
-    facts = gather_facts(annotations, frames_root(root), None if quick else inspect, on_frame)
+    facts = gather_facts(annotations, frames_root(root), quick=quick)
+    if not quick:
+        decode_frames(annotations, facts, keep_hash, on_frame)
     split = Split.planned(name, annotations, facts)
     for image in annotations.images:
         hashes.add(split, image, codes.get(image.id))

@@ -11,7 +11,7 @@ from stnet.data.index import Frame, Video
 
 
 class FrameReader:
-    """Reads frames as uint8 [H, W, 3], keeping the latest used ones, gray frames at a third of the memory.
+    """Reads frames as uint8 `[H, W, 3]`, keeping the latest used ones, gray frames at a third of the memory.
 
     `cache_bytes` bounds what is kept; 0 keeps nothing. Not thread-safe; every loader worker has its own.
     """
@@ -24,12 +24,16 @@ class FrameReader:
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
 
     def read(self, frame: Frame) -> np.ndarray:
-        """The pixels of a frame, uint8 [H, W, 3]; raises `DataError` naming the file."""
+        """Return the pixels of a frame, uint8 `[H, W, 3]`.
+
+        Raises:
+            DataError: its file cannot be used; the message names it.
+        """
         pixels = self._pixels(frame)
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
     def read_clip(self, video: Video, frames: tuple[int, ...]) -> FrameStack:
-        """The frames of a clip, given as indices into the video; all take the size of the first.
+        """Return the frames of a clip, given as indices into the video; all take the size of the first.
 
         One channel where all of them are gray.
         """
@@ -53,7 +57,7 @@ class FrameReader:
         if pixels is not None:
             self._kept.move_to_end(frame.path)
             return pixels
-        pixels = decode_image(frame.path, frame.height, frame.width)
+        pixels = decode_image(frame.path, frame.height, frame.width, frame.scale)
         pixels.flags.writeable = False
         self._keep(frame.path, pixels)
         return pixels

@@ -1,54 +1,81 @@
-"""Image files as frames of a data set."""
+"""Image files as frames of a data set, read as inference reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from stnet.errors import DataError
-
-# Formats whose decoders are safe to meet untrusted files with (Pillow also knows some that call other
-# programs).
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+from stnet.errors import DataError, VideoError
+from stnet.video.depth import GrayScale
+from stnet.video.stills import check_single, find_scale, open_still, picture_header, pixel_kind, read_still
 
 
-def decode_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Decodes an image of the given size: uint8 [H, W, 1] when it is gray, else [H, W, 3].
+class ImageHeader(NamedTuple):
+    """What an image file says of itself: its size in pixels, upright, and whether it has more than 8 bits."""
 
-    Raises `DataError` naming the file.
+    height: int
+    width: int
+    deep: bool
+
+
+def decode_image(path: Path, height: int, width: int, scale: GrayScale | None = None) -> np.ndarray:
+    """Return an image of the given size, upright: uint8 `[H, W, 1]` when it is gray, else `[H, W, 3]`.
+
+    Args:
+        path: the file.
+        height: what its annotation says of the upright image.
+        width: likewise.
+        scale: the brightness of gray of more than 8 bits in its video; by default that of this file alone.
+
+    Raises:
+        DataError: it cannot be decoded, or has another size.
     """
-    with _opened(path) as image:
-        if image.size != (width, height):
-            raise DataError(
-                f"{path}: the image is {image.width}x{image.height} but its annotation says {width}x{height}; "
-                "correct the annotation file"
-            )
-        if image.mode not in _EIGHT_BIT_MODES:
-            raise DataError(f"{path}: pixels of mode {image.mode}; convert the image to 8 bits per channel")
-        if image.mode == "L":
-            return np.array(image)[:, :, None]
-        pixels = np.array(image.convert("RGB"))
+    with _reported(path):
+        pixels = read_still(path, scale and (lambda: scale))
+    if pixels.shape[:2] != (height, width):
+        raise DataError(
+            f"{path}: the image is {pixels.shape[1]}x{pixels.shape[0]} but its annotation says {width}x{height}; "
+            "correct the annotation file (sizes and boxes are those of the image as viewers show it, upright)"
+        )
+    if pixels.shape[2] == 1:
+        return pixels
     gray = pixels[:, :, :1]
     return gray.copy() if (gray == pixels).all() else pixels
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """The (height, width) an image file declares, without decoding it; raises `DataError`."""
-    with _opened(path) as image:
-        return image.height, image.width
+def image_header(path: Path) -> ImageHeader:
+    """Return what an image file says of itself, without decoding it.
+
+    Raises:
+        DataError: it is no image.
+    """
+    with _reported(path), open_still(path) as image:
+        kind = pixel_kind(image)
+        check_single(path, image)
+        header = picture_header(path, image)
+        return ImageHeader(header.height, header.width, deep=kind != "bytes")
+
+
+def video_scale(deep: Iterable[Path]) -> GrayScale | None:
+    """Return the brightness of the frames of a video that have more than 8 bits, alike in all of them; None for none.
+
+    Raises:
+        DataError: their values are no brightness.
+    """
+    try:
+        return find_scale(deep)
+    except VideoError as error:
+        raise DataError(str(error)) from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file opened with decoders that are safe; whatever they raise becomes a `DataError`."""
+def _reported(path: Path) -> Iterator[None]:
+    """Whatever is wrong with an image file becomes a `DataError`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; restore the frame")
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; restore the frame") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these for damaged files.
-        raise DataError(f"{path}: cannot be decoded ({error}); restore the frame") from error
+        yield
+    except VideoError as error:
+        raise DataError(str(error)) from error

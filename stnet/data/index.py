@@ -2,7 +2,7 @@
 
     my_dataset/
       rawframes/                  frames; without this folder, paths are relative to my_dataset/ itself
-        patient1_left/000000.png  8-bit gray or RGB PNG, JPEG, BMP or TIFF
+        patient1_left/000000.png  gray or RGB PNG, JPEG, BMP, TIFF, ..., as `infer.py` reads them
       train.json                  or imagenet_vid_train_15frames.json
       val.json                    or imagenet_vid_val.json
 
@@ -23,12 +23,14 @@ The least an annotation file must hold:
   evaluation.
 - Categories are mapped by name: benign and malignant (in any case) become labels 1 and 2 whatever their ids;
   other names become labels 1, 2, ... in the order of their ids.
+- Sizes and boxes are those of the frame as viewers show it: upright, as its EXIF orientation says.
 - Other keys (`vid_train_frames`, `area`, `instance_id`, ...) are ignored.
 
 Loading repairs what is beyond doubt (`stnet.data.annotations.plan` says what that is) and refuses what is not; all of
 it is listed in `DatasetIndex.repairs`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,9 @@ from stnet.data.annotations.entries import (
 from stnet.data.annotations.facts import FrameFacts, gather_facts
 from stnet.data.annotations.plan import plan_repairs, repair_box
 from stnet.data.annotations.repairs import Repair, apply_repairs
-from stnet.data.images import image_size
+from stnet.data.images import video_scale
 from stnet.errors import DataError
+from stnet.video.depth import GrayScale
 
 LESION_CLASSES = ("benign", "malignant")
 SPLIT_FILES = {
@@ -59,7 +62,11 @@ FRAMES_FOLDER = "rawframes"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
-    """One frame: `boxes` float32 `[n, 4]`, x0, y0, x1, y1 in pixels; `labels` int64 `[n]` from 1; both read-only."""
+    """One frame.
+
+    `boxes` float32 `[n, 4]`, x0, y0, x1, y1 in pixels, and `labels` int64 `[n]` from 1 are read-only; `scale` is the
+    brightness of the video, where its frames have more than 8 bits.
+    """
 
     path: Path
     image_id: int
@@ -69,6 +76,7 @@ class Frame:
     boxes: np.ndarray
     labels: np.ndarray
     annotated: bool
+    scale: GrayScale | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +130,7 @@ def build_index(
     errata: bool = True,
 ) -> DatasetIndex:
     """Return the index of annotations whose file names are relative to `folder`; see `load_index`."""
-    facts = gather_facts(annotations, folder, lambda image, path: image_size(path))
+    facts = gather_facts(annotations, folder)
     repairs = plan_repairs(annotations, facts, errata=errata)
     for repair in repairs:
         if not repair.automatic:
@@ -195,17 +203,19 @@ def _labels(annotations: Annotations, names: tuple[str, ...]) -> dict[int, int]:
 def _videos(annotations: Annotations, facts: FrameFacts, labels: dict[int, int]) -> tuple[Video, ...]:
     boxes = annotations.boxes_of_images()
     images = annotations.images_of_videos()
-    return tuple(
-        Video(
-            name=name,
-            video_id=video_id,
-            frames=tuple(_frame(image, boxes[image.id], labels, facts) for image in images[video_id]),
-        )
-        for video_id, name in annotations.videos.items()
-    )
+    videos = []
+    for video_id, name in annotations.videos.items():
+        scale = video_scale(facts.paths[image.id] for image in images[video_id] if image.id in facts.deep)
+        if scale is not None and scale.note is not None:
+            warnings.warn(f"{annotations.file}: {name}: {scale.note}", stacklevel=4)
+        frames = tuple(_frame(image, boxes[image.id], labels, facts, scale) for image in images[video_id])
+        videos.append(Video(name=name, video_id=video_id, frames=frames))
+    return tuple(videos)
 
 
-def _frame(image: ImageEntry, entries: list[BoxEntry], labels: dict[int, int], facts: FrameFacts) -> Frame:
+def _frame(
+    image: ImageEntry, entries: list[BoxEntry], labels: dict[int, int], facts: FrameFacts, scale: GrayScale | None
+) -> Frame:
     boxes = [repair_box(entry.bbox, image.height, image.width)[0] for entry in entries]
     return Frame(
         path=facts.paths[image.id],
@@ -216,6 +226,7 @@ def _frame(image: ImageEntry, entries: list[BoxEntry], labels: dict[int, int], f
         boxes=_constant(np.array(boxes, dtype=np.float32).reshape(-1, 4)),
         labels=_constant(np.array([labels[entry.category_id] for entry in entries], dtype=np.int64)),
         annotated=image.annotated,
+        scale=scale if image.id in facts.deep else None,
     )
 
 

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from stnet.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # Short sides and crop range of the published recipe, and the test size they belong to.
 PAPER_SIZE = 512

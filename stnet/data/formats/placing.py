@@ -13,8 +13,8 @@ from stnet.data.formats.account import Account
 from stnet.data.formats.marks import FrameMarks, ImageMarks, MarksFile, VideoMarks
 from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput
-from stnet.video.images import IMAGE_SUFFIXES
 from stnet.video.reader import VIDEO_SUFFIXES
+from stnet.video.stills import IMAGE_SUFFIXES
 
 _NUMBERING_HELP = "add --numbering 0 or --numbering 1 to place them by the number that ends their names, or rename them"
 _TOLERATED_EXCESS = 0.02
