@@ -44,13 +44,19 @@ def images(folder: Path, upright: np.ndarray, orientation: int) -> tuple[Path, s
     return folder / "clip", "shot.png"
 
 
-def video(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+def video(folder: Path, upright: np.ndarray, _: int, aspect: Fraction = Fraction(1)) -> tuple[Path, str]:
     with av.open(str(folder / "clip.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
+        stream.codec_context.sample_aspect_ratio = aspect
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(upright, format="rgb24")))
         container.mux(stream.encode())
     return folder / "clip.mkv", "clip/000000.png"
+
+
+def wide_video(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+    """Pixels twice as wide as high."""
+    return video(folder, upright, _, Fraction(2))
 
 
 def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
@@ -77,7 +83,7 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    source=st.sampled_from((images, images, video, dicom)),
+    source=st.sampled_from((images, images, video, wide_video, dicom)),
     orientation=st.integers(1, 8),
     x=st.integers(REGION[0], REGION[2] - 1),
     y=st.integers(REGION[1], REGION[3] - 1),
@@ -86,13 +92,15 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     cut=st.booleans(),
 )
 def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cut):
-    """The mark is drawn on the upright frame, on what is stored (where the size tells), or on the scan region."""
+    """The mark is drawn on the upright frame, on what is stored or shown (where the size tells), or on the region."""
     box, size = np.array([x, y, x + 1, y + 1], dtype=float), (WIDTH, HEIGHT)
     if source is images and raw and orientation >= 5:
         across, down = {5: (y, x), 6: (y, WIDTH - 1 - x), 7: (HEIGHT - 1 - y, WIDTH - 1 - x), 8: (HEIGHT - 1 - y, x)}[
             orientation
         ]
         box, size = np.array([across, down, across + 1, down + 1], dtype=float), (HEIGHT, WIDTH)
+    if source is wide_video and raw:
+        box, size = box * [2, 1, 2, 1], (2 * WIDTH, HEIGHT)  # as a player shows it
     if source is dicom and cut:
         box = box - [REGION[0], REGION[1]] * 2
         size, scale = (REGION[2] - REGION[0], REGION[3] - REGION[1]), 1
