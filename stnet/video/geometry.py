@@ -13,6 +13,9 @@ from fractions import Fraction
 
 import numpy as np
 
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels; the last column and row are outside."""
+
 SQUARE = Fraction(1)
 
 ASPECT_RANGE = (Fraction(1, 8), Fraction(8))
@@ -74,6 +77,11 @@ def believable_aspect(width: float | Fraction, height: float | Fraction) -> Frac
     except (ValueError, ZeroDivisionError, OverflowError, TypeError):
         return SQUARE
     return aspect if ASPECT_RANGE[0] <= aspect <= ASPECT_RANGE[1] else SQUARE
+
+
+def aspect_notes(aspect: Fraction) -> tuple[str, ...]:
+    """Return what a user should know of pixels of this aspect: nothing of square ones."""
+    return () if aspect == SQUARE else (f"its pixels are not square: {float(aspect):.4g} times as wide as high",)
 
 
 def _counts(part: int, whole: int) -> bool:

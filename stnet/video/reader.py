@@ -5,19 +5,22 @@ container formats and of no protocol but `file`, so a play list in disguise is r
 """
 
 import struct
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.stream import Disposition
 
 from stnet.errors import VideoError
 from stnet.video.container import open_container
-from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, believable_aspect
+from stnet.video.depth import DEEP_LEAST
+from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
@@ -45,25 +48,32 @@ class _Tally:
     first: float = 0.0  # seconds, of the first frame, on the container's clock
     end: float = 0.0  # seconds from the first frame to the end of the last
     last_time: float = 0.0
+    brightest: int | None = None  # of frames with 16 bits per sample, after the reduction to 8
     jumps: int = 0  # how often the clock went back
     flagged: int = 0  # frames the decoder concealed damage in
     failed_packets: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-class VideoFile(VideoSource):
-    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream.
+class DecodedVideo(VideoSource):
+    """A video that FFmpeg decodes, wherever its bytes come from. Subclasses say how it is opened.
 
     The display matrix stored in the file (turns and mirrors) is applied; `height` and `width` are those of the upright
     frames. Of several video streams the one that a player shows is read; pictures such as covers are none.
+
+    Args:
+        label: what messages call it.
+        name: what outputs call it.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, label: str, name: str) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.name = self.path.stem
+        self.label, self.name = label, name
         with self._opened() as (container, stream):
-            check_size(str(self.path), stream.codec_context.height, stream.codec_context.width)
+            check_size(self.label, stream.codec_context.height, stream.codec_context.width)
             self.fps = _frame_rate(stream)
             self._duration = _declared_duration(container, stream)
             self._stated_frames = stream.frames or None
@@ -74,7 +84,7 @@ class VideoFile(VideoSource):
         tally = _Tally()
         first = next(self._upright(tally), None)
         if first is None:
-            raise VideoError(f"{self.path}: no frame can be decoded; the file is empty or damaged")
+            raise VideoError(f"{self.label}: no frame can be decoded; the file is empty or damaged")
         _, self._frame_size = first
         self.height, self.width = self._frame_size
         self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
@@ -97,19 +107,23 @@ class VideoFile(VideoSource):
         self._judge(tally)
         return Scan(length=tally.decoded, frames=kept)
 
+    @abstractmethod
+    def _container(self) -> Any:
+        """The opened container. Raises what PyAV does."""
+
     @contextmanager
     def _opened(self):
         try:
-            container = open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+            container = self._container()
         except (av.FFmpegError, UnicodeError) as error:
-            raise VideoError(f"{self.path}: cannot be opened as a video ({_reason(error)})") from error
+            raise VideoError(f"{self.label}: cannot be opened as a video ({_reason(error)})") from error
         with container:
             films = _films(container)
             if not films:
-                raise VideoError(f"{self.path}: holds no video stream")
+                raise VideoError(f"{self.label}: holds no video stream")
             stream = films[0]
             if stream.codec_context is None:
-                raise VideoError(f"{self.path}: no decoder for its video stream; convert it to H.264 first")
+                raise VideoError(f"{self.label}: no decoder for its video stream; convert it to H.264 first")
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
@@ -124,7 +138,7 @@ class VideoFile(VideoSource):
                     # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
                     turned, tally.orientation = frame.rotation, _orientation(frame)
                 upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
-                check_size(str(self.path), *upright)
+                check_size(self.label, *upright)
                 size = size or upright
                 if upright != size:
                     tally.problems.append(
@@ -141,8 +155,7 @@ class VideoFile(VideoSource):
             yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
         if orientation is None:
             yield "is to be turned by other than quarter turns for display; its frames are read as they are stored"
-        if self.pixel_aspect != SQUARE:
-            yield f"its pixels are not square: {self.pixel_aspect} times as wide as high"
+        yield from aspect_notes(self.pixel_aspect)
 
     def _keep_time(self, frame: av.VideoFrame, clock: float | None, tally: _Tally) -> None:
         interval = float(1 / self.fps)
@@ -164,6 +177,8 @@ class VideoFile(VideoSource):
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
         image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        if frame.format.components[0].bits == 16:
+            tally.brightest = max(tally.brightest or 0, int(image.max()))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
 
     def _frames_by_duration(self) -> int | None:
@@ -175,6 +190,11 @@ class VideoFile(VideoSource):
             problems.append(f"{tally.failed_packets} packets could not be decoded")
         if tally.flagged:
             problems.append(f"{tally.flagged} frames are damaged")
+        if tally.brightest is not None and 0 < tally.brightest < DEEP_LEAST:
+            problems.append(
+                f"its samples of 16 bits reach {tally.brightest} of 255 only: they hold fewer bits, so the frames are "
+                "too dark; convert it to 8 bits"
+            )
         if tally.jumps:
             problems.append(f"its clock jumps back {tally.jumps} times; times go on at its frame rate there")
         if self._is_short(tally):
@@ -198,14 +218,23 @@ class VideoFile(VideoSource):
         return bool(verdicts) and all(verdicts)
 
 
+class VideoFile(DecodedVideo):
+    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        super().__init__(str(self.path), self.path.stem)
+
+    def _container(self) -> Any:
+        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+
+
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:
     """Frames of a stream with their times on its clock (seconds, None where unknown).
 
-    Packets that cannot be decoded are counted and skipped, unreadable data ends it.
-
-    Args:
-        decode_stamps: the container states only when packets are to be decoded; frames leave the decoder in another
-            order than packets enter it, at the same times, so the next frame takes the earliest time not taken yet.
+    Packets that cannot be decoded are counted and skipped, unreadable data ends it. With `decode_stamps` the container
+    states only when packets are to be decoded; frames leave the decoder in another order than packets enter it, at the
+    same times, so the next frame takes the earliest time not taken yet.
     """
     packets = container.demux(stream)
     stamps: deque[float] = deque()

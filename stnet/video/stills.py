@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from stnet.errors import VideoError
-from stnet.video.depth import Extremes, GrayScale, choose_scale
+from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale
 from stnet.video.geometry import Orientation, believable_aspect
 from stnet.video.source import check_size
 
@@ -38,9 +38,6 @@ EXIF_ORIENTATION = 0x0112
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_LARGEST = 256, 257, 258, 262, 281
 WHITE_IS_ZERO = 0
 
-DEEP_COLOUR_LEAST = 64
-"""Of 256 levels, the brightest that colour of 16 bits must reach in a video: below, its values have fewer bits."""
-
 PixelKind = Literal["bytes", "deep gray", "deep colour"]
 
 # What Pillow raises for files that are missing, not images, cut or malicious.
@@ -57,11 +54,12 @@ class UnreadableStill(VideoError):
 
 @dataclass(frozen=True, kw_only=True)
 class StillHeader:
-    """What an image file says of itself: (height, width) upright, and the aspect of its pixels."""
+    """What an image file says of itself: (height, width) upright, aspect of its pixels, whether of more than 8 bits."""
 
     height: int
     width: int
     pixel_aspect: Fraction
+    deep: bool
 
 
 def read_still(path: Path, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:
@@ -143,7 +141,7 @@ class DepthSurvey:
 
     def scale(self) -> GrayScale | None:
         """Return what `find_scale` does."""
-        if self._colour is not None and self._colour < DEEP_COLOUR_LEAST:
+        if self._colour is not None and self._colour < DEEP_LEAST:
             raise VideoError(
                 f"{self._path}: colour of 16 bits whose brightest value is {self._colour * 256} to "
                 f"{self._colour * 256 + 255} of 65535; it holds fewer bits: convert it to 8 bits per channel"
@@ -183,15 +181,38 @@ def check_single(path: Path, image: Image.Image) -> None:
 
 
 def picture_header(path: Path, image: Image.Image) -> StillHeader:
-    """Return the size and the aspect of the current picture of an image that was not loaded yet."""
-    orientation = Orientation.from_exif(image.getexif().get(EXIF_ORIENTATION, 1))
+    """Return what the current picture of an image says of itself, that was not loaded yet."""
+    deep = pixel_kind(image) != "bytes"
+    orientation = Orientation.from_exif(_exif(path, image).get(EXIF_ORIENTATION, 1))
     width, height = image.size
     check_size(str(path), height, width)
     stored = _aspect(image)
     # Newer versions of Pillow turn the size of a TIFF file themselves.
     turned = image.format == "TIFF" and image.size != (image.tag_v2.get(TIFF_WIDTH), image.tag_v2.get(TIFF_HEIGHT))
     height, width = (height, width) if turned else orientation.size(height, width)
-    return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored))
+    return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored), deep=deep)
+
+
+def _exif(path: Path, image: Image.Image) -> Image.Exif:
+    """Return the EXIF data of an image without decoding its pixels, as Pillow does for PNG in search of them."""
+    if image.format != "PNG" or "exif" in image.info or _follows_pixels(path):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _follows_pixels(path: Path) -> bool:
+    """Return whether EXIF data may follow the pixels of a PNG file, as a chunk of its own or as text."""
+    with open(path, "rb") as file:
+        position, pixels = 8, False
+        while True:
+            file.seek(position)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            pixels |= head[4:] == b"IDAT"
+            if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            position += 12 + int.from_bytes(head[:4], "big")
 
 
 def decode_picture(path: Path, image: Image.Image, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:

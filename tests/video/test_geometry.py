@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stnet.data.images import decode_image, image_header
+from stnet.data.images import decode_image, image_size
 from stnet.errors import DataError
 from stnet.video import VideoFile, VideoWriter, open_source
 from stnet.video.geometry import UPRIGHT, Orientation, believable_aspect
@@ -38,7 +38,7 @@ def test_training_and_inference_lay_images_upright_alike(tmp_path, code, suffix)
         expected = np.asarray(ImageOps.exif_transpose(image).convert("L")).astype(int)
     source = open_source(path.parent)
     (frame,) = source
-    assert image_header(path) == (source.height, source.width) == expected.shape == ((48, 64) if code < 5 else (64, 48))
+    assert image_size(path) == (source.height, source.width) == expected.shape == ((48, 64) if code < 5 else (64, 48))
     assert np.abs(frame.image[..., 0] - expected).max() <= 3
     assert np.abs(decode_image(path, *expected.shape)[..., 0] - expected).max() <= 3
 
@@ -108,7 +108,9 @@ def test_pixel_aspect_turns_with_the_frame(tmp_path, encode, draw_picture):
 )
 def test_densities_of_images_tell_the_pixel_aspect(tmp_path, suffix, dpi, aspect):
     Image.fromarray(marked()).save(tmp_path / f"a.{suffix}", dpi=dpi)
-    assert float(open_source(tmp_path / f"a.{suffix}").pixel_aspect) == pytest.approx(float(aspect), rel=0.01)
+    source = open_source(tmp_path / f"a.{suffix}")
+    assert float(source.pixel_aspect) == pytest.approx(float(aspect), rel=0.01)
+    assert bool(source.notes) == (aspect != 1)
 
 
 def test_orientations_are_the_eight_of_the_standard():

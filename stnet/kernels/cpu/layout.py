@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stnet.kernels.cpu_simd import Width, dot, helper, load, multiply_add, read, store, width_lanes, zeros
+from stnet.kernels.cpu.simd import Width, dot, helper, load, multiply_add, read, store, width_lanes, zeros
+from stnet.kernels.problem import STDA_DENSE_DIMS, StdaTensors
 
 _LANES = (32, 16, 8)
 
@@ -45,6 +46,12 @@ def with_dense_tail(x: Tensor, dims: int) -> Tensor:
             return x.contiguous()
         expected *= x.shape[dim]
     return x
+
+
+def dense(tensors: StdaTensors[Tensor], dim: int) -> StdaTensors[Tensor]:
+    """float32, rows of values padded to `dim` channels, and the samples of a query and head contiguous."""
+    others = zip(tensors[1:], STDA_DENSE_DIMS[1:], strict=True)
+    return StdaTensors(as_rows(tensors.value, dim), *(with_dense_tail(x, dims) for x, dims in others))
 
 
 def float_buffer(*shape: int) -> Tensor:

@@ -5,24 +5,15 @@ one frame: a location in [0, 1] is an offset from the reference box (0, 0, 2 P, 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stnet.kernels.cpu_jobs import run_jobs
-from stnet.kernels.cpu_layout import (
-    as_rows,
-    at,
-    float_buffer,
-    level_table,
-    pack_slab,
-    place,
-    row_width,
-    view,
-    with_dense_tail,
-)
-from stnet.kernels.cpu_simd import (
+from stnet.kernels.cpu.jobs import run_jobs
+from stnet.kernels.cpu.layout import at, dense, float_buffer, level_table, pack_slab, place, row_width, view
+from stnet.kernels.cpu.simd import (
     exp,
     floor,
     helper,
@@ -38,7 +29,7 @@ from stnet.kernels.cpu_simd import (
     write,
     zeros,
 )
-from stnet.kernels.problem import check_levels_inside, level_starts
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, level_starts, read_levels
 
 _SAMPLES_PER_JOB = 16384  # large against the cost of a call, small against the work of a layer
 
@@ -72,6 +63,7 @@ def exponentials(target, first, address, count, shift):
 
 @reduction
 def total_of(numbers):
+    """Return the sum of an array of float32."""
     total = np.float32(0.0)
     for i in range(numbers.shape[0]):
         total += numbers[i]
@@ -80,6 +72,7 @@ def total_of(numbers):
 
 @helper
 def copy_floats(target, first, address, count):
+    """Copy `count` numbers from an address to target[first], target[first + 1] ..."""
     for i in range(count):
         target[first + i] = read(address, i)
 
@@ -140,17 +133,15 @@ def attend(
     levels,
     table,
     slabs,
-    references,
-    offsets,
-    logits,
-    other_references,
-    other_offsets,
-    other_logits,
+    own,  # views of reference points, offsets, logits
+    others,
     output,
     lse,
 ):
     """Job (b, h, t, c): the output and log-sum-exp of the c-th part of the queries."""
-    targets, queries, heads, points, others, other_points, components, frames, dim, rows, part = sizes
+    references, offsets, logits = own
+    other_references, other_offsets, other_logits = others
+    targets, queries, heads, points, other_frames, other_points, components, frames, dim, rows, part = sizes
     parts = (queries + part - 1) // part
     first = job % parts * part
     t = job // parts % targets
@@ -162,26 +153,26 @@ def attend(
     head = slabs + (b * heads + h) * frames * slab_bytes
     own_count = level_count * points
     frame_count = level_count * other_points
-    weights = np.empty(own_count + others * frame_count, np.float32)
+    weights = np.empty(own_count + other_frames * frame_count, np.float32)
     for q in range(first, min(first + part, queries)):
-        own_logits = at(logits, b, t, q, h)
-        rest_logits = at(other_logits, b, t, q, h)
+        own_row = at(logits, b, t, q, h)
+        other_row = at(other_logits, b, t, q, h)
         norm = np.float32(1.0)
         if softmax:
-            peak = largest(own_logits, own_count, np.float32(-np.inf))
-            peak = largest(rest_logits, others * frame_count, peak)
+            peak = largest(own_row, own_count, np.float32(-np.inf))
+            peak = largest(other_row, other_frames * frame_count, peak)
             shift = peak if peak != np.float32(-np.inf) else np.float32(0.0)
-            exponentials(weights, 0, own_logits, own_count, shift)
-            exponentials(weights, own_count, rest_logits, others * frame_count, shift)
+            exponentials(weights, 0, own_row, own_count, shift)
+            exponentials(weights, own_count, other_row, other_frames * frame_count, shift)
             norm = total_of(weights)
             write(at(lse, b, t, q, h), 0, shift + np.log(norm))
             norm = np.float32(1.0) / norm if norm != np.float32(0.0) else np.float32(0.0)
         else:
-            copy_floats(weights, 0, own_logits, own_count)
+            copy_floats(weights, 0, own_row, own_count)
         own_reference = at(references, b, t, q, 0)
-        rest_reference = at(other_references, b, t, q, 0)
+        other_reference = at(other_references, b, t, q, 0)
         own_offset = at(offsets, b, t, q, h)
-        rest_offset = at(other_offsets, b, t, q, h)
+        other_offset = at(other_offsets, b, t, q, h)
         target = at(output, b, t, q, h)
         for lane in range(0, dim, width_lanes(width)):
             total = attend_frame(
@@ -199,7 +190,7 @@ def attend(
                 0,
                 all_finite,
             )
-            for other in range(others):
+            for other in range(other_frames):
                 total = attend_frame(
                     width,
                     total,
@@ -207,9 +198,9 @@ def attend(
                     row_bytes,
                     levels,
                     components,
-                    rest_reference,
+                    other_reference,
                     other_references[4],
-                    rest_offset + other * frame_count * 8,
+                    other_offset + other * frame_count * 8,
                     other_points,
                     weights,
                     own_count + other * frame_count,
@@ -219,122 +210,84 @@ def attend(
 
 
 def run_attention(
-    value: Tensor,  # [B, F, S, H, D]
-    shapes: list[tuple[int, int]],
-    starts: list[int],
-    reference_points: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    other_offsets: Tensor,
-    other_logits: Tensor,
-    frame_table: list[list[int]],
-    other_reference_points: Tensor,
-    softmax: bool,
+    problem: StdaProblem, tensors: StdaTensors[Tensor], starts: Sequence[int], *, softmax: bool
 ) -> tuple[Tensor, Tensor]:
-    """The output [B, T, Q, H * D] in the dtype of value and the log-sum-exp [B, T, Q, H] (empty without softmax)."""
-    clips, frames, _, heads, head_dim = value.shape
-    _, targets, queries, _, _, points, _ = offsets.shape
-    others, other_points = other_logits.shape[4], other_logits.shape[6]
-    dim, width = row_width(head_dim)
-    output = float_buffer(clips, targets, queries, heads, dim)
-    lse = float_buffer(clips, targets, queries, heads if softmax else 0)
-    if output.numel() == 0:
-        return output.new_empty(clips, targets, queries, heads * head_dim, dtype=value.dtype), lse
+    """Return output [B, T, Q, H * D] in the dtype of value and log-sum-exp [B, T, Q, H] (empty without softmax).
 
-    levels, rows = level_table(shapes, starts)
-    rows_of_value = as_rows(value, dim)
-    slabs = float_buffer(clips, heads, frames, rows, dim)
-    finite = [True] * (clips * heads * frames)
+    `starts` are the first positions of the levels, which may lie anywhere in a frame. Without `softmax` the logits are
+    the weights.
+    """
+    p, dtype = problem, tensors.value.dtype
+    dim, width = row_width(p.head_dim)
+    output = float_buffer(p.clips, p.targets, p.queries, p.heads, dim)
+    lse = float_buffer(p.clips, p.targets, p.queries, p.heads if softmax else 0)
+    levels, rows = level_table(p.spatial_shapes, starts)
+    tensors = dense(tensors, dim)
+    slabs = float_buffer(p.clips, p.heads, p.source_frames, rows, dim)
+    finite = [True] * (p.clips * p.heads * p.source_frames)
+    value, slab = view(tensors.value), slabs.data_ptr()
 
     def pack_job(job: int) -> None:
-        finite[job] = pack(width, job, view(rows_of_value), frames, heads, levels, rows, dim, slabs.data_ptr())
+        finite[job] = pack(width, job, value, p.source_frames, p.heads, levels, rows, dim, slab)
 
     run_jobs(pack_job, len(finite))
-
-    tensors = (
-        with_dense_tail(reference_points, 1),
-        with_dense_tail(offsets, 3),
-        with_dense_tail(logits, 2),
-        with_dense_tail(other_reference_points, 1),
-        with_dense_tail(other_offsets, 4),
-        with_dense_tail(other_logits, 3),
-        output,
-        lse,
-    )
-    samples = len(shapes) * (points + others * other_points)
-    part = max(1, min(queries, _SAMPLES_PER_JOB // samples))
-    components = reference_points.shape[-1]
-    sizes = (targets, queries, heads, points, others, other_points, components, frames, dim, rows, part)
+    part = max(1, min(p.queries, _SAMPLES_PER_JOB // p.samples))
     arguments = (
-        sizes,
+        (*kernel_sizes(p, dim, rows), part),
         softmax,
         all(finite),
         levels,
-        np.array(frame_table, np.int64),
-        slabs.data_ptr(),
-        *(view(tensor) for tensor in tensors),
+        np.array(p.frame_table, np.int64),
+        slab,
+        tuple(map(view, tensors.own)),
+        tuple(map(view, tensors.others)),
+        view(output),
+        view(lse),
     )
-    run_jobs(lambda job: attend(width, job, *arguments), clips * heads * targets * math.ceil(queries / part))
-    return output[..., :head_dim].flatten(3).to(value.dtype), lse
+    run_jobs(lambda job: attend(width, job, *arguments), p.clips * p.heads * p.targets * math.ceil(p.queries / part))
+    return output[..., : p.head_dim].flatten(3).to(dtype), lse
 
 
-def stda_forward(
-    value,
-    spatial_shapes,
-    reference_points,
-    offsets,
-    logits,
-    other_offsets,
-    other_logits,
-    frame_table,
-    other_reference_points,
-) -> tuple[Tensor, Tensor]:
-    """Spatial-temporal deformable attention of checked CPU tensors.
-
-    Returns the output [B, T, Q, H * D] in the dtype of value and the natural log-sum-exp of the logits [B, T, Q, H] in
-    float32, -inf for rows of only -inf.
-    """
-    return run_attention(
-        value,
-        spatial_shapes,
-        level_starts(spatial_shapes),
-        reference_points,
-        offsets,
-        logits,
-        other_offsets,
-        other_logits,
-        frame_table,
-        other_reference_points,
-        softmax=True,
-    )
+def kernel_sizes(p: StdaProblem, dim: int, rows: int) -> tuple[int, ...]:
+    """The sizes of a problem as the kernels unpack them."""
+    query = (p.targets, p.queries, p.heads, p.points, p.other_frames, p.other_points, p.components)
+    return (*query, p.source_frames, dim, rows)
 
 
-def msda_forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights) -> Tensor:
-    """Multi-scale deformable attention of checked CPU tensors: [N, Q, H * D] in the dtype of value.
+def stda_forward(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> tuple[Tensor, Tensor]:
+    """Spatial-temporal deformable attention; see `stnet.kernels.backends`."""
+    return run_attention(problem, tensors, problem.level_starts, softmax=True)
+
+
+def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor:
+    """Multi-scale deformable attention; see `stnet.kernels.backends`.
 
     Raises:
         ValueError: levels that do not lie within the positions of value.
     """
-    problem = msda_as_attention(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    return run_attention(**problem, softmax=False)[0].squeeze(1)
+    output, _ = run_attention(*as_attention(problem, tensors), softmax=False)
+    return output.squeeze(1)
 
 
-def msda_as_attention(value, spatial_shapes, level_start_index, sampling_locations, attention_weights) -> dict:
+def as_attention(
+    problem: MsdaProblem, tensors: MsdaTensors[Tensor]
+) -> tuple[StdaProblem, StdaTensors[Tensor], Sequence[int]]:
     """The arguments of `run_attention` that make it `ms_deform_attn`."""
-    shapes, starts = spatial_shapes.tolist(), level_start_index.tolist()
-    check_levels_inside(shapes, starts, value.shape[1])
-    batch, queries, heads, levels, points = attention_weights.shape
-    box = torch.tensor([0.0, 0.0, 2.0 * points, 2.0 * points], dtype=torch.float32, device="cpu")
-    box = box.expand(batch, 1, queries, levels, 4)
-    return {
-        "value": value.unsqueeze(1),
-        "shapes": shapes,
-        "starts": starts,
-        "reference_points": box,
-        "offsets": sampling_locations.unsqueeze(1),
-        "logits": attention_weights.unsqueeze(1),
-        "other_offsets": sampling_locations.new_empty(batch, 1, queries, heads, 0, levels, 1, 2),
-        "other_logits": attention_weights.new_empty(batch, 1, queries, heads, 0, levels, 1),
-        "frame_table": [[0]],
-        "other_reference_points": box,
-    }
+    p = problem
+    if p.spatial_shapes is None:
+        shapes, starts = read_levels(problem, tensors)
+    else:
+        shapes, starts = p.spatial_shapes, level_starts(p.spatial_shapes)
+    box = torch.tensor([0.0, 0.0, 2.0 * p.points, 2.0 * p.points], dtype=torch.float32, device="cpu")
+    box = box.expand(p.clips, 1, p.queries, p.levels, 4)
+    no_samples = (p.clips, 1, p.queries, p.heads, 0, p.levels, 1)
+    tensors = StdaTensors(
+        value=tensors.value.unsqueeze(1),
+        reference_points=box,
+        offsets=tensors.sampling_locations.unsqueeze(1),
+        logits=tensors.attention_weights.unsqueeze(1),
+        other_offsets=float_buffer(*no_samples, 2),
+        other_logits=float_buffer(*no_samples),
+        other_reference_points=box,
+    )
+    return StdaProblem.of(tensors, tuple(shapes), ((0,),)), tensors, starts

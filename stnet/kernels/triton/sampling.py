@@ -6,6 +6,9 @@ cell and at its successor. The base cell is clamped into the level, so all four 
 then has distance >= 1 and weight 0, and so has every corner of a position that is NaN, infinite or far away. No mask is
 needed and one index serves four loads.
 
+Two origins are in use: `axis_cell`, which the forward kernels call, takes pixel positions minus 0.5, so that the
+subtraction costs no instruction per sample; `backward_samples.locate` takes pixel positions themselves.
+
 What a weight of zero multiplies must be finite. Kernels therefore load without masks, test their sums at the end
 (`any_not_finite`), and repeat the rare tile that fails with MASKED loads, which skip corners of weight zero.
 
@@ -57,6 +60,7 @@ def axis_cell(position, size, THIN: tl.constexpr, PTX: tl.constexpr):
         position: float32, pixel position minus 0.5, any value.
         size: int32 scalar, cells along the axis.
         THIN: whether an axis of the problem may have a single cell; its successor then gets weight 0.
+        PTX: see the top of this file.
 
     Returns:
         (cell int32 in [0, max(0, size - 2)], near float32, far float32).
@@ -131,9 +135,8 @@ def interpolate_packed(v00, v01, v10, v11, top, bottom):
     Two neighbouring elements in a lane's registers share the weights of the first, so they must belong to one row: the
     layout is that of loads of at least two channels (VECTOR >= 2).
 
-    Args:
-        v00, v01, v10, v11: values at the upper left, upper right, lower left, lower right corner.
-        top, bottom: int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
+    v00, v01, v10, v11 are the values at the upper left, upper right, lower left and lower right corner; top and bottom
+    are int32 from `pack_pair`, the weights of (left, right), broadcastable to the values.
     """
     BFLOAT: tl.constexpr = v00.dtype == tl.bfloat16
     if BFLOAT:
@@ -198,7 +201,7 @@ def matrix_identity(BFLOAT: tl.constexpr):
 
 @triton.jit
 def add_by_matrix_unit(total, first, second, identity):
-    """total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
+    """Total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
 
     A lane's share of the A operand of m16n8k16 has the positions of its share of the result, so that multiplying by the
     identity (twice, for the two halves of k) adds element by element, whatever the layout of the tensors.

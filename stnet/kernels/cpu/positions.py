@@ -5,9 +5,9 @@ import math
 import numpy as np
 from torch import Tensor
 
-from stnet.kernels.cpu_jobs import run_jobs
-from stnet.kernels.cpu_layout import at, float_buffer, place, view
-from stnet.kernels.cpu_simd import kernel, read, write
+from stnet.kernels.cpu.jobs import run_jobs
+from stnet.kernels.cpu.layout import at, float_buffer, place, view
+from stnet.kernels.cpu.simd import kernel, read, write
 
 _QUERIES_PER_JOB = 64
 

@@ -3,27 +3,19 @@
 A job owns one source frame of one clip and head: it alone adds to that slab of the value gradient, target after
 target, query after query. No atomics are needed, and the result has the same bits whatever the number of threads. A
 sample belongs to one source frame, so its offset and logit gradients have one owner too. Those of reference points, to
-which all heads and frames add, follow from the offset gradients in a second pass (`cpu_positions`).
+which all heads and frames add, follow from the offset gradients in a second pass (`positions`).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from stnet.kernels.cpu_forward import copy_floats, exponentials, msda_as_attention
-from stnet.kernels.cpu_jobs import run_jobs
-from stnet.kernels.cpu_layout import (
-    as_rows,
-    at,
-    float_buffer,
-    level_table,
-    pack_slab,
-    place,
-    row_width,
-    view,
-    with_dense_tail,
-)
-from stnet.kernels.cpu_positions import convert_position_gradients
-from stnet.kernels.cpu_simd import (
+from stnet.kernels.cpu.forward import as_attention, copy_floats, exponentials, kernel_sizes
+from stnet.kernels.cpu.jobs import run_jobs
+from stnet.kernels.cpu.layout import as_rows, at, dense, float_buffer, level_table, pack_slab, place, row_width, view
+from stnet.kernels.cpu.positions import convert_position_gradients
+from stnet.kernels.cpu.simd import (
     dot,
     dot4,
     finite,
@@ -38,7 +30,7 @@ from stnet.kernels.cpu_simd import (
     width_lanes,
     write,
 )
-from stnet.kernels.problem import level_starts
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 
 
 @helper
@@ -74,6 +66,7 @@ def corner_products(width, slab, first, line, dim, gradient, weights, all_finite
 
 @helper
 def add_row(width, address, weight, row):
+    """Add weight * row to the numbers at an address."""
     store(address, multiply_add(load(width, address), weight, row))
 
 
@@ -200,20 +193,14 @@ def slab_backward(
     gradient,
     deltas,
     lse,
-    references,
-    offsets,
-    logits,
-    other_references,
-    other_offsets,
-    other_logits,
+    own,  # views of reference points, offsets, logits
+    others,
     value_gradient,
-    offset_gradient,
-    logit_gradient,
-    other_offset_gradient,
-    other_logit_gradient,
+    own_gradients,  # of offsets and logits
+    other_gradients,
 ):
     """Job (b, h, f): all gradients that flow through the values of one head in one frame."""
-    targets, queries, heads, points, others, other_points, components, frames, dim, rows = sizes
+    targets, queries, heads, points, other_frames, other_points, components, frames, dim, rows = sizes
     want_value, want_position, want_logit = wants
     f = job % frames
     h = job // frames % heads
@@ -231,14 +218,16 @@ def slab_backward(
         slabs[slab_floats:] = np.float32(0.0)
     weights = np.empty(level_count * max(points, other_points), np.float32)
     for t in range(targets):
-        for column in range(1 + others):
+        for column in range(1 + other_frames):
             if table[t, column] != f:
                 continue
-            own = column == 0
-            count = level_count * (points if own else other_points)
-            first = 0 if own else (column - 1) * count
+            references, offsets, logits = own if column == 0 else others
+            offset_gradient, logit_gradient = own_gradients if column == 0 else other_gradients
+            frame_points = points if column == 0 else other_points
+            count = level_count * frame_points
+            first = 0 if column == 0 else (column - 1) * count
             for q in range(queries):
-                source_logits = (at(logits, b, t, q, h) if own else at(other_logits, b, t, q, h)) + first * 4
+                source_logits = at(logits, b, t, q, h) + first * 4
                 delta = np.float32(0.0)
                 if softmax:
                     shift = read(at(lse, b, t, q, h), 0)
@@ -258,15 +247,15 @@ def slab_backward(
                     softmax,
                     all_finite,
                     wants,
-                    at(references, b, t, q, 0) if own else at(other_references, b, t, q, 0),
-                    references[4] if own else other_references[4],
-                    (at(offsets, b, t, q, h) if own else at(other_offsets, b, t, q, h)) + first * 8,
-                    points if own else other_points,
+                    at(references, b, t, q, 0),
+                    references[4],
+                    at(offsets, b, t, q, h) + first * 8,
+                    frame_points,
                     weights,
                     at(gradient, b, t, q, h),
                     delta,
-                    (at(offset_gradient, b, t, q, h) if own else at(other_offset_gradient, b, t, q, h)) + first * 8,
-                    (at(logit_gradient, b, t, q, h) if own else at(other_logit_gradient, b, t, q, h)) + first * 4,
+                    at(offset_gradient, b, t, q, h) + first * 8,
+                    at(logit_gradient, b, t, q, h) + first * 4,
                 )
     if want_value:
         target = value_gradient[0] + b * value_gradient[1] + f * value_gradient[2] + h * value_gradient[4]
@@ -276,156 +265,111 @@ def slab_backward(
 
 
 def run_backward(
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    starts: Sequence[int],
     grad_output: Tensor,  # [B, T, Q, H * D]
-    output: Tensor | None,
-    lse: Tensor | None,
-    value: Tensor,  # [B, F, S, H, D]
-    shapes: list[tuple[int, int]],
-    starts: list[int],
-    reference_points: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    other_offsets: Tensor,
-    other_logits: Tensor,
-    frame_table: list[list[int]],
-    other_reference_points: Tensor,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """Gradients in the dtypes of the inputs; None where not needed. Without `lse` the weights are taken as they are."""
-    inputs = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    grads = [float_buffer(*x.shape).zero_() if need else None for x, need in zip(inputs, needs, strict=True)]
-    if grad_output.numel() == 0:
-        return _in_dtypes(grads, inputs)
-    clips, frames, positions, heads, head_dim = value.shape
-    _, targets, queries, _, _, points, _ = offsets.shape
-    others, other_points = other_logits.shape[4], other_logits.shape[6]
-    components = reference_points.shape[-1]
-    softmax = lse is not None
-    dim, width = row_width(head_dim)
-    levels, rows = level_table(shapes, starts)
-    want_value, want_reference, _, _, _, _, want_other_reference = needs
-    wants = (want_value, any(needs[i] for i in (1, 2, 4, 6)), needs[3] or needs[5])
+    needs: StdaTensors[bool],
+    softmax: tuple[Tensor, Tensor] | None = None,
+) -> StdaTensors[Tensor | None]:
+    """Return gradients in the dtypes of the tensors; None where not needed.
 
-    gradient = as_rows(grad_output.unflatten(3, (heads, head_dim)), dim)
-    deltas = float_buffer(clips, targets, queries, heads)
-    if softmax and wants[2]:
-        products = as_rows(output.unflatten(3, (heads, head_dim)), dim)
-        sizes = (targets, queries, heads, dim)
-        views = (view(gradient), view(products), view(deltas))
-        run_jobs(lambda job: output_products(width, job, *sizes, *views), clips * targets)
+    `starts` are the first positions of the levels, which may lie anywhere in a frame; `softmax` is output and
+    log-sum-exp of the forward pass, without which the logits are the weights.
+    """
+    p, dtypes = problem, [x.dtype for x in tensors]
+    dim, width = row_width(p.head_dim)
+    levels, rows = level_table(p.spatial_shapes, starts)
+    positions = needs.reference_points or needs.offsets or needs.other_offsets or needs.other_reference_points
+    wants = (needs.value, positions, needs.logits or needs.other_logits)
 
-    value_gradient = grads[0]
-    if want_value and dim != head_dim:
-        value_gradient = float_buffer(clips, frames, positions, heads, dim).zero_()
+    gradient = as_rows(grad_output.unflatten(3, (p.heads, p.head_dim)), dim)
+    deltas = float_buffer(p.clips, p.targets, p.queries, p.heads)
+    lse = deltas
+    if softmax is not None:
+        output, lse = softmax
+        if wants[2]:
+            products = as_rows(output.unflatten(3, (p.heads, p.head_dim)), dim)
+            views = (view(gradient), view(products), view(deltas))
+            sizes = (p.targets, p.queries, p.heads, dim)
+            run_jobs(lambda job: output_products(width, job, *sizes, *views), p.clips * p.targets)
+
+    tensors = dense(tensors, dim)
     nothing = float_buffer(0, 0, 0, 0, 0)
-    offset_gradient = float_buffer(*offsets.shape) if wants[1] else nothing
-    other_offset_gradient = float_buffer(*other_offsets.shape) if wants[1] else nothing
-    logit_gradient = float_buffer(*logits.shape) if wants[2] else nothing
-    other_logit_gradient = float_buffer(*other_logits.shape) if wants[2] else nothing
-    rows_of_value = as_rows(value, dim)
-    references, other_references = (with_dense_tail(x, 1) for x in (reference_points, other_reference_points))
-    dense_offsets, dense_other_offsets = with_dense_tail(offsets, 3), with_dense_tail(other_offsets, 4)
-    tensors = (
-        rows_of_value,
-        gradient,
-        deltas,
-        lse if softmax else deltas,
-        references,
-        dense_offsets,
-        with_dense_tail(logits, 2),
-        other_references,
-        dense_other_offsets,
-        with_dense_tail(other_logits, 3),
-        value_gradient if want_value else nothing,
-        offset_gradient,
-        logit_gradient,
-        other_offset_gradient,
-        other_logit_gradient,
+    written = StdaTensors(
+        value=float_buffer(*tensors.value.shape).zero_() if needs.value else nothing,
+        reference_points=None,
+        offsets=float_buffer(*tensors.offsets.shape) if positions else nothing,
+        logits=float_buffer(*tensors.logits.shape) if wants[2] else nothing,
+        other_offsets=float_buffer(*tensors.other_offsets.shape) if positions else nothing,
+        other_logits=float_buffer(*tensors.other_logits.shape) if wants[2] else nothing,
+        other_reference_points=None,
     )
-    sizes = (targets, queries, heads, points, others, other_points, components, frames, dim, rows)
-    table = np.array(frame_table, np.int64)
-    views = [view(tensor) for tensor in tensors]
-    run_jobs(
-        lambda job: slab_backward(width, job, sizes, softmax, wants, levels, table, *views),
-        clips * heads * frames,
+    arguments = (
+        kernel_sizes(p, dim, rows),
+        softmax is not None,
+        wants,
+        levels,
+        np.array(p.frame_table, np.int64),
+        *map(view, (tensors.value, gradient, deltas, lse)),
+        tuple(map(view, tensors.own)),
+        tuple(map(view, tensors.others)),
+        view(written.value),
+        tuple(map(view, written.own[1:])),
+        tuple(map(view, written.others[1:])),
     )
-    if want_value and dim != head_dim:
-        grads[0] = value_gradient[..., :head_dim]
-
-    for wanted, index, group_points, group_offsets, pixel_gradient, group_references in (
-        (want_reference, 1, points, dense_offsets, offset_gradient, references),
-        (want_other_reference, 6, other_points, dense_other_offsets, other_offset_gradient, other_references),
-    ):
-        if not wants[1] or not (wanted or components == 4):
-            continue
-        convert_position_gradients(levels, group_points, group_references, group_offsets, pixel_gradient, grads[index])
-
-    for index, computed in (
-        (2, offset_gradient),
-        (3, logit_gradient),
-        (4, other_offset_gradient),
-        (5, other_logit_gradient),
-    ):
-        grads[index] = computed if needs[index] else None
-    return _in_dtypes(grads, inputs)
+    run_jobs(lambda job: slab_backward(width, job, *arguments), p.clips * p.heads * p.source_frames)
+    references, other_references = (
+        _position_gradients(levels, group, pixels, need, p.components)
+        for group, pixels, need in (
+            (tensors.own, written.offsets, needs.reference_points),
+            (tensors.others, written.other_offsets, needs.other_reference_points),
+        )
+    )
+    written = written._replace(
+        value=written.value[..., : p.head_dim], reference_points=references, other_reference_points=other_references
+    )
+    return StdaTensors(*(x.to(dtype) if need else None for x, dtype, need in zip(written, dtypes, needs, strict=True)))
 
 
-def _in_dtypes(grads, inputs) -> tuple[Tensor | None, ...]:
-    return tuple(None if grad is None else grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True))
+def _position_gradients(
+    levels: np.ndarray, group: tuple[Tensor, Tensor, Tensor], pixel_gradient: Tensor, need: bool, components: int
+) -> Tensor | None:
+    """The gradient of reference points, if needed, from that by pixels, which becomes the gradient of offsets."""
+    references, offsets, _ = group
+    gradient = float_buffer(*references.shape).zero_() if need else None
+    if pixel_gradient.shape == offsets.shape and (need or components == 4):
+        convert_position_gradients(levels, offsets.shape[-2], references, offsets, pixel_gradient, gradient)
+    return gradient
 
 
 def stda_backward(
-    grad_output,
-    value,
-    spatial_shapes,
-    reference_points,
-    offsets,
-    logits,
-    other_offsets,
-    other_logits,
-    frame_table,
-    other_reference_points,
-    output,
-    lse,
-    needs,
-    deterministic,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of value, reference points, offsets, logits, other offsets, other logits and other reference points.
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    needs: StdaTensors[bool],
+    deterministic: bool,
+) -> StdaTensors[Tensor | None]:
+    """Gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
-    The same bits in every run, whatever `deterministic` says. `needs` tells which gradients are wanted; the others are
-    None.
+    They have the same bits in every run, whatever `deterministic` says.
     """
-    return run_backward(
-        grad_output,
-        output,
-        lse,
-        value,
-        spatial_shapes,
-        level_starts(spatial_shapes),
-        reference_points,
-        offsets,
-        logits,
-        other_offsets,
-        other_logits,
-        frame_table,
-        other_reference_points,
-        needs,
-    )
+    return run_backward(problem, tensors, problem.level_starts, grad_output, needs, (output, lse))
 
 
 def msda_backward(
-    grad_output,
-    value,
-    spatial_shapes,
-    level_start_index,
-    sampling_locations,
-    attention_weights,
-    needs,
-    deterministic,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of value, sampling locations and attention weights; the same bits in every run."""
-    problem = msda_as_attention(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    want_value, want_locations, want_weights = needs
-    needs = (want_value, False, want_locations, want_weights, False, False, False)
-    grads = run_backward(grad_output.unsqueeze(1), None, None, **problem, needs=needs)
-    return tuple(None if grads[i] is None else grads[i].squeeze(1) for i in (0, 2, 3))
+    problem: MsdaProblem,
+    tensors: MsdaTensors[Tensor],
+    grad_output: Tensor,
+    needs: MsdaTensors[bool],
+    deterministic: bool,
+) -> MsdaTensors[Tensor | None]:
+    """Gradients of multi-scale deformable attention; the same bits in every run."""
+    wanted = StdaTensors(*[False] * 7)._replace(
+        value=needs.value, offsets=needs.sampling_locations, logits=needs.attention_weights
+    )
+    gradients = run_backward(*as_attention(problem, tensors), grad_output.unsqueeze(1), wanted)
+    found = (gradients.value, gradients.offsets, gradients.logits)
+    return MsdaTensors(*(None if x is None else x.squeeze(1) for x in found))

@@ -24,13 +24,13 @@ from numba.extending import (
 FLOAT = ir.FloatType()
 
 
-def _source_digest() -> str:
+def source_digest(folder: Path) -> str:
     """Part of a type's name: Numba's disk cache sees changes of a kernel's own file only, not of those it calls."""
-    sources = sorted(Path(__file__).parent.glob("cpu*.py"))
+    sources = sorted(folder.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
-_DIGEST = _source_digest()
+_DIGEST = source_digest(Path(__file__).parent)
 
 
 class Width:
@@ -41,12 +41,16 @@ class Width:
 
 
 class WidthType(types.Type):
+    """Numba's type of a `Width`."""
+
     def __init__(self, lanes: int):
         self.lanes = lanes
         super().__init__(name=f"Width({lanes}, {_DIGEST})")
 
 
 class LanesType(types.Type):
+    """Numba's type of a vector of float32 lanes."""
+
     def __init__(self, lanes: int):
         self.lanes = lanes
         super().__init__(name=f"Lanes({lanes})")
@@ -57,6 +61,8 @@ register_model(WidthType)(models.OpaqueModel)
 
 @register_model(LanesType)
 class LanesModel(models.PrimitiveModel):
+    """How LLVM holds a vector of lanes: in one value of vector type."""
+
     def __init__(self, manager, kind):
         super().__init__(manager, kind, ir.VectorType(FLOAT, kind.lanes))
 
@@ -298,7 +304,7 @@ _SMALLEST = -87.0  # below, exp is less than 2 ** -125: taken as 0
 
 @helper
 def exp(x):
-    """e to the power x <= 0 within two units in the last place (Cephes' polynomial); 0 for -inf; NaN for NaN."""
+    """E to the power x <= 0 within two units in the last place (Cephes' polynomial); 0 for -inf; NaN for NaN."""
     bounded = choose(x < np.float32(_SMALLEST), np.float32(_SMALLEST), x)
     power = floor(bounded * np.float32(_LOG2_E) + np.float32(0.5))
     rest = bounded - power * np.float32(_LN2_HIGH) - power * np.float32(_LN2_LOW)

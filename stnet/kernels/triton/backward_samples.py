@@ -1,11 +1,11 @@
 """Device functions of the backward kernels: the gradients of a chunk of samples.
 
 A chunk has ROWS samples, one a row. Their positions, weights and gradients are vectors [ROWS], computed by one lane a
-row. Channels are taken BLOCK at a time, a wide head in several turns. Corners are gathered as tiles [PARTS, ROWS, C]
-with C channels, at most 64 bytes, in four lanes of a row, and PARTS such pieces in the registers of a lane; the value
-gradient is scattered from tiles [ROWS, BLOCK], 16 bytes of float32 a lane. The output gradient is needed in both
-arrangements. (As tiles of one shape the compiler would give both the arrangement of the gathers and move every product
-from one to the other.)
+row. Channels are taken BLOCK (BLOCK_CHANNELS) at a time, a wide head in several turns. Corners are gathered as tiles
+[PARTS, ROWS, C] with C (GATHER_CHANNELS) channels, at most 64 bytes, in four lanes of a row, and PARTS such pieces in
+the registers of a lane; the value gradient is scattered from tiles [ROWS, BLOCK], 16 bytes of float32 a lane. The
+output gradient is needed in both arrangements. (As tiles of one shape the compiler would give both the arrangement of
+the gathers and move every product from one to the other.)
 """
 
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from stnet.kernels.sampling import cell_offset, tent
+from stnet.kernels.triton.sampling import cell_offset, tent
 
 
 class Config(NamedTuple):
     """What the treatment of a sample depends on when a kernel is compiled."""
 
     D: int  # head width
-    BLOCK: int  # channels taken at a time, a power of two
-    C: int  # of these, channels of a row that are gathered together
-    HELD: bool  # the output gradient stays in registers (BLOCK >= D), instead of being read for every chunk
+    BLOCK_CHANNELS: int  # channels taken at a time, a power of two
+    GATHER_CHANNELS: int  # of these, channels of a row that are gathered together
+    HELD: bool  # the output gradient stays in registers (BLOCK_CHANNELS >= D), instead of being read for every chunk
     ALIGN: int  # bytes to which every query's output and its gradient are aligned
-    ROW: int  # elements from cell to cell of value
-    GRAD_ROW: int  # elements from cell to cell of its gradient
+    CELL_STRIDE: int  # elements from cell to cell of value
+    GRAD_CELL_STRIDE: int  # elements from cell to cell of its gradient
     VECTOR: int  # channels of value that can be read at once
     REDUCED: int  # channels of its gradient that one reduction adds to
     THIN: bool  # a level may be one cell wide or high
@@ -71,20 +71,23 @@ class Samples(NamedTuple):
 @triton.jit
 def gather_channels(config: tl.constexpr):
     """The first BLOCK channels in the arrangement of gathers: [PARTS, 1, C]."""
-    PARTS: tl.constexpr = config.BLOCK // config.C
-    return tl.arange(0, PARTS)[:, None, None] * config.C + tl.arange(0, config.C)[None, None, :]
+    PARTS: tl.constexpr = config.BLOCK_CHANNELS // config.GATHER_CHANNELS
+    return (
+        tl.arange(0, PARTS)[:, None, None] * config.GATHER_CHANNELS
+        + tl.arange(0, config.GATHER_CHANNELS)[None, None, :]
+    )
 
 
 @triton.jit
 def scatter_channels(config: tl.constexpr):
     """The first BLOCK channels in the arrangement of reductions: [1, BLOCK]."""
-    return tl.arange(0, config.BLOCK)[None, :]
+    return tl.arange(0, config.BLOCK_CHANNELS)[None, :]
 
 
 @triton.jit
 def output_gradient(row, scale, queries, config: tl.constexpr):
     """The `OutputGradient` at pointers [ROWS] to channel 0."""
-    COUNT: tl.constexpr = (config.D + config.BLOCK - 1) // config.BLOCK
+    COUNT: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
     # Were the number of several known when it is compiled, the assembler would unroll loops, and run out of registers.
     blocks = COUNT if COUNT == 1 else COUNT + (queries >> 31)
     gradient = OutputGradient(blocks, row, scale, 0.0, 0.0)
@@ -100,10 +103,10 @@ def _load_gather(row, block, config: tl.constexpr):
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
     ALIGN: tl.constexpr = config.ALIGN  # Triton 3.6 takes no attribute of a tuple for a constant in these lists
     VECTOR: tl.constexpr = ALIGN // BYTES
-    channels = block * config.BLOCK + gather_channels(config)
+    channels = block * config.BLOCK_CHANNELS + gather_channels(config)
     pointers = tl.max_contiguous(row[None, :, None] + channels, [1, 1, VECTOR])
     pointers = tl.multiple_of(pointers, [1, 1, ALIGN])
-    if config.D % config.BLOCK == 0:
+    if config.D % config.BLOCK_CHANNELS == 0:
         tile = tl.load(pointers)
     else:
         tile = tl.load(pointers, mask=channels < config.D, other=0.0)
@@ -116,10 +119,10 @@ def _load_scatter(row, block, config: tl.constexpr):
     BYTES: tl.constexpr = row.dtype.element_ty.primitive_bitwidth // 8
     # Not more than a reduction takes, or products would move from one arrangement to the other.
     VECTOR: tl.constexpr = min(config.REDUCED, config.ALIGN // BYTES)
-    channels = block * config.BLOCK + scatter_channels(config)
+    channels = block * config.BLOCK_CHANNELS + scatter_channels(config)
     pointers = tl.max_contiguous(row[:, None] + channels, [1, VECTOR])
     pointers = tl.multiple_of(pointers, [1, VECTOR * BYTES])
-    if config.D % config.BLOCK == 0:
+    if config.D % config.BLOCK_CHANNELS == 0:
         tile = tl.load(pointers)
     else:
         tile = tl.load(pointers, mask=channels < config.D, other=0.0)
@@ -160,13 +163,13 @@ def dot_with_gradient(row, gradient, config: tl.constexpr):
 @triton.jit
 def _zero_dots(gradient, dtype: tl.constexpr, config: tl.constexpr):
     """Zero for `_lane_dots` to add to: [ROWS, lanes of a row]."""
-    LANE: tl.constexpr = min(config.C, 128 // dtype.primitive_bitwidth)
-    return tl.zeros([gradient.row.shape[0], config.C // LANE], tl.float32)
+    LANE: tl.constexpr = min(config.GATHER_CHANNELS, 128 // dtype.primitive_bitwidth)
+    return tl.zeros([gradient.row.shape[0], config.GATHER_CHANNELS // LANE], tl.float32)
 
 
 @triton.jit
 def _lane_dots(tile, gradient, total, config: tl.constexpr):
-    """total [ROWS, lanes of a row] + the sum over a lane's channels of tile * gradient, [PARTS, ROWS, C]."""
+    """Total [ROWS, lanes of a row] + the sum over a lane's channels of tile * gradient, [PARTS, ROWS, C]."""
     # What a lane holds of a row: 16 bytes of each part. Summed in one chain of multiply-adds.
     COUNT: tl.constexpr = tile.shape[0] * min(tile.shape[2], 128 // tile.dtype.primitive_bitwidth)
     return _chain(_by_row(_widen(tile, config)), _by_row(gradient), total, COUNT)
@@ -174,7 +177,7 @@ def _lane_dots(tile, gradient, total, config: tl.constexpr):
 
 @triton.jit
 def _widen(tile, config: tl.constexpr):
-    """tile in float32; bfloat16 by shift and mask, half the instructions of the compiler's conversion."""
+    """Tile in float32; bfloat16 by shift and mask, half the instructions of the compiler's conversion."""
     if config.PTX and tile.dtype == tl.bfloat16:
         wide = tl.inline_asm_elementwise(
             "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
@@ -197,7 +200,7 @@ def _by_row(tile):
 
 @triton.jit
 def _chain(a, b, total, COUNT: tl.constexpr):
-    """total + a * b, [ROWS, N], summed over groups of COUNT columns."""
+    """Total + a * b, [ROWS, N], summed over groups of COUNT columns."""
     if COUNT == 1:
         total += a * b
     else:
@@ -246,10 +249,10 @@ def corner_dots(samples, level, gradient, config: tl.constexpr):
     """<value[corner], g> of the upper left, upper right, lower left and lower right corners, each [ROWS]."""
     column, line = _steps(level, config)
     dtype: tl.constexpr = level.value.dtype.element_ty
-    offset = pin(cell_offset(samples.cell, config.ROW * dtype.primitive_bitwidth // 8, config.WIDE), config)
+    offset = pin(cell_offset(samples.cell, config.CELL_STRIDE * dtype.primitive_bitwidth // 8, config.WIDE), config)
     upper = _gather_pointers(level.value, offset, config)
-    lower = _gather_pointers(level.value + line * config.ROW, offset, config)
-    right = column * config.ROW
+    lower = _gather_pointers(level.value + line * config.CELL_STRIDE, offset, config)
+    right = column * config.CELL_STRIDE
     top_left = _zero_dots(gradient, dtype, config)
     top_right, bottom_left, bottom_right = top_left, top_left, top_left
     for block in range(gradient.blocks):
@@ -291,11 +294,11 @@ def _gather_pointers(base, offset, config: tl.constexpr):
 
 @triton.jit
 def _corner_dot(pointers, block, gradient, total, config: tl.constexpr):
-    pointers += block * config.BLOCK
-    if config.D % config.BLOCK == 0:
+    pointers += block * config.BLOCK_CHANNELS
+    if config.D % config.BLOCK_CHANNELS == 0:
         corner = tl.load(pointers)
     else:
-        corner = tl.load(pointers, mask=gather_channels(config) < config.D - block * config.BLOCK, other=0.0)
+        corner = tl.load(pointers, mask=gather_channels(config) < config.D - block * config.BLOCK_CHANNELS, other=0.0)
     return _lane_dots(corner, gradient, total, config)
 
 
@@ -327,7 +330,7 @@ def pin(x, config: tl.constexpr):
 
 @triton.jit
 def interpolate(samples, dots, attention):
-    """attention * (<s, g>, <ds/dx, g>, <ds/dy, g>), each [ROWS], from the dots of the four corners."""
+    """Attention * (<s, g>, <ds/dx, g>, <ds/dy, g>), each [ROWS], from the dots of the four corners."""
     top_left, top_right, bottom_left, bottom_right = dots
     # Attention first: what follows is then computed where attention is, by one lane a row.
     top = attention * samples.top
@@ -356,14 +359,14 @@ def scatter(samples, attention, level, gradient, config: tl.constexpr):
     """Add attention [ROWS] * corner weight * g to the value gradient at the four corners of each sample."""
     column, line = _steps(level, config)
     BYTES: tl.constexpr = level.grad_value.dtype.element_ty.primitive_bitwidth // 8
-    right = column * config.GRAD_ROW
-    down = line * config.GRAD_ROW
+    right = column * config.GRAD_CELL_STRIDE
+    down = line * config.GRAD_CELL_STRIDE
     top = attention * samples.top
     bottom = attention * samples.bottom
     for block in range(gradient.blocks):
         tile = _scatter_block(gradient, block, config)
-        base = level.grad_value + block * config.BLOCK
-        cells = pin(cell_offset(samples.cell, config.GRAD_ROW * BYTES, config.WIDE), config)
+        base = level.grad_value + block * config.BLOCK_CHANNELS
+        cells = pin(cell_offset(samples.cell, config.GRAD_CELL_STRIDE * BYTES, config.WIDE), config)
         _add_corner(base, cells, block, top * samples.left, tile, config)
         _add_corner(base + right, cells, block, top * samples.right, tile, config)
         _add_corner(base + down, cells, block, bottom * samples.left, tile, config)
@@ -380,7 +383,9 @@ def _add_corner(base, cells, block, weight, gradient, config: tl.constexpr):
     pointers = (base.to(tl.int64, bitcast=True) + offset.to(tl.int64)).to(base.dtype, bitcast=True)
     pointers = tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, VECTOR * BYTES])
     addend = (gradient * pin(weight, config)[:, None]).to(base.dtype.element_ty)
-    if config.D % config.BLOCK == 0:
+    if config.D % config.BLOCK_CHANNELS == 0:
         tl.atomic_add(pointers, addend, sem="relaxed")
     else:
-        tl.atomic_add(pointers, addend, mask=scatter_channels(config) < config.D - block * config.BLOCK, sem="relaxed")
+        tl.atomic_add(
+            pointers, addend, mask=scatter_channels(config) < config.D - block * config.BLOCK_CHANNELS, sem="relaxed"
+        )

@@ -9,9 +9,10 @@ where c are the tent weights of `reference.py`. Saved from the forward pass are 
 log-sum-exp of the logits, so that a_i = exp(logit_i - lse). Arithmetic is float32 throughout. At integer positions,
 where d x jumps, it belongs to the cell that begins there, as in the reference and in `grid_sample`.
 
-One program owns QUERIES queries of one head. It walks over the levels, and on each over chunks of STEP samples a query,
-that is ROWS = QUERIES * STEP samples, which `backward_samples.py` differentiates. The value gradient collects in
-float32 by relaxed (from sm_90 on vectorized) reductions or, deterministic, in fixed point (`fixed_point.py`).
+One program owns BLOCK_QUERIES queries of one head. It walks over the levels, and on each over chunks of STEP samples a
+query, that is ROWS = BLOCK_QUERIES * STEP samples, which `backward_samples.py` differentiates. The value gradient
+collects in float32 by relaxed (from sm_90 on vectorized) reductions or, deterministic, in fixed point
+(`fixed_point.py`).
 """
 
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from stnet.kernels.backward_samples import (
+from stnet.kernels.triton.backward_samples import (
     Level,
     corner_dots,
     dot_with_gradient,
@@ -30,7 +31,7 @@ from stnet.kernels.backward_samples import (
     pin,
     scatter,
 )
-from stnet.kernels.sampling import LOG2_E, exp2, level_size
+from stnet.kernels.triton.sampling import LOG2_E, exp2, level_size
 
 
 class Anchor(NamedTuple):
@@ -180,11 +181,11 @@ def _write_reference_gradient(
     config: tl.constexpr,
     LEVELS: tl.constexpr,
     COMPONENTS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
     STEP: tl.constexpr,
     ATOMIC: tl.constexpr,
 ):
-    query = pin(first_query + tl.arange(0, QUERIES), config)
+    query = pin(first_query + tl.arange(0, BLOCK_QUERIES), config)
     mask = query < queries
     item = pair.to(tl.int64) * queries + query
     if not ATOMIC:
@@ -199,7 +200,7 @@ def _write_reference_gradient(
 
 @triton.jit
 def _write_component(pointers, gradient, mask, STEP: tl.constexpr, ATOMIC: tl.constexpr):
-    """Sum gradient [ROWS] over the STEP rows of a query and add it, or as the only writer store it, to [QUERIES]."""
+    """Sum gradient [ROWS] over the STEP rows of a query and add it, or as the only writer store it, to pointers [Q]."""
     gradient = tl.sum(tl.reshape(gradient, [pointers.shape[0], STEP]), axis=1)
     if ATOMIC:
         tl.atomic_add(pointers, gradient, mask=mask, sem="relaxed")
@@ -210,8 +211,8 @@ def _write_component(pointers, gradient, mask, STEP: tl.constexpr, ATOMIC: tl.co
 _STDA_NUMBERS = (
     "queries", "targets", "heads", "other_frames",
     "grad_output_b", "grad_output_t", "grad_output_q", "value_b", "value_h",
-    "reference_b", "reference_t", "reference_q", "reference_l",
-    "other_reference_b", "other_reference_t", "other_reference_q", "other_reference_l",
+    "reference_points_b", "reference_points_t", "reference_points_q", "reference_points_l",
+    "other_reference_points_b", "other_reference_points_t", "other_reference_points_q", "other_reference_points_l",
     "offsets_b", "offsets_t", "offsets_q", "offsets_h", "logits_b", "logits_t", "logits_q", "logits_h",
     "other_offsets_b", "other_offsets_t", "other_offsets_q", "other_offsets_h",
     "other_logits_b", "other_logits_t", "other_logits_q", "other_logits_h", "grad_value_b",
@@ -222,8 +223,8 @@ _STDA_NUMBERS = (
 def stda_backward_kernel(
     grad_output,  # [B, T, Q, H * D]
     value,  # [B, F, S, H, D]
-    reference,  # [B, T, Q, L, R]
-    other_reference,  # [B, T, Q, L, R]
+    reference_points,  # [B, T, Q, L, R]
+    other_reference_points,  # [B, T, Q, L, R]
     offsets,  # [B, T, Q, H, L, P, 2]
     logits,  # [B, T, Q, H, L, P]
     other_offsets,  # [B, T, Q, H, W, L, Pt, 2]
@@ -236,8 +237,8 @@ def stda_backward_kernel(
     grad_frames,  # int64 [T, 1 + W], and in a clip of its gradient
     scale,  # float32 [1] of the fixed-point value gradient
     grad_value,  # float32 or int64 [B, F, S, H, D] of zeros, contiguous
-    grad_reference,  # float32 [B, T, Q, L, R] of zeros if ATOMIC_REFERENCE, else [B, T, Q, H, L, R]; contiguous
-    grad_other_reference,
+    grad_reference_points,  # float32 [B, T, Q, L, R] of zeros if ATOMIC_REFERENCE, else [B, T, Q, H, L, R]; contiguous
+    grad_other_reference_points,
     grad_offsets,  # like offsets, contiguous; the next three alike
     grad_logits,
     grad_other_offsets,
@@ -248,8 +249,8 @@ def stda_backward_kernel(
     other_frames,
     grad_output_b, grad_output_t, grad_output_q,
     value_b, value_h,
-    reference_b, reference_t, reference_q, reference_l,
-    other_reference_b, other_reference_t, other_reference_q, other_reference_l,
+    reference_points_b, reference_points_t, reference_points_q, reference_points_l,
+    other_reference_points_b, other_reference_points_t, other_reference_points_q, other_reference_points_l,
     offsets_b, offsets_t, offsets_q, offsets_h,
     logits_b, logits_t, logits_q, logits_h,
     other_offsets_b, other_offsets_t, other_offsets_q, other_offsets_h,
@@ -260,23 +261,18 @@ def stda_backward_kernel(
     POINTS: tl.constexpr,
     OTHER_POINTS: tl.constexpr,
     COMPONENTS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
     STEP: tl.constexpr,
     FIXED_POINT: tl.constexpr,
     ATOMIC_REFERENCE: tl.constexpr,
-    NEED_REFERENCE: tl.constexpr,
-    NEED_OFFSETS: tl.constexpr,
-    NEED_LOGITS: tl.constexpr,
-    NEED_OTHER_REFERENCE: tl.constexpr,
-    NEED_OTHER_OFFSETS: tl.constexpr,
-    NEED_OTHER_LOGITS: tl.constexpr,
+    NEEDS: tl.constexpr,  # StdaTensors of bools: which gradients are asked for
 ):  # fmt: skip
     """Grid (query blocks * targets * clips, heads)."""
-    ROWS: tl.constexpr = QUERIES * STEP
+    ROWS: tl.constexpr = BLOCK_QUERIES * STEP
     head = tl.program_id(1).to(tl.int64)
-    blocks = tl.cdiv(queries, QUERIES)
+    blocks = tl.cdiv(queries, BLOCK_QUERIES)
     pair = tl.program_id(0) // blocks
-    first_query = tl.program_id(0) % blocks * QUERIES
+    first_query = tl.program_id(0) % blocks * BLOCK_QUERIES
     clip = (pair // targets).to(tl.int64)
     target = (pair % targets).to(tl.int64)
     row = tl.arange(0, ROWS)
@@ -296,8 +292,8 @@ def stda_backward_kernel(
     log_sum = tl.load(lse + item, mask=mask, other=float("inf")) * LOG2_E
     rows = Rows(mask, tl.where(log_sum == -float("inf"), 0.0, log_sum), delta)
 
-    reference += clip * reference_b + target * reference_t
-    other_reference += clip * other_reference_b + target * other_reference_t
+    reference_points += clip * reference_points_b + target * reference_points_t
+    other_reference_points += clip * other_reference_points_b + target * other_reference_points_t
     own_samples: tl.constexpr = LEVELS * POINTS
     other_samples = other_frames * (LEVELS * OTHER_POINTS)
     offsets += clip * offsets_b + target * offsets_t + head * offsets_h
@@ -318,13 +314,17 @@ def stda_backward_kernel(
 
     for level in range(LEVELS):
         height, width, start = level_size(shapes, starts, level)
-        first = value + start.to(tl.int64) * config.ROW
-        grad_first = grad_value + start.to(tl.int64) * config.GRAD_ROW
+        first = value + start.to(tl.int64) * config.CELL_STRIDE
+        grad_first = grad_value + start.to(tl.int64) * config.GRAD_CELL_STRIDE
 
         # Computed anew for every level, what is rarely needed takes no registers meanwhile.
         row_query = pin(near_query, config).to(tl.int64)
         anchor = _load_anchor(
-            reference + row_query * reference_q + level * reference_l, height, width, COMPONENTS, POINTS
+            reference_points + row_query * reference_points_q + level * reference_points_l,
+            height,
+            width,
+            COMPONENTS,
+            POINTS,
         )
         level_own = own
         if not config.HELD:  # likewise; where the gradient is held, the few instructions count for more
@@ -335,17 +335,17 @@ def stda_backward_kernel(
         place = Level(height, width, first + tl.load(frames), grad_first + tl.load(grad_frames))
         sums = _frame_gradients(
             level_own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config,
-            COMPONENTS, POINTS, STEP, NEED_OFFSETS, NEED_LOGITS, NEED_REFERENCE,
+            COMPONENTS, POINTS, STEP, NEEDS.offsets, NEEDS.logits, NEEDS.reference_points,
         )  # fmt: skip
-        if NEED_REFERENCE:
+        if NEEDS.reference_points:
             _write_reference_gradient(
-                grad_reference, sums, pair, first_query, queries, head, heads, level, height, width,
-                config, LEVELS, COMPONENTS, QUERIES, STEP, ATOMIC_REFERENCE,
+                grad_reference_points, sums, pair, first_query, queries, head, heads, level, height, width,
+                config, LEVELS, COMPONENTS, BLOCK_QUERIES, STEP, ATOMIC_REFERENCE,
             )  # fmt: skip
 
         row_query = pin(near_query, config).to(tl.int64)
         anchor = _load_anchor(
-            other_reference + row_query * other_reference_q + level * other_reference_l,
+            other_reference_points + row_query * other_reference_points_q + level * other_reference_points_l,
             height, width, COMPONENTS, OTHER_POINTS,
         )  # fmt: skip
         level_others = others
@@ -362,10 +362,10 @@ def stda_backward_kernel(
             )
             sums = _frame_gradients(
                 level_others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, gradient, config,
-                COMPONENTS, OTHER_POINTS, STEP, NEED_OTHER_OFFSETS, NEED_OTHER_LOGITS, NEED_OTHER_REFERENCE,
+                COMPONENTS, OTHER_POINTS, STEP, NEEDS.other_offsets, NEEDS.other_logits, NEEDS.other_reference_points,
             )  # fmt: skip
-        if NEED_OTHER_REFERENCE:
+        if NEEDS.other_reference_points:
             _write_reference_gradient(
-                grad_other_reference, sums, pair, first_query, queries, head, heads, level, height, width,
-                config, LEVELS, COMPONENTS, QUERIES, STEP, ATOMIC_REFERENCE,
+                grad_other_reference_points, sums, pair, first_query, queries, head, heads, level, height, width,
+                config, LEVELS, COMPONENTS, BLOCK_QUERIES, STEP, ATOMIC_REFERENCE,
             )  # fmt: skip

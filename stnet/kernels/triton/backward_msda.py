@@ -6,7 +6,7 @@ d a_i = <s_i, g>,    d location_i = a_i (w, h) * (<ds_i/dx, g>, <ds_i/dy, g>),  
 import triton
 import triton.language as tl
 
-from stnet.kernels.backward_samples import (
+from stnet.kernels.triton.backward_samples import (
     Level,
     corner_dots,
     gather_channels,
@@ -15,7 +15,7 @@ from stnet.kernels.backward_samples import (
     output_gradient,
     scatter,
 )
-from stnet.kernels.sampling import level_size
+from stnet.kernels.triton.sampling import level_size
 
 _NUMBERS = (
     "queries", "heads", "levels", "grad_output_b", "grad_output_q", "value_b", "value_h",
@@ -45,20 +45,20 @@ def msda_backward_kernel(
     grad_value_b,
     config: tl.constexpr,  # Config
     POINTS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
     STEP: tl.constexpr,
     FIXED_POINT: tl.constexpr,
     NEED_LOCATIONS: tl.constexpr,
     NEED_WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """Grid (query blocks * batch, heads)."""
-    ROWS: tl.constexpr = QUERIES * STEP
-    blocks = tl.cdiv(queries, QUERIES)
+    ROWS: tl.constexpr = BLOCK_QUERIES * STEP
+    blocks = tl.cdiv(queries, BLOCK_QUERIES)
     item = (tl.program_id(0) // blocks).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     row = tl.arange(0, ROWS)
     point = row % STEP
-    query = tl.program_id(0) % blocks * QUERIES + row // STEP
+    query = tl.program_id(0) % blocks * BLOCK_QUERIES + row // STEP
     mask = query < queries
     query = tl.minimum(query, queries - 1).to(tl.int64)
 
@@ -78,7 +78,7 @@ def msda_backward_kernel(
     for level_index in range(levels):
         height, width, start = level_size(shapes, starts, level_index)
         start = start.to(tl.int64)
-        level = Level(height, width, value + start * config.ROW, grad_value + start * config.GRAD_ROW)
+        level = Level(height, width, value + start * config.CELL_STRIDE, grad_value + start * config.GRAD_CELL_STRIDE)
         for step in range(POINTS // STEP):
             sample = level_index * POINTS + step * STEP
             x = tl.load(locations + 2 * sample, mask=mask, other=0.0).to(tl.float32) * width - 0.5
