@@ -62,6 +62,8 @@ class VideoConversion:
 
     def _check(self, source: VideoSource) -> None:
         origin = self.video.origin
+        for note in source.notes:
+            self.account.notes[f"{origin}: {note}"] += 1
         if source.status == "corrupt":
             raise DataError(f"{origin}: damaged inside ({'; '.join(source.problems)}); its frames cannot be counted")
         if source.status != "ok":
