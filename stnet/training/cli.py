@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from stnet.console import Reporter
 from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
 from stnet.data.joined import join_indexes
-from stnet.errors import ConfigError, DataError, StnetError
+from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
 from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
 from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
 from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
+from stnet.files import replacing
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.training.config import PRESETS, TrainConfig
@@ -26,11 +28,8 @@ from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
-from stnet.training.matcher import NonFiniteError
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
-from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
-from stnet.training.state import replace_file
 from stnet.training.step import AUTOCAST
 from stnet.training.validation import show, show_report, validate
 
@@ -303,7 +302,8 @@ def _write_files(options: argparse.Namespace, files: dict[str, Callable[[Path], 
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         for name, write in files.items():
-            replace_file(options.output / name, write)
+            with replacing(options.output / name) as temporary:
+                write(temporary)
     except OSError as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stnet.console import Reporter
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
 from stnet.evaluation.figures_table import show_figures
@@ -10,9 +11,9 @@ from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
+from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
-from stnet.training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ def validate(
 
     Args:
         model: on this process's device; put in evaluation mode meanwhile.
+        index: the videos.
+        options: how clips are predicted.
+        score_threshold: operating point of recall and false positives.
+        world: the processes that share the videos.
+        reporter: where progress goes.
         check: called between batches; may raise to leave.
 
     Returns:
@@ -51,6 +57,7 @@ def validate(
         reporter.advance(count)
         check()
 
+    lay_out_for(model.backbone, world.device)
     training = model.training
     model.eval()
     try:
