@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from stnet.data.clips import LOCAL_FRAMES, local_offsets, sample_clip
-from stnet.data.transforms import (
+from stnet.data.clips.planning import LOCAL_FRAMES, local_offsets, sample_clip
+from stnet.data.clips.transforms import (
     FrameStack,
     Sequential,
     Transform,

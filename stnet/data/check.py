@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stnet.data.annotations import ImageEntry
-from stnet.data.correct import FrameFacts, correct, write_corrected
-from stnet.data.duplicates import SAME_VIDEO_SHARE, SharedFrames, perceptual_hash, shared_frames
-from stnet.data.findings import REPAIR, Finding, Split, annotation_findings, read_split, split_findings
-from stnet.data.fingerprint import draw_fingerprint, fingerprint
+from stnet.data.annotations.entries import ImageEntry
 from stnet.data.frames import decode_image, image_size
 from stnet.data.index import SPLIT_FILES, find_annotation_file, frames_root
 from stnet.data.progress import counting
+from stnet.data.quality.correct import FrameFacts, correct, write_corrected
+from stnet.data.quality.duplicates import SAME_VIDEO_SHARE, SharedFrames, perceptual_hash, shared_frames
+from stnet.data.quality.findings import REPAIR, Finding, Split, annotation_findings, read_split, split_findings
+from stnet.data.quality.fingerprint import draw_fingerprint, fingerprint
 from stnet.errors import DataError, StnetError
 
 REPAIRS_FILE = "repairs.json"

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from stnet.data.annotations import load_json, parse_annotations, relative_path_problem
+from stnet.data.annotations.entries import load_json, parse_annotations, relative_path_problem
 from stnet.data.cvat import Mark, read_cvat
 from stnet.data.index import FRAMES_FOLDER, LESION_CLASSES
 from stnet.data.layout import VideoRecord, write_annotations, write_frames

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from stnet.data.annotations import MAX_COORDINATE, MAX_FILE_BYTES, MAX_ID, MAX_NAME_LENGTH
+from stnet.data.annotations.entries import MAX_COORDINATE, MAX_FILE_BYTES, MAX_ID, MAX_NAME_LENGTH
 from stnet.errors import DataError
 
 MAX_DEPTH = 32

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stnet.data.clips.transforms import FrameStack, resize
 from stnet.data.index import Frame, Video
-from stnet.data.transforms import FrameStack, resize
 from stnet.errors import DataError
 
 # Formats whose decoders are safe to meet untrusted files with (Pillow also knows some that call other

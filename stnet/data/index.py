@@ -39,8 +39,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stnet.data.annotations import Annotations, BoxEntry, EntryError, ImageEntry, read_annotations
-from stnet.data.repairs import BUV_DUPLICATES, BUV_MALIGNANT, Repair, repair_box
+from stnet.data.annotations.entries import Annotations, BoxEntry, EntryError, ImageEntry, read_annotations
+from stnet.data.annotations.repairs import BUV_DUPLICATES, BUV_MALIGNANT, Repair, repair_box
 from stnet.errors import DataError
 
 LESION_CLASSES = ("benign", "malignant")

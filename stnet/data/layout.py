@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ class VideoRecord:
     """The annotations of a video to write.
 
     Per frame: `boxes` [n, 4], x0 y0 x1 y1 in pixels; `labels` [n], from 1; `instances` [n], which lesion of
-    the video; `annotated`. `files` are the names of the frames in the folder of the video.
+    the video; `annotated`. `files` are the names of the frames in the folder of the video; `facts` what every image
+    says beside, such as its patient.
     """
 
     name: str
@@ -29,6 +30,7 @@ class VideoRecord:
     labels: tuple[np.ndarray, ...]
     instances: tuple[np.ndarray, ...]
     annotated: tuple[bool, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_frames(root: Path, name: str, frames: Iterable[np.ndarray]) -> tuple[str, ...]:
@@ -61,6 +63,7 @@ def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Se
                 "width": video.width,
                 "video_id": video_id,
                 "frame_id": frame_id,
+                **video.facts,
             }
             document["images"].append(image if video.annotated[frame_id] else image | {"annotated": False})
             of_frame = (video.boxes[frame_id], video.labels[frame_id], video.instances[frame_id])

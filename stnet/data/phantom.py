@@ -25,10 +25,10 @@ import numpy as np
 
 from stnet.data.index import LESION_CLASSES
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
-from stnet.data.phantom_anatomy import Breast, Lesion, draw_lesion
-from stnet.data.phantom_render import Pose, Renderer, Scanner, draw_scanner
 from stnet.data.progress import counting
-from stnet.data.smooth import wander
+from stnet.data.synthetic.phantom_anatomy import Breast, Lesion, draw_lesion
+from stnet.data.synthetic.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.data.synthetic.smooth import wander
 from stnet.errors import ConfigError, StnetError
 
 FRAMES = 24

@@ -7,7 +7,6 @@ which all heads and frames add, follow from the offset gradients in a second pas
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stnet.kernels.cpu_forward import copy_floats, exponentials, msda_as_attention
@@ -15,6 +14,7 @@ from stnet.kernels.cpu_jobs import run_jobs
 from stnet.kernels.cpu_layout import (
     as_rows,
     at,
+    float_buffer,
     level_table,
     pack_slab,
     place,
@@ -93,7 +93,8 @@ def add_corners(width, slab, first, line, dim, gradient, weights):
 
 @helper
 def unpack_slab(width, slab, levels, dim, target, step):
-    """Copy the cells of a slab, borders left out, to rows `step` bytes apart."""
+    """Add the cells of a slab, borders left out, to rows `step` bytes apart: levels may overlap there."""
+    one = np.float32(1.0)
     row_bytes = dim * 4
     for lane in range(0, dim, width_lanes(width)):
         for level in range(levels.shape[0]):
@@ -103,7 +104,7 @@ def unpack_slab(width, slab, levels, dim, target, step):
             for _ in range(height):
                 for _ in range(columns):
                     source += row_bytes
-                    store(cell, load(width, source))
+                    add_row(width, cell, one, load(width, source))
                     cell += step
                 source += row_bytes
 
@@ -292,7 +293,7 @@ def run_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the dtypes of the inputs; None where not needed. Without `lse` the weights are taken as they are."""
     inputs = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    grads = [torch.zeros(x.shape) if need else None for x, need in zip(inputs, needs, strict=True)]
+    grads = [float_buffer(*x.shape).zero_() if need else None for x, need in zip(inputs, needs, strict=True)]
     if grad_output.numel() == 0:
         return _in_dtypes(grads, inputs)
     clips, frames, positions, heads, head_dim = value.shape
@@ -306,7 +307,7 @@ def run_backward(
     wants = (want_value, any(needs[i] for i in (1, 2, 4, 6)), needs[3] or needs[5])
 
     gradient = as_rows(grad_output.unflatten(3, (heads, head_dim)), dim)
-    deltas = torch.empty(clips, targets, queries, heads)
+    deltas = float_buffer(clips, targets, queries, heads)
     if softmax and wants[2]:
         products = as_rows(output.unflatten(3, (heads, head_dim)), dim)
         sizes = (targets, queries, heads, dim)
@@ -315,12 +316,12 @@ def run_backward(
 
     value_gradient = grads[0]
     if want_value and dim != head_dim:
-        value_gradient = torch.zeros(clips, frames, positions, heads, dim)
-    nothing = torch.empty(0, 0, 0, 0, 0)
-    offset_gradient = torch.empty(offsets.shape) if wants[1] else nothing
-    other_offset_gradient = torch.empty(other_offsets.shape) if wants[1] else nothing
-    logit_gradient = torch.empty(logits.shape) if wants[2] else nothing
-    other_logit_gradient = torch.empty(other_logits.shape) if wants[2] else nothing
+        value_gradient = float_buffer(clips, frames, positions, heads, dim).zero_()
+    nothing = float_buffer(0, 0, 0, 0, 0)
+    offset_gradient = float_buffer(*offsets.shape) if wants[1] else nothing
+    other_offset_gradient = float_buffer(*other_offsets.shape) if wants[1] else nothing
+    logit_gradient = float_buffer(*logits.shape) if wants[2] else nothing
+    other_logit_gradient = float_buffer(*other_logits.shape) if wants[2] else nothing
     rows_of_value = as_rows(value, dim)
     references, other_references = (with_dense_tail(x, 1) for x in (reference_points, other_reference_points))
     dense_offsets, dense_other_offsets = with_dense_tail(offsets, 3), with_dense_tail(other_offsets, 4)

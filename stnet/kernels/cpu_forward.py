@@ -14,6 +14,7 @@ from stnet.kernels.cpu_jobs import run_jobs
 from stnet.kernels.cpu_layout import (
     as_rows,
     at,
+    float_buffer,
     level_table,
     pack_slab,
     place,
@@ -37,7 +38,7 @@ from stnet.kernels.cpu_simd import (
     write,
     zeros,
 )
-from stnet.kernels.problem import level_starts
+from stnet.kernels.problem import check_levels_inside, level_starts
 
 _SAMPLES_PER_JOB = 16384  # large against the cost of a call, small against the work of a layer
 
@@ -235,14 +236,14 @@ def run_attention(
     _, targets, queries, _, _, points, _ = offsets.shape
     others, other_points = other_logits.shape[4], other_logits.shape[6]
     dim, width = row_width(head_dim)
-    output = torch.empty(clips, targets, queries, heads, dim)
-    lse = torch.empty(clips, targets, queries, heads if softmax else 0)
+    output = float_buffer(clips, targets, queries, heads, dim)
+    lse = float_buffer(clips, targets, queries, heads if softmax else 0)
     if output.numel() == 0:
         return output.new_empty(clips, targets, queries, heads * head_dim, dtype=value.dtype), lse
 
     levels, rows = level_table(shapes, starts)
     rows_of_value = as_rows(value, dim)
-    slabs = torch.empty(clips, heads, frames, rows, dim)
+    slabs = float_buffer(clips, heads, frames, rows, dim)
     finite = [True] * (clips * heads * frames)
 
     def pack_job(job: int) -> None:
@@ -321,14 +322,10 @@ def msda_forward(value, spatial_shapes, level_start_index, sampling_locations, a
 def msda_as_attention(value, spatial_shapes, level_start_index, sampling_locations, attention_weights) -> dict:
     """The arguments of `run_attention` that make it `ms_deform_attn`."""
     shapes, starts = spatial_shapes.tolist(), level_start_index.tolist()
-    for (height, columns), start in zip(shapes, starts, strict=True):
-        if height < 1 or columns < 1 or start < 0 or start + height * columns > value.shape[1]:
-            raise ValueError(
-                f"a level of {height} x {columns} cells from position {start} on does not lie within the "
-                f"{value.shape[1]} positions of value"
-            )
+    check_levels_inside(shapes, starts, value.shape[1])
     batch, queries, heads, levels, points = attention_weights.shape
-    box = torch.tensor([0.0, 0.0, 2.0 * points, 2.0 * points]).expand(batch, 1, queries, levels, 4)
+    box = torch.tensor([0.0, 0.0, 2.0 * points, 2.0 * points], dtype=torch.float32, device="cpu")
+    box = box.expand(batch, 1, queries, levels, 4)
     return {
         "value": value.unsqueeze(1),
         "shapes": shapes,

@@ -7,6 +7,7 @@ a level is a line of `level_table`.
 """
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,6 +45,11 @@ def with_dense_tail(x: Tensor, dims: int) -> Tensor:
             return x.contiguous()
         expected *= x.shape[dim]
     return x
+
+
+def float_buffer(*shape: int) -> Tensor:
+    """float32 memory on the CPU, whatever dtype and device PyTorch takes by default."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def view(x: Tensor, dims: int = 4) -> tuple[int, ...]:

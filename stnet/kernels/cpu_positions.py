@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stnet.kernels.cpu_jobs import run_jobs
-from stnet.kernels.cpu_layout import at, place, view
+from stnet.kernels.cpu_layout import at, float_buffer, place, view
 from stnet.kernels.cpu_simd import kernel, read, write
 
 _QUERIES_PER_JOB = 64
@@ -69,7 +68,7 @@ def convert_position_gradients(
     part = min(queries, _QUERIES_PER_JOB)
     sizes = (targets, queries, heads, groups, points, components, part)
     wanted = reference_gradient is not None
-    target = reference_gradient if wanted else torch.empty(0, 0, 0, 0)
+    target = reference_gradient if wanted else float_buffer(0, 0, 0, 0)
     views = [view(x) for x in (references, offsets, pixel_gradient, target)]
     run_jobs(
         lambda job: position_backward(job, sizes, wanted, levels, *views),

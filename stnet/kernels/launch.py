@@ -384,9 +384,9 @@ def query_order(spatial_shapes: tuple[tuple[int, int], ...], block_queries: int,
     """
     height = 1 << ((block_queries.bit_length() - 1) // 2)
     width = block_queries // height
-    order = []
+    order, host = [], torch.device("cpu")  # not the default device
     for start, (rows, columns) in zip(level_starts(spatial_shapes), spatial_shapes, strict=True):
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        y, x = torch.meshgrid(torch.arange(rows, device=host), torch.arange(columns, device=host), indexing="ij")
         tile = (y // height) * -(-columns // width) + x // width
         key = (tile * height + y % height) * width + x % width
         order.append(start + key.flatten().argsort())

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from stnet.kernels.problem import check_msda, check_stda, level_starts
-from stnet.kernels.reference import msda_reference, stda_reference
-from stnet.kernels.registration import msda_backward, msda_forward, stda_forward
+from stnet.kernels.problem import check_levels_inside, check_msda, check_stda
+from stnet.kernels.reference import forward_mode_is_open, msda_reference, stda_reference, values_are_readable
+from stnet.kernels.registration import MSDA, STDA, Operator, msda_backward
+from stnet.kernels.transforms import Transformable
 
 BACKENDS = ("auto", "triton", "cpu", "reference")
 MAX_FUSED_HEAD_DIM = 256
@@ -45,6 +47,9 @@ def spatial_temporal_deform_attn(
     Inputs may be float32, float16 or bfloat16 in any mix (positions are best kept in float32) with any strides; sums
     are taken in float32. float64 and heads wider than 256 are computed by the reference. Under autocast a float32 value
     is cast to autocast's dtype, as a matrix product would; reference points, offsets and logits are used as they come.
+
+    The kernels have first derivatives in reverse mode, also under `torch.func.grad`, `jacrev` and `vmap`. Forward mode
+    (`jvp`, `jacfwd`, `make_dual`, `linearize`) is taken by the reference, and second derivatives need it by name.
 
     Args:
         value: features of the source frames, `[B, F, S, H, D]`.
@@ -83,17 +88,16 @@ def spatial_temporal_deform_attn(
     )
     if other_reference_points is None:
         other_reference_points = reference_points
-    inputs = (reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
     value = _autocast(value)
-    backend = _choose_backend(backend, value, inputs)
+    tensors = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
+    backend = _choose_backend(backend, tensors)
     if backend == "reference":
-        return stda_reference(problem, value, *inputs)
-    output, _ = stda_forward(
-        value,
+        return stda_reference(problem, *tensors)
+    output, _ = _call(
+        STDA,
+        *tensors,
         [size for shape in problem.spatial_shapes for size in shape],
-        *inputs[:-1],
         [frame for row in problem.frame_table for frame in row],
-        inputs[-1],
         backend,
         _resolve_deterministic(deterministic),
     )
@@ -136,20 +140,17 @@ def ms_deform_attn(
         ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
     check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    value = _autocast(value)
-    backend = _choose_backend(backend, value, (sampling_locations, attention_weights))
-    on_device = isinstance(spatial_shapes, Tensor)
+    tensors = (_autocast(value), sampling_locations, attention_weights)
+    backend = _choose_backend(backend, tensors)
     if backend == "reference":
-        shapes = spatial_shapes.tolist() if on_device else spatial_shapes
-        _check_dense_levels(shapes, level_start_index, value.shape[1])
-        return msda_reference(value, shapes, sampling_locations, attention_weights)
-    return msda_forward(
-        value,
+        return _msda_by_reference(tensors, spatial_shapes, level_start_index)
+    on_device = isinstance(spatial_shapes, Tensor)
+    return _call(
+        MSDA,
+        *tensors,
         spatial_shapes if on_device else None,
         level_start_index if on_device else None,
         [] if on_device else [size for shape in spatial_shapes for size in shape],
-        sampling_locations,
-        attention_weights,
         backend,
         _resolve_deterministic(deterministic),
     )
@@ -174,25 +175,25 @@ def ms_deform_attn_backward(
     Returns:
         Gradients of value, sampling locations and attention weights.
     """
-    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    inputs = (value, sampling_locations, attention_weights)
-    backend = _choose_backend(backend, value, inputs[1:])
+    if not isinstance(grad_output, Tensor):
+        raise TypeError(f"grad_output is a {type(grad_output).__name__}, expected a tensor")
+    tensors = (value, sampling_locations, attention_weights)
+    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, grad_output)
+    if not isinstance(spatial_shapes, Tensor):
+        raise TypeError("spatial_shapes and level_start_index must be tensors here")
+    backend = _choose_backend(backend, (*tensors, grad_output))
     if backend == "reference":
-        leaves = [x.detach().requires_grad_() for x in inputs]
+        leaves = [x.detach().requires_grad_() for x in tensors]
         with torch.enable_grad():
-            output = ms_deform_attn(
-                leaves[0], spatial_shapes, level_start_index, *leaves[1:], backend=backend, deterministic=deterministic
-            )
-        return torch.autograd.grad(output, leaves, grad_output)
+            output = _msda_by_reference(leaves, spatial_shapes, level_start_index)
+        return torch.autograd.grad(output, leaves, grad_output.to(output.dtype), materialize_grads=True)
     return tuple(
         msda_backward(
             grad_output.to(value.dtype),
-            value,
+            *tensors,
             spatial_shapes,
             level_start_index,
             [],
-            sampling_locations,
-            attention_weights,
             [True] * 3,
             backend,
             _resolve_deterministic(deterministic),
@@ -200,17 +201,22 @@ def ms_deform_attn_backward(
     )
 
 
-def _check_dense_levels(shapes, level_start_index, positions: int) -> None:
-    """The reference takes levels one after another; ints were checked already."""
-    if not isinstance(level_start_index, Tensor):
-        return
-    starts, expected = tuple(level_start_index.tolist()), level_starts(shapes)
-    cells = sum(height * width for height, width in shapes)
-    if starts != expected or cells != positions:
-        raise ValueError(
-            f"level_start_index is {list(starts)}, the shapes give {list(expected)}; they have {cells} cells, "
-            f"value has {positions} positions"
-        )
+def _call(operator: Operator, *arguments):
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return operator.forward(*arguments)
+    outputs = Transformable.apply(operator, *arguments)
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def _msda_by_reference(
+    tensors: Sequence[Tensor], spatial_shapes: Tensor | Sequence, level_start_index: Tensor | Sequence
+) -> Tensor:
+    """The reference by ints, wherever levels given as tensors can be read: it is many times as fast then."""
+    value, sampling_locations, attention_weights = tensors
+    if isinstance(spatial_shapes, Tensor) and values_are_readable(spatial_shapes):
+        spatial_shapes, level_start_index = spatial_shapes.tolist(), level_start_index.tolist()
+        check_levels_inside(spatial_shapes, level_start_index, value.shape[1])
+    return msda_reference(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
 
 
 def _autocast(value: Tensor) -> Tensor:
@@ -224,17 +230,22 @@ def _resolve_deterministic(deterministic: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
 
 
-def _choose_backend(requested: str, value: Tensor, inputs: Sequence[Tensor]) -> str:
+def _choose_backend(requested: str, tensors: Sequence[Tensor]) -> str:
+    """The backend that runs a call; `tensors` begin with value."""
     if requested not in BACKENDS:
         raise ValueError(f"backend {requested!r} is not one of {', '.join(BACKENDS)}")
     if requested == "reference":
         return requested
+    value = tensors[0]
     device, head_dim = value.device.type, value.shape[-1]
-    double = any(x.dtype == torch.float64 for x in (value, *inputs))
+    double = any(x.dtype == torch.float64 for x in tensors)
+    forward_mode = forward_mode_is_open() and _have_tangents(tensors)
     if requested == "auto":
-        return "reference" if double or head_dim > MAX_FUSED_HEAD_DIM else _fastest_backend(device)
+        return "reference" if double or forward_mode or head_dim > MAX_FUSED_HEAD_DIM else _fastest_backend(device)
 
     remedy = 'use backend="reference" or "auto"'
+    if forward_mode:
+        raise ValueError(f"backend {requested!r} has no forward-mode derivative; {remedy}")
     if double:
         raise ValueError(f"backend {requested!r} does not compute float64; {remedy}")
     if head_dim > MAX_FUSED_HEAD_DIM:
@@ -248,6 +259,13 @@ def _choose_backend(requested: str, value: Tensor, inputs: Sequence[Tensor]) -> 
     if requested == "cpu" and device != "cpu":
         raise ValueError(f"backend 'cpu' needs tensors on the CPU, value is on {value.device}; {remedy}")
     return requested
+
+
+def _have_tangents(tensors: Sequence[Tensor]) -> bool:
+    """Whether forward-mode derivatives are asked for; under `torch.func`, whose levels hide each other, perhaps."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def _fastest_backend(device: str) -> str:

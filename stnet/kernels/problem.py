@@ -106,7 +106,7 @@ def check_stda(
     }
     if other_reference_points is not None:
         tensors["other_reference_points"] = (other_reference_points, 5)
-    _check_tensors(tensors, value.device)
+    _check_tensors(tensors)
 
     clips, source_frames, positions, heads, head_dim = value.shape
     shapes = _check_spatial_shapes(spatial_shapes, positions, MAX_LEVELS)
@@ -115,8 +115,7 @@ def check_stda(
     components = reference_points.shape[-1]
     if components != 2 and components != 4:
         raise ValueError(f"reference_points has {components} components; it needs 2 (x, y) or 4 (cx, cy, w, h)")
-    if head_dim == 0 or heads == 0:
-        raise ValueError(f"value has {heads} heads of width {head_dim}; both must be at least 1")
+    _check_heads(heads, head_dim)
     if not 1 <= points <= 16:
         raise ValueError(f"{points} points per level; 1 to 16 are supported")
     if other_frames and not 1 <= other_points <= 16:
@@ -134,10 +133,7 @@ def check_stda(
         "other_logits": (*query, heads, other_frames, levels, other_points),
         "other_reference_points": (*query, levels, components),
     }
-    for name, (tensor, _) in tensors.items():
-        if name != "value" and tuple(tensor.shape) != expected[name]:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(expected[name])}")
-
+    _check_shapes(tensors, expected)
     if frame_table is None:
         table = default_frame_table(targets, source_frames, other_frames)
     else:
@@ -165,6 +161,7 @@ def check_msda(
     level_start_index: Tensor | Sequence[int],
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    grad_output: Tensor | None = None,
 ) -> None:
     """Check the arguments of `ms_deform_attn`; shapes on a device are not read, so nothing synchronizes.
 
@@ -172,65 +169,132 @@ def check_msda(
         TypeError: a dtype the operator does not take.
         ValueError: shapes or devices that do not fit, with the offending numbers.
     """
-    _check_tensors(
-        {
-            "value": (value, 4),
-            "sampling_locations": (sampling_locations, 6),
-            "attention_weights": (attention_weights, 5),
-        },
-        value.device,
-    )
-    batch, positions, heads, _ = value.shape
-    levels = len(spatial_shapes)
-    if not 1 <= levels <= MAX_MSDA_LEVELS:
-        raise ValueError(f"{levels} levels; 1 to {MAX_MSDA_LEVELS} are supported")
-    if len(level_start_index) != levels:
-        raise ValueError(f"level_start_index has {len(level_start_index)} entries for {levels} levels")
+    tensors = {
+        "value": (value, 4),
+        "sampling_locations": (sampling_locations, 6),
+        "attention_weights": (attention_weights, 5),
+    }
+    if grad_output is not None:
+        tensors["grad_output"] = (grad_output, 3)
+    _check_tensors(tensors)
+    batch, positions, heads, head_dim = value.shape
+    _check_heads(heads, head_dim)
+    if isinstance(spatial_shapes, Tensor) != isinstance(level_start_index, Tensor):
+        raise TypeError("spatial_shapes and level_start_index must both be tensors or both be ints")
     if isinstance(spatial_shapes, Tensor):
-        if tuple(spatial_shapes.shape) != (levels, 2):
-            raise ValueError(f"spatial_shapes has shape {list(spatial_shapes.shape)}, expected [{levels}, 2]")
-        for name, tensor in (("spatial_shapes", spatial_shapes), ("level_start_index", level_start_index)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError("spatial_shapes and level_start_index must both be tensors or both be ints")
-            if tensor.dtype not in (torch.int64, torch.int32):
-                raise TypeError(f"{name} has dtype {tensor.dtype}; it needs int64 or int32")
-            if tensor.device != value.device:
-                raise ValueError(f"{name} is on {tensor.device}, value on {value.device}")
+        levels = _check_level_tensors(spatial_shapes, level_start_index, value.device)
     else:
         shapes = _check_spatial_shapes(spatial_shapes, positions, MAX_MSDA_LEVELS)
-        if isinstance(level_start_index, Tensor):
-            raise TypeError("spatial_shapes and level_start_index must both be tensors or both be ints")
-        if tuple(level_start_index) != level_starts(shapes):
-            raise ValueError(
-                f"level_start_index is {list(level_start_index)}, the shapes give {list(level_starts(shapes))}"
-            )
+        levels, starts = len(shapes), list(_integers("level_start_index", level_start_index))
+        if tuple(starts) != level_starts(shapes):
+            raise ValueError(f"level_start_index is {starts}, the shapes give {list(level_starts(shapes))}")
     _, queries, _, _, points = attention_weights.shape
-    for name, tensor, expected in (
-        ("attention_weights", attention_weights, (batch, queries, heads, levels, points)),
-        ("sampling_locations", sampling_locations, (batch, queries, heads, levels, points, 2)),
-    ):
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}")
+    expected = {
+        "attention_weights": (batch, queries, heads, levels, points),
+        "sampling_locations": (batch, queries, heads, levels, points, 2),
+        "grad_output": (batch, queries, heads * head_dim),
+    }
+    _check_shapes(tensors, expected)
 
 
-def _check_tensors(tensors: dict[str, tuple[Tensor, int]], device: torch.device) -> None:
+def check_levels_inside(shapes: Sequence[Sequence[int]], starts: Sequence[int], positions: int) -> None:
+    """Check levels that were read from tensors; they may overlap, stand in any order, and leave positions out.
+
+    Raises:
+        ValueError: levels without cells, or that do not lie within the positions of value.
+    """
+    for (height, width), start in zip(shapes, starts, strict=True):
+        if height < 1 or width < 1 or start < 0 or start + height * width > positions:
+            raise ValueError(
+                f"a level of {height} x {width} cells from position {start} on does not lie within the "
+                f"{positions} positions of value"
+            )
+
+
+def _check_level_tensors(spatial_shapes: Tensor, level_start_index: Tensor, device: torch.device) -> int:
+    for name, tensor, dims in (("spatial_shapes", spatial_shapes, 2), ("level_start_index", level_start_index, 1)):
+        if tensor.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name} has dtype {tensor.dtype}; it needs int64 or int32")
+        _check_dims(name, tensor, dims)
+        _check_device(name, tensor, device)
+    levels = spatial_shapes.shape[0]
+    _check_level_count(levels, MAX_MSDA_LEVELS)
+    if spatial_shapes.shape[1] != 2:
+        raise ValueError(f"spatial_shapes has shape {list(spatial_shapes.shape)}, expected [{levels}, 2]")
+    if level_start_index.shape[0] != levels:
+        raise ValueError(f"level_start_index has {level_start_index.shape[0]} entries for {levels} levels")
+    return levels
+
+
+def _check_tensors(tensors: dict[str, tuple[Tensor, int]]) -> None:
+    device = None
     for name, (tensor, dims) in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}, expected a tensor")
         if tensor.dtype not in FLOATING_DTYPES:
             raise TypeError(f"{name} has dtype {tensor.dtype}; float32, float16, bfloat16 and float64 are supported")
-        if tensor.dim() != dims:
-            raise ValueError(f"{name} has {tensor.dim()} dimensions {list(tensor.shape)}, expected {dims}")
-        if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, value on {device}")
+        _check_dims(name, tensor, dims)
+        device = device or tensor.device
+        _check_device(name, tensor, device)
+
+
+def _check_dims(name: str, tensor: Tensor, dims: int) -> None:
+    if tensor.dim() != dims:
+        raise ValueError(f"{name} has {tensor.dim()} dimensions {list(tensor.shape)}, expected {dims}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} is stored as {tensor.layout}; pass {name}.to_dense()")
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, value on {device}")
+
+
+def _check_shapes(tensors: dict[str, tuple[Tensor, int]], expected: dict[str, tuple[int, ...]]) -> None:
+    for name, (tensor, _) in tensors.items():
+        if name != "value" and tuple(tensor.shape) != expected[name]:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(expected[name])}")
+
+
+def _check_heads(heads: int, head_dim: int) -> None:
+    if head_dim == 0 or heads == 0:
+        raise ValueError(f"value has {heads} heads of width {head_dim}; both must be at least 1")
+
+
+def _check_level_count(levels: int, limit: int) -> None:
+    if not 1 <= levels <= limit:
+        raise ValueError(f"{levels} levels; 1 to {limit} are supported")
+
+
+def _integer_rows(name: str, rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    try:
+        rows = tuple(rows)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(rows).__name__}, expected rows of integers") from None
+    return tuple(_integers(name, row) for row in rows)
+
+
+def _integers(name: str, numbers: Sequence[int]) -> tuple[int, ...]:
+    """Integers of any type (NumPy's, tensors without dimensions) as Python's; nothing is rounded."""
+    if type(numbers) is tuple and all(type(number) is int for number in numbers):
+        return numbers
+    try:
+        integers = tuple(int(number) for number in numbers)
+        same = all(integer == number for integer, number in zip(integers, numbers, strict=True))
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise TypeError(f"{name} holds {numbers!r}, expected integers")
+    return integers
 
 
 def _check_spatial_shapes(
     spatial_shapes: Sequence[Sequence[int]], positions: int, limit: int
 ) -> tuple[tuple[int, int], ...]:
-    shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
-    if not 1 <= len(shapes) <= limit:
-        raise ValueError(f"{len(shapes)} levels; 1 to {limit} are supported")
+    shapes = _integer_rows("spatial_shapes", spatial_shapes)
+    _check_level_count(len(shapes), limit)
+    if any(len(shape) != 2 for shape in shapes):
+        raise ValueError(f"spatial_shapes is {list(shapes)}, expected (height, width) of each level")
     if any(height < 1 or width < 1 for height, width in shapes):
         raise ValueError(f"spatial_shapes {list(shapes)} holds a level without cells")
     total = sum(math.prod(shape) for shape in shapes)
@@ -242,7 +306,7 @@ def _check_spatial_shapes(
 def _check_frame_table(
     frame_table: Sequence[Sequence[int]], targets: int, source_frames: int, other_frames: int
 ) -> tuple[tuple[int, ...], ...]:
-    table = tuple(tuple(int(frame) for frame in row) for row in frame_table)
+    table = _integer_rows("frame_table", frame_table)
     if len(table) != targets:
         raise ValueError(f"frame_table has {len(table)} rows for {targets} target frames")
     for t, row in enumerate(table):

@@ -7,7 +7,8 @@ backward pass are only the inputs, the output and the log-sum-exp. Nothing is ca
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -52,7 +53,7 @@ def _needed(items: Sequence, needs: Sequence[bool]) -> list:
     return [item for item, need in zip(items, needs, strict=True) if need]
 
 
-def _spread(gradients: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
+def spread(gradients: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     """Put the gradients that were computed back in the places of their inputs."""
     remaining = iter(gradients)
     return [next(remaining) if need else None for need in needs]
@@ -61,14 +62,14 @@ def _spread(gradients: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor |
 @torch.library.custom_op("stnet::stda_forward", mutates_args=())
 def stda_forward(
     value: Tensor,
-    spatial_shapes: Sequence[int],
     reference_points: Tensor,
     offsets: Tensor,
     logits: Tensor,
     other_offsets: Tensor,
     other_logits: Tensor,
-    frame_table: Sequence[int],
     other_reference_points: Tensor,
+    spatial_shapes: Sequence[int],
+    frame_table: Sequence[int],
     backend: str,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -94,24 +95,24 @@ def _stda_outputs(value: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @stda_forward.register_fake
-def _(value, spatial_shapes, reference_points, offsets, *rest):
+def _(value, reference_points, offsets, *rest):
     return _stda_outputs(value, offsets)
 
 
 @torch.library.custom_op("stnet::stda_backward", mutates_args=())
 def stda_backward(
     grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
     value: Tensor,
-    spatial_shapes: Sequence[int],
     reference_points: Tensor,
     offsets: Tensor,
     logits: Tensor,
     other_offsets: Tensor,
     other_logits: Tensor,
-    frame_table: Sequence[int],
     other_reference_points: Tensor,
-    output: Tensor,
-    lse: Tensor,
+    spatial_shapes: Sequence[int],
+    frame_table: Sequence[int],
     needs: Sequence[bool],
     backend: str,
     deterministic: bool,
@@ -135,52 +136,19 @@ def stda_backward(
 
 
 @stda_backward.register_fake
-def _(grad_output, value, spatial_shapes, *rest):
-    *inputs, _, other_reference_points, _, _, needs, _, _ = rest
-    inputs = (value, *inputs, other_reference_points)
+def _(grad_output, output, lse, *rest):
+    *inputs, _, _, needs, _, _ = rest
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in _needed(inputs, needs)]
-
-
-_STDA_TENSORS = (0, 2, 3, 4, 5, 6, 8)  # places of the tensors among the operator's arguments
-
-
-def _stda_save(ctx, inputs, output):
-    ctx.save_for_backward(*(inputs[i] for i in _STDA_TENSORS), *output)
-    ctx.spatial_shapes, ctx.frame_table, ctx.backend, ctx.deterministic = (inputs[i] for i in (1, 7, 9, 10))
-    ctx.set_materialize_grads(False)
-
-
-def _stda_gradients(ctx, grad_output, grad_lse):
-    *inputs, other_reference_points, output, lse = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in _STDA_TENSORS]
-    gradients = stda_backward(
-        grad_output,
-        inputs[0],
-        ctx.spatial_shapes,
-        *inputs[1:],
-        ctx.frame_table,
-        other_reference_points,
-        output,
-        lse,
-        needs,
-        ctx.backend,
-        ctx.deterministic,
-    )
-    value, *rest, other_references = _spread(gradients, needs)
-    return value, None, *rest, None, other_references, None, None
-
-
-stda_forward.register_autograd(_stda_gradients, setup_context=_stda_save)
 
 
 @torch.library.custom_op("stnet::msda_forward", mutates_args=())
 def msda_forward(
     value: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     spatial_shapes: Tensor | None,
     level_start_index: Tensor | None,
     static_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
     backend: str,
     deterministic: bool,
 ) -> Tensor:
@@ -199,7 +167,7 @@ def _msda_output(value: Tensor, attention_weights: Tensor) -> Tensor:
 
 
 @msda_forward.register_fake
-def _(value, spatial_shapes, level_start_index, static_shapes, sampling_locations, attention_weights, *rest):
+def _(value, sampling_locations, attention_weights, *rest):
     return _msda_output(value, attention_weights)
 
 
@@ -207,11 +175,11 @@ def _(value, spatial_shapes, level_start_index, static_shapes, sampling_location
 def msda_backward(
     grad_output: Tensor,
     value: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     spatial_shapes: Tensor | None,
     level_start_index: Tensor | None,
     static_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
     needs: Sequence[bool],
     backend: str,
     deterministic: bool,
@@ -234,46 +202,67 @@ def msda_backward(
 
 
 @msda_backward.register_fake
-def _(grad_output, value, spatial_shapes, level_start_index, static_shapes, *rest):
-    sampling_locations, attention_weights, needs, _, _ = rest
+def _(grad_output, value, sampling_locations, attention_weights, *rest):
+    _, _, _, needs, _, _ = rest
     inputs = _needed((value, sampling_locations, attention_weights), needs)
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
 
 
-_MSDA_TENSORS = (0, 4, 5)
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """A registered operator and the one that computes its gradients.
+
+    The arguments of `forward` begin with its differentiable tensors, `inputs` in number, and end with backend and
+    `deterministic`. `backward` takes the gradient of the output, then, for a forward pass with further outputs, all of
+    its outputs, then the arguments of `forward`, with the list of needed gradients before the last two.
+    """
+
+    forward: Callable
+    backward: Callable
+    inputs: int
+    saves_outputs: bool
+
+    def save(self, ctx, arguments: tuple, outputs: tuple[Tensor, ...]) -> None:
+        """Keep what the backward pass needs: tensors among the arguments, and the outputs where they are needed."""
+        kept = outputs if self.saves_outputs else ()
+        ctx.is_tensor = [x is None or isinstance(x, Tensor) for x in arguments]
+        ctx.constants = [x for x, is_tensor in zip(arguments, ctx.is_tensor, strict=True) if not is_tensor]
+        tensors = [x for x, is_tensor in zip(arguments, ctx.is_tensor, strict=True) if is_tensor]
+        ctx.save_for_backward(*kept, *tensors)
+        ctx.kept = len(kept)
+        if len(outputs) > 1:
+            ctx.mark_non_differentiable(*outputs[1:])
+
+    def backward_arguments(self, ctx, grad_output: Tensor, needs: Sequence[bool]) -> list:
+        """Arguments of `backward` from what `save` kept."""
+        saved, constants = iter(ctx.saved_tensors), iter(ctx.constants)
+        kept = [next(saved) for _ in range(ctx.kept)]
+        arguments = [next(saved if is_tensor else constants) for is_tensor in ctx.is_tensor]
+        return [grad_output, *kept, *arguments[:-2], list(needs), *arguments[-2:]]
 
 
-def _msda_save(ctx, inputs, output):
-    ctx.save_for_backward(*(inputs[i] for i in (*_MSDA_TENSORS, 1, 2)))
-    ctx.static_shapes, ctx.backend, ctx.deterministic = (inputs[i] for i in (3, 6, 7))
+STDA = Operator(forward=stda_forward, backward=stda_backward, inputs=7, saves_outputs=True)
+MSDA = Operator(forward=msda_forward, backward=msda_backward, inputs=3, saves_outputs=False)
 
 
-def _msda_gradients(ctx, grad_output):
-    value, sampling_locations, attention_weights, *levels = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in _MSDA_TENSORS]
-    gradients = msda_backward(
-        grad_output,
-        value,
-        *levels,
-        ctx.static_shapes,
-        sampling_locations,
-        attention_weights,
-        needs,
-        ctx.backend,
-        ctx.deterministic,
-    )
-    value, *rest = _spread(gradients, needs)
-    return value, None, None, None, *rest, None, None
+def _register_gradients(operator: Operator) -> None:
+    def save(ctx, inputs, output):
+        operator.save(ctx, inputs, output if isinstance(output, tuple) else (output,))
+
+    def gradients(ctx, grad_output, *_):
+        needs = ctx.needs_input_grad[: operator.inputs]
+        computed = operator.backward(*operator.backward_arguments(ctx, grad_output, needs))
+        return *spread(computed, needs), *[None] * (len(ctx.is_tensor) - operator.inputs)
+
+    operator.forward.register_autograd(gradients, setup_context=save)
+    operator.backward.register_autograd(no_second_derivative)
 
 
-msda_forward.register_autograd(_msda_gradients, setup_context=_msda_save)
-
-
-def _no_second_derivative(ctx, *gradients):
+def no_second_derivative(ctx, *gradients):
     raise NotImplementedError(
         'the fused kernels have no second derivative; call the operator with backend="reference" for that'
     )
 
 
-stda_backward.register_autograd(_no_second_derivative)
-msda_backward.register_autograd(_no_second_derivative)
+for _operator in (STDA, MSDA):
+    _register_gradients(_operator)

@@ -101,11 +101,11 @@ def make_inputs(p: StdaProblem, dtype: torch.dtype, device: torch.device, seed: 
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, device=device) * scale).to(dtype)
+        return (torch.randn(shape, generator=generator, dtype=torch.float32, device=device) * scale).to(dtype)
 
     query = (p.clips, p.targets, p.queries)
     rows = (*query, p.heads)
-    reference = torch.rand((*query, 1, p.components), generator=generator, device=device)
+    reference = torch.rand((*query, 1, p.components), generator=generator, dtype=torch.float32, device=device)
     if p.queries == p.positions:
         reference[..., :2] = torch.cat([_centres(h, w, device) for h, w in p.spatial_shapes])[:, None]
     return Inputs(
@@ -121,8 +121,8 @@ def make_inputs(p: StdaProblem, dtype: torch.dtype, device: torch.device, seed: 
 
 
 def _centres(height: int, width: int, device: torch.device) -> Tensor:
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
     return torch.cartesian_prod(y, x).flip(1)
 
 
@@ -157,7 +157,7 @@ def expected(kernel: str, inputs: Inputs) -> tuple[Tensor, ...]:
     else:
         value, _, _, locations, weights = inputs.msda
         leaves = [x.double().requires_grad_() for x in (value, locations, weights)]
-        output = msda_reference(leaves[0], p.spatial_shapes, *leaves[1:])
+        output = msda_reference(leaves[0], p.spatial_shapes, p.level_starts, *leaves[1:])
         gradient = inputs.grad_output[:, 0]
     if direction == "forward":
         return (output.detach(),)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
-from stnet.data.clips import LOCAL_FRAMES, sample_clip
-from stnet.data.dataset import ClipDataset, ClipSampler
+from stnet.data.clips.dataset import ClipDataset, ClipSampler
+from stnet.data.clips.planning import LOCAL_FRAMES, sample_clip
+from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.index import DatasetIndex
-from stnet.data.transforms import evaluation_transform, paper_training_transform
 from stnet.training.config import TrainConfig
 
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from stnet.data.check import check_dataset
-from stnet.data.findings import Finding
+from stnet.data.quality.findings import Finding
 from stnet.training.progress import Reporter
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from stnet.data.clips import LOCAL_FRAMES
-from stnet.data.dataset import ClipBatch, collate_clips
+from stnet.data.clips.dataset import ClipBatch, collate_clips
+from stnet.data.clips.planning import LOCAL_FRAMES
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.report import build_report, report_files

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
 from stnet.model.detector import DetectorOutput
 from stnet.training.config import TrainConfig
 from stnet.training.criterion import Criterion, FrameLosses

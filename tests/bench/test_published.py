@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bench.counts import backward_work, forward_work
-from bench.inputs import POSITIONS, msda_inputs, stda_inputs
-from bench.models import clips
-from bench.published import as_published, grid_sample_attention, published_attention
-from bench.shapes import SIZES, level_shapes
+from bench.timing.counts import backward_work, forward_work
+from bench.timing.inputs import POSITIONS, msda_inputs, stda_inputs
+from bench.timing.models import clips
+from bench.timing.published import as_published, grid_sample_attention, published_attention
+from bench.timing.shapes import SIZES, level_shapes
 from stnet.kernels.problem import StdaProblem
 from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.model.config import ModelConfig
@@ -67,7 +67,7 @@ def test_published_attention_is_the_operator(changes, positions):
 def test_grid_sample_attention_is_the_classic_operator():
     problem = _problem(source_frames=1, targets=1, other_frames=0, frame_table=((0,),))
     x = msda_inputs(problem, "near", torch.float32, CPU, seed=2)
-    expected = msda_reference(x.value, problem.spatial_shapes, x.locations, x.weights)
+    expected = msda_reference(x.value, problem.spatial_shapes, problem.level_starts, x.locations, x.weights)
     output = grid_sample_attention(x.value, problem.spatial_shapes, x.locations, x.weights)
     assert torch.allclose(output, expected, atol=1e-5)
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from stnet.data.check import check_dataset, main, repair_dataset
-from stnet.data.dataset import ClipDataset
-from stnet.data.duplicates import perceptual_hash
+from stnet.data.clips.dataset import ClipDataset
+from stnet.data.clips.transforms import evaluation_transform
 from stnet.data.index import load_index
 from stnet.data.phantom import write_phantoms
-from stnet.data.transforms import evaluation_transform
+from stnet.data.quality.duplicates import perceptual_hash
 from stnet.errors import DataError
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
-from stnet.data.dataset import ClipDataset, collate_clips
+from stnet.data.clips.dataset import ClipDataset, collate_clips
+from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.frames import FrameReader, decode_image
 from stnet.data.index import load_index
-from stnet.data.transforms import evaluation_transform, paper_training_transform
 from stnet.errors import DataError
 
 LENGTH = 7

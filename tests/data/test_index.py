@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stnet.data.annotations.repairs import repair_box, summarize_repairs
 from stnet.data.index import load_index
-from stnet.data.repairs import repair_box, summarize_repairs
 from stnet.errors import DataError
 
 SMALL = {
@@ -246,7 +246,7 @@ def test_invalid_encoding(tmp_path):
 
 def test_file_beyond_the_size_limit(tmp_path, monkeypatch):
     write(tmp_path, SMALL)
-    monkeypatch.setattr("stnet.data.annotations.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("stnet.data.annotations.entries.MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="only 100 are read"):
         load_index(tmp_path, "train")
 

@@ -15,14 +15,14 @@ def _flat(rows):
 def stda_arguments(case, backend):
     tensors = list(case.tensors.values())
     table = [0, 1, 2, 1, 0, 2]
-    return (tensors[0], _flat(case.others["spatial_shapes"]), *tensors[1:6], table, tensors[6], backend, False)
+    return (*tensors, _flat(case.others["spatial_shapes"]), table, backend, False)
 
 
 def msda_arguments(case, backend, ints):
     value, *rest = case.tensors.values()
     shapes, starts = case.others.values()
     levels = (None, None, _flat(shapes)) if ints else (shapes, starts, [])
-    return (value, *levels, *rest, backend, False)
+    return (value, *rest, *levels, backend, False)
 
 
 def leaves(case):
@@ -51,7 +51,7 @@ def test_opcheck_of_the_backward_operator(stda_case, needs):
     case = stda_case().to(dtype=torch.float32)
     *inputs, backend, deterministic = stda_arguments(case, "cpu")
     output, lse = torch.ops.stnet.stda_forward(*inputs, backend, deterministic)
-    arguments = (torch.ones_like(output), *inputs, output, lse, list(needs), backend, deterministic)
+    arguments = (torch.ones_like(output), output, lse, *inputs, list(needs), backend, deterministic)
     torch.library.opcheck(torch.ops.stnet.stda_backward.default, arguments)
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from stnet.data.dataset import ClipDataset
+from stnet.data.clips.dataset import ClipDataset
 from stnet.errors import ConfigError
 from stnet.model.checkpoint import load
 from stnet.training.interrupt import Interrupted
