@@ -19,3 +19,7 @@ class VideoError(StnetError):
 
 class CheckpointError(StnetError):
     """A checkpoint that cannot be read, or does not fit the model."""
+
+
+EXTERNAL = (StnetError, OSError, UnicodeError, MemoryError)
+"""Errors that a user, a file, a disk or a machine causes: commands tell them in one line, and go on where they can."""

@@ -1,6 +1,7 @@
 """How the model is executed: rewritten for inference, in one precision, on one device."""
 
 import copy
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Engine:
         self.device, self.dtype_name = options.resolved_device(), options.resolved_dtype()
         self.dtype = DTYPES[self.dtype_name]
         self._timer = timer
+        self.lock = threading.RLock()
+        """Held from `images` or `extract` until what they gave is used: graphs give the same memory at every call."""
         self._preprocessor = Preprocessor(self.device)
         self._model = self._prepared(model)
         self._extract = self._function(self._extract_all)
