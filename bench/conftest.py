@@ -53,6 +53,7 @@ class Settings:
 
     @property
     def sizes(self) -> Sizes:
+        """The sizes that `size` names."""
         return SIZES[self.size]
 
 

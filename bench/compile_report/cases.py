@@ -58,10 +58,12 @@ class Case:
 
     @property
     def problem(self) -> StdaProblem:
+        """Sizes of the layer."""
         return LAYERS[self.layer]
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The dtype itself."""
         return getattr(torch, self.dtype)
 
     @property

@@ -22,9 +22,10 @@ RESULT_FILES = (GPU_FILE, CPU_FILE, "accuracy.json")
 
 
 def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
-    """The report as Markdown.
+    """Return the report as Markdown.
 
     Args:
+        runs: measured machines, a GPU first.
         folder: of the result files.
         pictures: file names of plots, shown at the end.
     """

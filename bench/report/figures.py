@@ -47,6 +47,39 @@ def _operator_rows(run: Run, operator: str) -> str:
     return tables.table(["layer", "implementation", "time", f"vs {baseline_name}"], rows)
 
 
+def _headline(run: Run, folder: Path) -> str:
+    """The figures that stand for all the others, one line each."""
+    layers = {
+        "encoder attention, forward": ("encoder", "forward"),
+        "encoder attention, backward": ("encoder", "backward"),
+        "decoder attention, forward": ("decoder", "forward"),
+    }
+    rows = []
+    for title, (layer, direction) in layers.items():
+        case = {"operator": "stda", "positions": "near", "batch": 1, "layer": layer, "direction": direction}
+        baseline = run.find(suite="operators", implementation=tables.PUBLISHED, **case)
+        own = run.find(suite="operators", implementation="stnet", **case)
+        if own and (ratio := tables.speedup(own, baseline)):
+            rows.append([title, f"{tables.milliseconds(own.seconds)} ({own['dtype']})", f"{ratio:.2g}x"])
+    video = run.find(suite="inference", implementation="stnet", mode="whole video", batch=1)
+    single = run.find(suite="inference", implementation=tables.PUBLISHED, mode="single frame", batch=1)
+    if video and single:
+        rate, gain = tables.frames_per_second(video), tables.rate_gain(video, single)
+        rows.append(["whole video, the published model", f"{rate:.3g} frames/s", f"{gain:.2g}x"])
+    counted = machine_code.headline(folder)
+    if counted:
+        own_count, peer, peer_count = counted
+        rows.append(
+            [
+                "classic operator on an H100, float16: warp instructions per sample, counted",
+                f"{own_count:.1f}",
+                f"{peer_count / own_count:.2g}x fewer than {peer}",
+            ]
+        )
+    where = run.machine["gpu"]["name"] if run.on_gpu else f"{run.machine.get('cores', '?')} CPU cores"
+    return tables.table([f"on {where}", "stnet", "against the published code over grid_sample"], rows)
+
+
 BLOCKS: dict[str, Block] = {
     "machine": _machine,
     "operators": _operators,
@@ -56,13 +89,15 @@ BLOCKS: dict[str, Block] = {
     "training": tables.training_table,
     "growth": tables.growth_table,
 }
-TARGETS, RECIPES, MACHINE_CODE = "targets", "recipes", "machine_code"
+TARGETS, RECIPES, MACHINE_CODE, HEADLINE = "targets", "recipes", "machine_code", "headline"
 
 
 def block(name: str, runs: Sequence[Run], folder: Path) -> str:
-    """Markdown of one marker, for the GPU and the CPU where both were measured.
+    """Return the Markdown of one marker, for the GPU and the CPU where both were measured.
 
     Args:
+        name: of the marker.
+        runs: measured machines.
         folder: of the result files.
 
     Raises:
@@ -75,8 +110,11 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
         return recipes.sections(folder) + "\n"
     if name == MACHINE_CODE:
         return machine_code.section(folder) + "\n"
+    if name == HEADLINE:
+        text = _headline(gpu or runs[0], folder)
+        return text + "\n" + ("" if gpu else "\nNo GPU has confirmed any statement about GPUs.\n")
     if name not in BLOCKS:
-        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE])
+        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE, HEADLINE])
         raise DataError(f"no figures named {name!r}; known are {known}")
     parts = [text for run in runs if (text := BLOCKS[name](run))]
     if gpu is None or not BLOCKS[name](gpu):

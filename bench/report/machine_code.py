@@ -23,20 +23,49 @@ def section(folder: Path) -> str:
     Raises:
         DataError: the file is no compile report.
     """
-    path = folder / FILE
-    if not path.exists():
+    report = _read(folder)
+    if report is None:
         return ""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
         sentence = (
             f"Counted in the machine code, not timed: warp instructions per (query, head, sample) for an H100, heads "
             f"of {HEAD_DIM} channels, the published encoder layer at 512 x 512, Triton {report['triton']}. The "
             "classic operator is given attention weights; deformops computes their softmax in its forward kernel."
         )
         rows = _own_rows(report["rows"]) + _peer_rows(report["peers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a compile report ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / FILE}: not a compile report ({type(error).__name__}: {error})") from error
     return f"{sentence}\n\n{tables.table(['kernel', 'dtype', 'instructions', 'registers', 'spilled bytes'], rows)}"
+
+
+def headline(folder: Path) -> tuple[float, str, float] | None:
+    """Instructions of the classic float16 forward kernel, and name and instructions of the best other one."""
+    report = _read(folder)
+    if report is None:
+        return None
+    own = [row["instructions"] for row in report["rows"] if row["kernel"] == "msda_forward" and _shown(row)
+           and row["dtype"] == "float16"]  # fmt: skip
+    peers = [(peer["instructions"], f"{peer['package']} {peer['version']}") for peer in report["peers"]
+             if peer.get("target") == TARGET and peer.get("kernel") == "forward" and peer.get("dtype") == "float16"
+             and "instructions" in peer]  # fmt: skip
+    if not own or not peers:
+        return None
+    count, name = min(peers)
+    return own[0], name, count
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a compile report ({type(error).__name__}: {error})") from error
+
+
+def _shown(row: dict[str, Any]) -> bool:
+    return row["default"] and (row["target"], row["head_dim"]) == (TARGET, HEAD_DIM) and row["layer"] in LAYERS
 
 
 def _own_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -45,7 +74,7 @@ def _own_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
             f"{row['instructions']:.1f}", str(row["registers"]), str(row["stack_bytes"]),
         ]
         for row in rows
-        if row["default"] and (row["target"], row["head_dim"]) == (TARGET, HEAD_DIM) and row["layer"] in LAYERS
+        if _shown(row)
     }  # fmt: skip
     return [
         [title, dtype, *counted[kernel, dtype]]

@@ -45,6 +45,7 @@ class Run:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether a GPU was measured."""
         return bool(self.machine.get("gpu"))
 
     def select(self, **wanted: Any) -> list[Measurement]:

@@ -26,6 +26,7 @@ def forget(m: WarpState, ins: Instruction) -> None:
 
 
 def result_words(ins: Instruction) -> int:
+    """Return the number of 32-bit registers that a result takes."""
     if ins.base.startswith(_MATRIX) or "128" in ins.parts or "256" in ins.parts:
         return 4
     if ins.base in _PAIR_RESULT or {"64", "WIDE", "F64", "S64", "U64"} & set(ins.parts):

@@ -51,9 +51,11 @@ class WarpState:
     # -- operands ------------------------------------------------------------------------------------------------
 
     def guard(self, ins: Instruction) -> Value:
+        """Return the lanes that execute an instruction."""
         return np.ones(WARP, bool) if ins.guard is None else self.predicate(ins.guard)
 
     def predicate(self, name: str) -> Value:
+        """Return the lanes in which a predicate holds, `!` heeded."""
         invert, name = name.startswith("!"), name.lstrip("!")
         if name in ("PT", "UPT"):
             return np.full(WARP, not invert)
@@ -75,6 +77,7 @@ class WarpState:
         return np.full(WARP, (number >> (32 * offset)) & 0xFFFFFFFF, np.uint32)
 
     def constant(self, offset: int) -> Value:
+        """Return 4 bytes of constant bank 0 in all lanes."""
         data = [self.constants.get(offset + i) for i in range(4)]
         if None in data:
             return None
@@ -115,11 +118,13 @@ class WarpState:
             self.store(self.registers, name, new, lanes)
 
     def write_predicate(self, ins: Instruction, name: str, value: Value) -> None:
+        """Store a predicate under the instruction's guard."""
         if name not in ("PT", "UPT"):
             self.store(self.predicates, name, value, self.guard(ins))
 
     @staticmethod
     def store(bank: dict[str, np.ndarray], name: str, new: Value, lanes: Value) -> None:
+        """Put new lanes into a bank; what becomes unknown leaves it."""
         if lanes is not None and not lanes.any():
             return
         if new is not None and lanes is not None and not lanes.all():

@@ -47,6 +47,7 @@ class Walk:
 
     @property
     def length(self) -> int:
+        """Instructions issued."""
         return sum(self.counts)
 
 

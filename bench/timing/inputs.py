@@ -36,6 +36,7 @@ class StdaInputs:
         return replace(self, value=value.requires_grad_(self.value.requires_grad))
 
     def differentiable(self) -> tuple[Tensor, ...]:
+        """The tensors whose gradients are asked for."""
         return tuple(tensor for tensor in vars(self).values() if tensor.requires_grad)
 
 
@@ -52,6 +53,7 @@ class MsdaInputs:
         return replace(self, **{name: tensor.detach().float() for name, tensor in vars(self).items()})
 
     def differentiable(self) -> tuple[Tensor, ...]:
+        """The tensors whose gradients are asked for."""
         return tuple(tensor for tensor in vars(self).values() if tensor.requires_grad)
 
 

@@ -96,6 +96,7 @@ class PublishedAttention(nn.Module):
         self.classic = classic
 
     def project_values(self, memory: Tensor) -> Tensor:
+        """Return the values `[B, F, S, H, D]` of a memory `[B, F, S, d]`."""
         return self.value_proj(memory).unflatten(-1, (self.heads, -1))
 
     def forward(
@@ -107,6 +108,7 @@ class PublishedAttention(nn.Module):
         frame_table: Sequence[Sequence[int]],
         other_reference_points: Tensor | None = None,
     ) -> Tensor:
+        """Attend as the published code does: other frames copied, sampling locations in memory."""
         own = (self.heads, self.levels, self.points)
         others = (self.heads, self.other_frames, self.levels, self.other_points)
         sampled = published_attention(

@@ -76,6 +76,10 @@ def time_action(
     """Time an action by the `benchmark` fixture for about `seconds`; return what that does not measure itself.
 
     Args:
+        benchmark: the fixture of pytest-benchmark.
+        action: what is timed.
+        device: where it runs.
+        seconds: about how long.
         sets: inputs, taken in turn, so that no run finds its own in a cache.
         baseline: timed in turn with the action; for a CPU, whose speed drifts when it is shared.
 

@@ -55,7 +55,8 @@ LESION_PATTERN: tuple[tuple[str, ...], ...] = (
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhantomVideo:
     """`frames` uint8 [F, H, W, 3]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n]
-    (1 benign, 2 malignant) and `instances` int64 [n] (which lesion of the video, from 0)."""
+    (1 benign, 2 malignant) and `instances` int64 [n] (which lesion of the video, from 0).
+    """
 
     frames: np.ndarray
     boxes: tuple[np.ndarray, ...]

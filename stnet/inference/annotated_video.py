@@ -20,7 +20,13 @@ class AnnotatedVideo(Sink):
     def begin(self, video: VideoFacts) -> None:
         """Start the video."""
         source = video.source
-        self._video = VideoWriter(video.folder / self.file_name, source.fps, source.height, source.width)
+        self._video = VideoWriter(
+            video.folder / self.file_name,
+            source.fps,
+            source.height,
+            source.width,
+            pixel_aspect=source.pixel_aspect,
+        )
 
     def write(self, result: FrameResult) -> None:
         """Draw and append one frame."""

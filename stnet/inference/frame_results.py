@@ -28,6 +28,11 @@ class FrameResult:
     origin: tuple[int, int] = (0, 0)
 
     @property
+    def detections_in_image(self) -> Detections:
+        """The detections with boxes in pixels of `image`."""
+        return shifted(self.detections, (-self.origin[0], -self.origin[1]))
+
+    @property
     def visible(self) -> Detections:
         """The detections as they are listed and drawn: cut at the borders of what was looked at, those beyond left out.
 
@@ -38,7 +43,7 @@ class FrameResult:
     @property
     def visible_in_image(self) -> Detections:
         """Those of `visible`, in pixels of `image`."""
-        return _clipped(shifted(self.detections, (-self.origin[0], -self.origin[1])), *self.size)
+        return _clipped(self.detections_in_image, *self.size)
 
 
 def shifted(detections: Detections, by: tuple[int, int]) -> Detections:

@@ -33,6 +33,7 @@ class GraphedFunction:
         self._capturable = True
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the function's outputs, which stay as they are until the next call."""
         key = tuple((tuple(x.shape), x.stride(), x.dtype) for x in inputs)
         if key in self._graphs:
             self._graphs.move_to_end(key)

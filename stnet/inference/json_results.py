@@ -82,12 +82,13 @@ def _video(video: VideoFacts) -> dict:
         "height": source.full_height or source.height,
         "fps": _exact(source.fps),
         **_region(source),
+        **({} if source.pixel_aspect == 1 else {"pixel_aspect": _exact(source.pixel_aspect)}),
     }
 
 
-def _exact(fps: Fraction) -> str:
-    """Return a frame rate as an exact fraction, e.g. 30000/1001."""
-    return f"{fps.numerator}/{fps.denominator}"
+def _exact(ratio: Fraction) -> str:
+    """Return a ratio as an exact fraction, e.g. 30000/1001."""
+    return f"{ratio.numerator}/{ratio.denominator}"
 
 
 def _region(source: VideoSource) -> dict:

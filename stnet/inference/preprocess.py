@@ -37,15 +37,17 @@ class Preprocessor:
 
         Args:
             images: N uint8 frames `[H, W, 3]`, of any sizes.
+            size: (height, width) that the model sees.
 
-        Returns: float32 `[N, 3, height, width]`.
+        Returns:
+            float32 `[N, 3, height, width]`.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
         for position, image in enumerate(images):
             groups.setdefault(image.shape, []).append(position)
         if len(groups) == 1:
             return self._prepare(images, size)
-        output = torch.empty(len(images), 3, *size, device=self._device)
+        output = torch.empty(len(images), 3, *size, device=self._device, dtype=torch.float32)
         for positions in groups.values():
             output[positions] = self._prepare([images[i] for i in positions], size)
         return output

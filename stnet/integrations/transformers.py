@@ -3,120 +3,143 @@
     from stnet.integrations.transformers import install
     install(model)
 
-Every layer that transformers calls `MultiScaleDeformableAttention` (Deformable DETR, Grounding DINO, RT-DETR, RF-DETR,
-LW-DETR, OmDet-Turbo and others share it) then samples with `stnet.kernels.ms_deform_attn`, in training and inference;
-so do the layers of RT-DETR v2 and D-FINE, where every level has a number of points of its own.
+Every layer that transformers calls `MultiScaleDeformableAttention` (Deformable DETR, Grounding DINO, RT-DETR, RF-DETR
+and others share it) then samples with `stnet.kernels.ms_deform_attn`, in training and inference; so do the layers that
+call `multi_scale_deformable_attention` (Mask2Former, OneFormer) or `multi_scale_deformable_attention_v2` (RT-DETR v2,
+D-FINE, DEIMv2, where every level has a number of points of its own).
+
+A layer changes its class for a subclass. So copies, replicas of `DataParallel` and pickles keep the operators, and the
+weights and the model's own classes stay untouched. Who loads such a pickle needs stnet; `uninstall` before saving
+makes one for everybody.
 """
 
-import sys
-import types
+import functools
+import inspect
 from collections.abc import Callable
-from functools import partial
-from itertools import accumulate
+from types import FunctionType
 
-import torch
 from torch import Tensor, nn
 
-from stnet.kernels import ms_deform_attn
+from stnet.integrations import layouts
 
 LAYER = "MultiScaleDeformableAttention"
-OTHER_LAYERS = ("RTDetrV2MultiscaleDeformableAttention", "DFineMultiscaleDeformableAttention")
-CORE = "multi_scale_deformable_attention_v2"
-"""The function that samples for the other layers: one copy in the module of each."""
-CORE_ATTRIBUTE = "ms_deformable_attn_core"
-"""Where D-FINE's layer keeps that function; RT-DETR v2 calls it by its name."""
+FUNCTIONS = {
+    "multi_scale_deformable_attention": layouts.by_level,
+    "multi_scale_deformable_attention_v2": layouts.by_point,
+}
+"""What other layers call instead, a copy in the module of each, and what takes its place."""
+FUNCTION_ATTRIBUTE = "ms_deformable_attn_core"
+"""Where the layers of D-FINE and DEIMv2 keep that function."""
 
 
 def install(model: nn.Module) -> int:
-    """Make the deformable attention layers of this model use the operators; weights and the class stay untouched.
+    """Make the deformable attention layers of this model use the operators.
 
     Returns:
         The number of layers.
 
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: The model has no such layer, or one that samples by a function with other arguments.
     """
-    layers = _layers(model)
+    layers = [layer for layer in model.modules() if _sampler(layer) is not None]
     if not layers:
         raise ValueError(
-            f"{type(model).__name__} has no {LAYER} layer; models that share it are those of Deformable DETR's family"
+            f"{type(model).__name__} has no {LAYER} layer, nor one that calls {' or '.join(FUNCTIONS)}; "
+            "docs/integrations.md lists what has"
         )
     for layer in layers:
-        _install(layer)
+        _check(layer)
+    for layer in layers:
+        layer.__class__ = _with_operators(_own_class(layer))
     return len(layers)
 
 
 def uninstall(model: nn.Module) -> None:
     """Give the layers their own implementation back."""
-    for layer in _layers(model):
-        layer.__dict__.pop("forward", None)
-        if hasattr(layer, CORE_ATTRIBUTE):
-            setattr(layer, CORE_ATTRIBUTE, _own_core(layer))
+    for layer in model.modules():
+        layer.__class__ = _own_class(layer)
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if type(module).__name__ in (LAYER, *OTHER_LAYERS)]
+def _own_class(layer: nn.Module) -> type[nn.Module]:
+    return getattr(type(layer), "_own_class", type(layer))
 
 
-def _install(layer: nn.Module) -> None:
-    if type(layer).__name__ == LAYER:
-        layer.forward = types.MethodType(_forward, layer)
-        return
-    core = partial(_sample, own=_own_core(layer))
-    if hasattr(layer, CORE_ATTRIBUTE):
-        setattr(layer, CORE_ATTRIBUTE, core)
-        return
-    # The class's own forward, which finds another function under the name it calls.
-    own = type(layer).forward
-    names = {**own.__globals__, CORE: core}
-    forward = types.FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
-    layer.forward = types.MethodType(forward, layer)
+def _sampler(layer: nn.Module) -> Callable | None:
+    """Return the function by which this layer samples: its forward, or one of `FUNCTIONS`."""
+    forward = _own_class(layer).forward
+    if forward.__qualname__ == f"{LAYER}.forward":
+        return forward
+    if (name := _called(forward)) is not None:
+        return forward.__globals__[name]
+    kept = vars(layer).get(FUNCTION_ATTRIBUTE)
+    return kept if getattr(kept, "__name__", None) in FUNCTIONS else None
 
 
-def _own_core(layer: nn.Module) -> Callable:
-    return getattr(sys.modules[type(layer).__module__], CORE)
+def _called(forward: Callable) -> str | None:
+    """Return the name of the function of `FUNCTIONS` that is called here."""
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    return next((name for name in FUNCTIONS if name in names and name in forward.__globals__), None)
+
+
+def _check(layer: nn.Module) -> None:
+    sampler = _sampler(layer)
+    replacement = FUNCTIONS.get(sampler.__name__, _forward)
+    known = [p.name for p in inspect.signature(replacement).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    given = list(inspect.signature(sampler).parameters)
+    if given != known:
+        raise ValueError(
+            f"{sampler.__module__}.{sampler.__qualname__} takes ({', '.join(given)}); only ({', '.join(known)}) is "
+            "known here. mmcv's layer of that name has stnet.integrations.mmcv"
+        )
+    if "forward" in vars(layer):
+        raise ValueError(
+            f"a {type(layer).__name__} layer has a forward of its own instance (a hook of accelerate, a kernel of the "
+            "Hub), which would hide the operators; call install() before that is added"
+        )
+
+
+@functools.cache
+def _with_operators(own: type[nn.Module]) -> type[nn.Module]:
+    """Return the subclass of a layer's class that samples with the operators."""
+    members = {"_own_class": own, "__reduce_ex__": _reduce, "__module__": __name__}
+    forward = own.forward
+    if forward.__qualname__ == f"{LAYER}.forward":
+        members["forward"] = _forward
+    elif (name := _called(forward)) is not None:
+        # The class's own forward, which finds another function under the name it calls.
+        names = {**forward.__globals__, name: _replacement(forward.__globals__[name])}
+        members["forward"] = FunctionType(
+            forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+        )
+        members["forward"].__kwdefaults__ = forward.__kwdefaults__
+    else:
+        members[FUNCTION_ATTRIBUTE] = property(lambda layer: _replacement(vars(layer)[FUNCTION_ATTRIBUTE]))
+    return type(own.__name__, (own,), members)
+
+
+def _replacement(own: Callable) -> Callable:
+    replacement = FUNCTIONS[own.__name__]
+    return functools.partial(replacement, own=own) if replacement is layouts.by_point else replacement
+
+
+def _reduce(layer: nn.Module, protocol: int) -> tuple:
+    return _empty_layer, (_own_class(layer),), layer.__getstate__()
+
+
+def _empty_layer(own: type[nn.Module]) -> nn.Module:
+    """Make a layer without contents, which unpickling and copying fill."""
+    replacement = _with_operators(own)
+    return replacement.__new__(replacement)
 
 
 def _forward(
-    layer: nn.Module,
-    value: Tensor,  # [N, S, H, D]
+    self: nn.Module,
+    value: Tensor,
     value_spatial_shapes: Tensor,
     value_spatial_shapes_list: list[tuple],
     level_start_index: Tensor,
-    sampling_locations: Tensor,  # [N, Q, H, L, P, 2]
-    attention_weights: Tensor,  # [N, Q, H, L, P]
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    return ms_deform_attn(value, value_spatial_shapes, level_start_index, sampling_locations, attention_weights)
-
-
-def _sample(
-    value: Tensor,  # [N, S, H, D]
-    value_spatial_shapes: list[tuple[int, int]],
-    sampling_locations: Tensor,  # [N, Q, H, sum of points, 2]
-    attention_weights: Tensor,  # [N, Q, H, sum of points]
-    num_points_list: list[int],
-    method: str = "default",
-    *,
-    own: Callable,
-) -> Tensor:
-    if method != "default":
-        return own(value, value_spatial_shapes, sampling_locations, attention_weights, num_points_list, method)
-    shapes = [(int(height), int(width)) for height, width in value_spatial_shapes]
-    starts = [0, *accumulate(height * width for height, width in shapes)][:-1]
-    locations = _by_level(sampling_locations, num_points_list, dim=3)
-    weights = _by_level(attention_weights, num_points_list, dim=3)
-    return ms_deform_attn(value, shapes, starts, locations, weights)
-
-
-def _by_level(points: Tensor, counts: list[int], dim: int) -> Tensor:
-    """Points of all levels one after the other, `[..., sum of counts, ...]`, as `[..., L, most, ...]`; zeros where a
-    level has fewer, of weight zero like them."""
-    most = max(counts)
-    padded = [
-        torch.cat([level, level.new_zeros([*level.shape[:dim], most - count, *level.shape[dim + 1 :]])], dim)
-        if count < most
-        else level
-        for level, count in zip(points.split(counts, dim), counts, strict=True)
-    ]
-    return torch.stack(padded, dim)
+    return layouts.sample(value, value_spatial_shapes, level_start_index, sampling_locations, attention_weights)

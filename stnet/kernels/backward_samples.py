@@ -166,7 +166,7 @@ def _zero_dots(gradient, dtype: tl.constexpr, config: tl.constexpr):
 
 @triton.jit
 def _lane_dots(tile, gradient, total, config: tl.constexpr):
-    """total [ROWS, lanes of a row] + the sum over a lane's channels of tile * gradient, [PARTS, ROWS, C]."""
+    """Total [ROWS, lanes of a row] + the sum over a lane's channels of tile * gradient, [PARTS, ROWS, C]."""
     # What a lane holds of a row: 16 bytes of each part. Summed in one chain of multiply-adds.
     COUNT: tl.constexpr = tile.shape[0] * min(tile.shape[2], 128 // tile.dtype.primitive_bitwidth)
     return _chain(_by_row(_widen(tile, config)), _by_row(gradient), total, COUNT)
@@ -174,7 +174,7 @@ def _lane_dots(tile, gradient, total, config: tl.constexpr):
 
 @triton.jit
 def _widen(tile, config: tl.constexpr):
-    """tile in float32; bfloat16 by shift and mask, half the instructions of the compiler's conversion."""
+    """Tile in float32; bfloat16 by shift and mask, half the instructions of the compiler's conversion."""
     if config.PTX and tile.dtype == tl.bfloat16:
         wide = tl.inline_asm_elementwise(
             "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
@@ -197,7 +197,7 @@ def _by_row(tile):
 
 @triton.jit
 def _chain(a, b, total, COUNT: tl.constexpr):
-    """total + a * b, [ROWS, N], summed over groups of COUNT columns."""
+    """Total + a * b, [ROWS, N], summed over groups of COUNT columns."""
     if COUNT == 1:
         total += a * b
     else:
@@ -327,7 +327,7 @@ def pin(x, config: tl.constexpr):
 
 @triton.jit
 def interpolate(samples, dots, attention):
-    """attention * (<s, g>, <ds/dx, g>, <ds/dy, g>), each [ROWS], from the dots of the four corners."""
+    """Attention * (<s, g>, <ds/dx, g>, <ds/dy, g>), each [ROWS], from the dots of the four corners."""
     top_left, top_right, bottom_left, bottom_right = dots
     # Attention first: what follows is then computed where attention is, by one lane a row.
     top = attention * samples.top

@@ -298,7 +298,7 @@ _SMALLEST = -87.0  # below, exp is less than 2 ** -125: taken as 0
 
 @helper
 def exp(x):
-    """e to the power x <= 0 within two units in the last place (Cephes' polynomial); 0 for -inf; NaN for NaN."""
+    """E to the power x <= 0 within two units in the last place (Cephes' polynomial); 0 for -inf; NaN for NaN."""
     bounded = choose(x < np.float32(_SMALLEST), np.float32(_SMALLEST), x)
     power = floor(bounded * np.float32(_LOG2_E) + np.float32(0.5))
     rest = bounded - power * np.float32(_LN2_HIGH) - power * np.float32(_LN2_LOW)

@@ -52,7 +52,7 @@ def add_samples(
     THIN: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """total + the bilinear samples at K (1 or 2) positions of each of N queries, times their probabilities."""
+    """Total + the bilinear samples at K (1 or 2) positions of each of N queries, times their probabilities."""
     K: tl.constexpr = x.shape[1]
     cell_x, west, east = axis_cell(x, width, THIN, PTX)
     cell_y, north, south = axis_cell(y, height, THIN, PTX)

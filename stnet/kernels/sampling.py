@@ -198,7 +198,7 @@ def matrix_identity(BFLOAT: tl.constexpr):
 
 @triton.jit
 def add_by_matrix_unit(total, first, second, identity):
-    """total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
+    """Total + first + second, float32 plus two 16-bit tensors of the same shape, exact before rounding. NVIDIA only.
 
     A lane's share of the A operand of m16n8k16 has the positions of its share of the result, so that multiplying by the
     identity (twice, for the two halves of k) adds element by element, whatever the layout of the tensors.

@@ -14,20 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from stnet import command_line, files
 from stnet.console import printable
 from stnet.errors import CheckpointError, ConfigError
-from stnet.model.backbone import ResNet
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 from stnet.model.published import published_config, refines_boxes, renamed
-from stnet.model.weight_files import check_values, read_weights, unwrapped, weights_in
+from stnet.model.weight_files import check_values, read_weights, tensors_of, unwrapped, weights_in
 
 log = logging.getLogger(__name__)
 
@@ -139,43 +136,6 @@ def check_state(model: Detector, state: Mapping[str, Tensor], source: str) -> No
         raise CheckpointError(f"{source}: parameters do not fit the model: {'; '.join(problems)}")
 
 
-def load_backbone(backbone: ResNet, source: str | Path) -> None:
-    """Load torchvision ResNet weights into a backbone; the classifier `fc` is ignored.
-
-    Args:
-        backbone: what to load into.
-        source: a torchvision model name such as "resnet50" (downloaded once), or a `.pth` or `.safetensors` file.
-
-    Raises:
-        CheckpointError: no such name or file, or weights of another network.
-    """
-    if str(source) in torchvision.models.list_models(torchvision.models):
-        weights = torchvision.models.get_model_weights(str(source)).DEFAULT
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except OSError as error:
-            raise CheckpointError(f"{source}: cannot download the weights ({error}); pass a file instead") from error
-    elif not Path(source).is_file():
-        raise CheckpointError(f"{source}: neither a torchvision model nor a file")
-    else:
-        state, _ = read_weights(Path(source))
-    state = unwrapped(_tensors(state, source), source)
-    own = backbone.state_dict()
-    state = {key: value for key, value in state.items() if not key.startswith("fc.") and not _is_ignored(key)}
-    state |= {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    wrong = [
-        printable(key)
-        for key in own.keys() | state.keys()
-        if key not in own or key not in state or own[key].shape != state[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{source}: does not fit the backbone; {len(wrong)} keys differ, such as {sorted(wrong)[:4]}"
-        )
-    check_values(state, source)
-    backbone.load_state_dict(state)
-
-
 def resolve(name_or_path: str | Path) -> Path:
     """Return the file behind the name of a shipped checkpoint or a run folder, or the path itself.
 
@@ -211,29 +171,12 @@ def _published(contents: Any, path: Path) -> Checkpoint:
     state = contents
     if isinstance(contents, Mapping):
         state = next((contents[key] for key in STATE_KEYS if isinstance(contents.get(key), Mapping)), contents)
-    state = unwrapped(_tensors(state, path), path)
+    state = unwrapped(tensors_of(state, path), path)
     ignored = tuple(key for key in state if _is_ignored(key))
     state = {key: value for key, value in state.items() if not _is_ignored(key)}
     own = renamed(state, path)
     check_values(own, path)
     return Checkpoint(published_config(contents.get("args"), own, refines_boxes(state), path), own, ignored=ignored)
-
-
-def _tensors(state: Any, path: str | Path) -> dict[str, Tensor]:
-    """Return the weights that a PyTorch file holds; arrays become tensors."""
-    expected = "a dictionary with the weights, or with them under 'model'"
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}; expected {expected}")
-    state = {key: torch.from_numpy(np.array(v)) if _is_array(v) else v for key, v in state.items()}
-    wrong = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if wrong or not state:
-        listed = ", ".join(printable(str(key)) for key in wrong[:4]) or "nothing"
-        raise CheckpointError(f"{path}: holds {listed} that are no weights; expected {expected}")
-    return state
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
 
 
 def main(arguments: list[str] | None = None) -> int:

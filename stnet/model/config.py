@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from stnet.errors import ConfigError
 
-BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50")
+BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "lite0", "lite1", "lite2")
 BACKBONE_NORMS = ("frozen_batch", "batch", "group")
+BACKBONE_INPUTS = ("imagenet", "half_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,11 @@ class ModelConfig:
     """
 
     backbone: str = "resnet50"
-    backbone_width: int = 64  # channels of the stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
-    backbone_norm: str = "frozen_batch"  # frozen_batch (stem and layer1 not trained) | batch | group
+    backbone_width: int = 64  # of a ResNet's stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
+    backbone_norm: str = "frozen_batch"  # frozen_batch (nothing before stride 8 is trained) | batch | group
+    backbone_input: str = (
+        "imagenet"  # what its weights know: ImageNet's mean and deviation | half_range: (x - 127) / 128
+    )
     hidden_dim: int = 256
     heads: int = 8
     feedforward_dim: int = 1024
@@ -52,6 +56,12 @@ class ModelConfig:
             raise ConfigError(
                 f"model configuration: backbone_norm {self.backbone_norm!r} is not one of {', '.join(BACKBONE_NORMS)}"
             )
+        if self.backbone_input not in BACKBONE_INPUTS:
+            raise ConfigError(
+                f"model configuration: backbone_input {self.backbone_input!r} is none of {', '.join(BACKBONE_INPUTS)}"
+            )
+        if self.backbone_input != "imagenet" and self.backbone.startswith("resnet"):
+            raise ConfigError(f"model configuration: backbone {self.backbone} takes backbone_input 'imagenet' alone")
         if self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
                 f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of {self.heads} heads"
@@ -81,7 +91,11 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str) -> "ModelConfig":
-        """`paper`: the published model. `tiny`: trains from scratch on a CPU in minutes."""
+        """Return one of PRESETS.
+
+        `paper`: the published model. `lite0`: fits a processor, starts from ImageNet weights. `tiny`: trains from
+        scratch on a CPU in minutes.
+        """
         if name not in PRESETS:
             raise ConfigError(f"unknown model preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
@@ -137,6 +151,25 @@ def _converted(value: Any, expected: Any, what: str) -> Any:
 
 PRESETS = {
     "paper": ModelConfig(),
+    "lite0": ModelConfig(
+        backbone="lite0",
+        backbone_input="half_range",
+        hidden_dim=128,
+        heads=8,
+        feedforward_dim=512,
+        dropout=0.0,
+        encoder_layers=2,
+        decoder_layers=3,
+        queries=30,
+        frames=3,
+        encoder_points=4,
+        encoder_other_points=2,
+        decoder_points=4,
+        decoder_other_points=2,
+        image_size=224,
+        max_image_size=320,
+        duplicate_iou=0.5,
+    ),
     "tiny": ModelConfig(
         backbone="resnet10",
         backbone_width=24,

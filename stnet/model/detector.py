@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stnet.model.backbone import ResNet
+from stnet.model.backbone import build_backbone
 from stnet.model.config import ModelConfig
 from stnet.model.decoder import Decoder, ExtraQueries, LayerOutput
 from stnet.model.encoder import Encoder
@@ -25,14 +25,14 @@ class DetectorOutput:
 
 
 class Detector(nn.Module):
-    """STNet (MICCAI 2023): ResNet, STDA encoder and decoder, several target frames per encoder pass."""
+    """STNet (MICCAI 2023): backbone, STDA encoder and decoder, several target frames per encoder pass."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.recompute = False  # trade time for memory in training: recompute layers in the backward pass
         dim = config.hidden_dim
-        self.backbone = ResNet(config.backbone, config.backbone_width, config.backbone_norm)
+        self.backbone = build_backbone(config)
         channels = self.backbone.channels
         projections = [nn.Conv2d(c, dim, 1) for c in channels] + [nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1)]
         self.input_proj = nn.ModuleList(

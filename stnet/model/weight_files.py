@@ -111,6 +111,27 @@ def safe_torch_load(path: Path) -> Any:
             ) from error
 
 
+def tensors_of(state: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the weights that a PyTorch file holds; arrays become tensors.
+
+    Raises:
+        CheckpointError: naming what else it holds.
+    """
+    expected = "a dictionary with the weights, or with them under 'model'"
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}; expected {expected}")
+    state = {key: torch.from_numpy(np.array(v)) if _is_array(v) else v for key, v in state.items()}
+    wrong = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if wrong or not state:
+        listed = ", ".join(printable(str(key)) for key in wrong[:4]) or "nothing"
+        raise CheckpointError(f"{path}: holds {listed} that are no weights; expected {expected}")
+    return state
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
+
+
 def unwrapped(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """Return weights under their own names, without what DataParallel, torch.compile and FSDP add.
 

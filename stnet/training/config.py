@@ -12,7 +12,7 @@ from stnet.errors import ConfigError
 from stnet.model.config import ModelConfig
 from stnet.training.criterion import CLASS_LOSSES
 
-AUGMENTATIONS = ("none", "paper", "improved")
+AUGMENTATIONS = ("none", "paper", "improved", "stills")
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("step", "cosine")
@@ -37,7 +37,7 @@ class TrainConfig:
     accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
     targets: int = setting(3, "frames of a clip that are supervised: up to 3 local ones, then global ones")
-    augmentation: str = setting("paper", "augmentation of training clips", AUGMENTATIONS)
+    augmentation: str = setting("paper", "augmentation of training clips; stills: moves them", AUGMENTATIONS)
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 
     optimizer: str = setting("adamw", "muon: weight matrices by Muon, the rest by AdamW", OPTIMIZERS)
@@ -57,7 +57,7 @@ class TrainConfig:
     class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
 
     backbone_weights: str = setting(
-        "imagenet", "torchvision weights for the backbone: 'imagenet', a torchvision name or a file"
+        "imagenet", "weights for the backbone: 'imagenet', lite0 to lite2, a torchvision name or a file"
     )
     start_from: str = setting(
         "", "checkpoint to start from, a file or a shipped name; what fits is taken, the rest is listed"
@@ -197,4 +197,24 @@ def _tiny() -> TrainConfig:
     )
 
 
-PRESETS = {"paper": TrainConfig, "improved": _improved, "tiny": _tiny}
+def _lite0() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig.preset("lite0"),
+        epochs=12,
+        batch_size=8,
+        accumulate=2,
+        clips_per_epoch=4000,
+        augmentation="stills",
+        optimizer="muon",
+        learning_rate=5e-4,
+        backbone_learning_rate=2e-4,
+        schedule="cosine",
+        warmup_steps=200,
+        ema_decay=0.999,
+        auxiliary_repeats=4,
+        class_loss="quality",
+        best_metric="agnostic_ap",
+    )
+
+
+PRESETS = {"paper": TrainConfig, "improved": _improved, "lite0": _lite0, "tiny": _tiny}

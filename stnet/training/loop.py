@@ -19,7 +19,7 @@ from stnet.evaluation.report import build_report, report_files
 from stnet.model.checkpoint import save
 from stnet.model.detector import Detector
 from stnet.training.batches import ClipOrder
-from stnet.training.clips import training_clips
+from stnet.training.clips import frame_aspect, training_clips
 from stnet.training.config import TrainConfig
 from stnet.training.curves import draw_curves
 from stnet.training.denoising import TrainedModel
@@ -98,6 +98,7 @@ class Trainer:
             seed=config.seed,
             rank=world.rank,
             world=world.size,
+            aspects=[frame_aspect(self.dataset, item) for item in range(len(self.dataset))],
         )
         torch.manual_seed(config.seed)
         self.detector = self._starting_model()

@@ -2,7 +2,8 @@
 
 A file is known by a label that it did not choose, such as `dicom-1`: neither its path, nor its identifiers, nor any
 text in it appears in a name, a message or an output. Text that is burned into the pixels is not removed; frames are cut
-to the scan region of the header, which leaves most of it out.
+to the scan regions of the header and black outside of them, which leaves most of it out. Where the header's regions
+cannot be right, whole frames have to be asked for.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from stnet.errors import VideoError
 from stnet.video.dicom_frames import FrameMap, check_stated_size
 from stnet.video.dicom_header import MAX_FRAMES, hiding_contents, import_pydicom, is_dicom, read_header
 from stnet.video.dicom_pixels import FrameDecoder
+from stnet.video.dicom_regions import ScanArea
+from stnet.video.geometry import SQUARE
 from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
 
 __all__ = ["DicomFile", "is_dicom"]
@@ -46,17 +49,31 @@ class DicomFile(VideoSource):
             raise VideoError(f"{name}: holds no complete frame; the file is cut or damaged")
         self.fps = header.fps or fps
         self.declared_frames = len(self._map.frames)
+        self.pixel_aspect = header.pixel_aspect
         self.full_height, self.full_width = header.height, header.width
-        region = (0, 0, header.width, header.height) if full_frame or header.region is None else header.region
-        self._region, self.origin = region, region[:2]
-        self.width, self.height = region[2] - region[0], region[3] - region[1]
+        self._area = ScanArea() if full_frame else header.area
+        if self._area.refusal is not None:
+            raise VideoError(f"{name}: {self._area.refusal}; ask for whole frames (--full-frame) if all may be seen")
+        left, top, right, bottom = self._area.box or (0, 0, header.width, header.height)
+        self.origin, self.width, self.height = (left, top), right - left, bottom - top
+        self.notes = tuple(self._remarks(full_frame))
+
+    def _remarks(self, full_frame: bool) -> Iterator[str]:
+        """What a user should know before the frames are read."""
         if full_frame:
-            self.notes = (f"whole frames are used; {BURNED_IN}",)
-        elif header.region_note is not None:
-            self.notes = (f"{header.region_note}, so the whole frame is used; {BURNED_IN}",)
+            yield f"whole frames are used; {BURNED_IN}"
+        elif self._area.box is None:
+            yield f"{self._area.notes[0]}, so the whole frame is used; {BURNED_IN}"
+        else:
+            yield from self._area.notes
+        if self.pixel_aspect != SQUARE:
+            yield f"its pixels are not square: {float(self.pixel_aspect):.3g} times as wide as high"
+        if self._decoder.needs_survey:
+            remark = self._decoder.survey(self._read(pieces) for pieces in self._map.frames)
+            if remark is not None:
+                yield remark
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        left, top, right, bottom = self._region
         delivered, failed = 0, 0
         import_pydicom(self.name)
         for position, pieces in enumerate(self._map.frames):
@@ -66,7 +83,7 @@ class DicomFile(VideoSource):
                 if failed >= MAX_FAILURES:
                     break
                 continue
-            image = np.ascontiguousarray(image[top:bottom, left:right])
+            image = self._area.cut(image)
             yield VideoFrame(index=delivered, time=self._time(position), image=image, origin=self.origin)
             delivered += 1
         if not delivered:

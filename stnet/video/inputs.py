@@ -2,22 +2,28 @@
 
 import glob
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from stnet.errors import VideoError
 from stnet.video.dicom import DicomFile, is_dicom
-from stnet.video.images import IMAGE_SUFFIXES, ImageSequence, images_in, natural_key
+from stnet.video.dicom_names import dicom_name
+from stnet.video.images import ImageSequence
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
 from stnet.video.source import DEFAULT_FPS, VideoSource
+from stnet.video.stacks import ImageStack, is_stack
+from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
+
+UNREADABLE_NAME = "dicom-unreadable"
+"""What a DICOM file is called whose content, and so its name, cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInput:
     """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
 
-    DICOM files are called `dicom-1`, `dicom-2`, ... in the order named, since their own names may tell patients.
+    DICOM files are called after their content (`stnet.video.dicom_names`), since their own names may tell patients.
     """
 
     name: str
@@ -35,16 +41,22 @@ class VideoInput:
         if self.dicom:
             return DicomFile(self.paths[0], self.name, fps, full_frame)
         if all(_is_image(path) for path in self.paths):
+            if len(self.paths) == 1 and is_stack(self.paths[0]):
+                return ImageStack(self.paths[0], self.name, fps)
             return ImageSequence(self.paths, self.name, fps)
         return VideoFile(self.paths[0])
 
 
-def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS) -> VideoSource:
-    """Open one video: a video or DICOM file, a folder or pattern of frames, or an image. Raises `VideoError`."""
+def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
+    """Open one video: a video or DICOM file, a folder or pattern of frames, or an image; see `VideoInput.open`.
+
+    Raises:
+        VideoError: it cannot be read, or the path stands for several videos.
+    """
     inputs = find_inputs([path])
     if len(inputs) != 1:
         raise VideoError(f"{path}: names {len(inputs)} videos; expected one")
-    return inputs[0].open(fps)
+    return inputs[0].open(fps, full_frame)
 
 
 def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
@@ -70,22 +82,12 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
                 images[path.parent].append(path)
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
-    return _numbered(_with_images(video, images) for video in inputs)
+    return [_with_images(video, images) for video in inputs]
 
 
 def _dicom(path: Path) -> VideoInput:
-    return VideoInput(name="dicom", paths=(path,), origin="dicom", dicom=True)
-
-
-def _numbered(inputs: Iterable[VideoInput]) -> list[VideoInput]:
-    """The same, with a running number in the names of DICOM files."""
-    numbered, count = [], 0
-    for video in inputs:
-        if video.dicom:
-            count += 1
-            video = replace(video, name=f"dicom-{count}", origin=f"dicom-{count}")
-        numbered.append(video)
-    return numbered
+    name = dicom_name(path) or UNREADABLE_NAME
+    return VideoInput(name=name, paths=(path,), origin=name, dicom=True)
 
 
 def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInput:

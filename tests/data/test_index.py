@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stnet.data.annotations.repairs import repair_box, summarize_repairs
+from stnet.data.annotations.plan import repair_box
 from stnet.data.index import load_index
 from stnet.errors import DataError
 
@@ -78,7 +78,7 @@ def test_schema_example_of_buv(tmp_path, shared):
     assert first.frames[1].boxes.tolist() == [[0, 71, 189, 233], [300, 200, 360, 240]]
     assert second.frames[0].boxes.tolist() == [[1, 92, 142, 206]] and second.frames[0].labels.tolist() == [1]
     assert [repair.kind for repair in index.repairs] == ["clipped box", "reversed box"]
-    assert "annotations[1] (id 2)" in summarize_repairs(index.repairs)[0]
+    assert "annotations[1] (id 2)" in str(index.repairs[0])
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,8 @@ REFUSED = {
     "unc": (changed(images__0__file_name="\\\\host\\share.png"), "Windows path"),
     "drive": (changed(images__0__file_name="C:/x.png"), "Windows path"),
     "long name": (changed(images__0__file_name="x" * 5000), "5000 characters"),
+    "half a character": (changed(images__0__file_name="left/\ud800.png"), "half a character"),
+    "name no disk holds": (changed(images__0__file_name="x" * 300), "File name too long"),
     "empty name": (changed(images__0__file_name=""), "0 characters"),
     "name type": (changed(images__0__file_name=["x"]), "write a string"),
     "video name": (changed(videos__0__name="../left"), r"videos\[0\] \(id 1\).*leaves the folder"),

@@ -8,6 +8,7 @@ from stnet.data.index import load_index
 from stnet.data.joined import join_indexes
 from stnet.data.phantom import write_phantoms
 from stnet.errors import DataError
+from stnet.training.cli import main as train
 
 
 def test_joining_keeps_every_frame_and_numbers_anew(tmp_path):
@@ -30,3 +31,14 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         join_indexes([train, val, train])
     with pytest.raises(DataError, match=r"val\.json: classes cyst, but .*train\.json has benign, malignant"):
         join_indexes([train, replace(val, class_names=("cyst",))])
+
+
+def test_the_command_takes_several_data_sets(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, val in (("a", 1), ("b", 2), ("c", 0)):
+        write_phantoms(tmp_path / name, 1, val, 0, frames=2, height=48, width=48)
+    data = [str(tmp_path / name) for name in "abc"]
+    assert train(["--evaluate", "tiny", "--device", "cpu", "--data", *data]) == 0
+    assert "6 frames" in capsys.readouterr().out  # c has no val split
+    assert train(["--evaluate", "tiny", "--device", "cpu", "--data", *data, "--split", "x.json"]) == 2
+    assert "a file belongs to one data set" in capsys.readouterr().err

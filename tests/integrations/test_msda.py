@@ -1,6 +1,7 @@
 """The stand-in extension under an autograd function written the way the Deformable DETR family writes it."""
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from stnet.integrations import msda
+from tests.integrations.eager import deformable_attention, problem
 
 
 @pytest.fixture
@@ -18,40 +20,16 @@ def extension():
     assert "MultiScaleDeformableAttention" not in sys.modules
 
 
-def _problem(levels, dtype=torch.float32, batch=3, queries=11, heads=2, dim=4, points=3):
-    generator = torch.Generator().manual_seed(len(levels))
-    shapes = torch.tensor(levels)
-    cells = shapes.prod(dim=1)
-    starts = torch.cat([cells.new_zeros(1), cells.cumsum(0)[:-1]])
-    value = torch.randn(batch, int(cells.sum()), heads, dim, generator=generator)
-    locations = torch.rand(batch, queries, heads, len(levels), points, 2, generator=generator) * 1.4 - 0.2
-    weights = torch.rand(batch, queries, heads, len(levels), points, generator=generator)
-    return value.to(dtype), shapes, starts, locations.to(dtype), weights.to(dtype)
-
-
-def _expected(value, shapes, starts, locations, weights):
-    """Written from the equation: a sum of weighted bilinear samples, level by level."""
-    batch, _, heads, dim = value.shape
-    total = 0.0
-    for level, (height, width) in enumerate(shapes.tolist()):
-        start = int(starts[level])
-        maps = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width)
-        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
-        samples = torch.nn.functional.grid_sample(maps, grid, align_corners=False)
-        total = total + (samples * weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
-    return total.view(batch, heads * dim, -1).transpose(1, 2)
-
-
 TWENTY_LEVELS = [(6, 8), (3, 4), (2, 2), (1, 1)] * 5  # four levels of five stacked frames, as the published STNet does
 
 
 @pytest.mark.parametrize("levels", [[(4, 6)], [(5, 3), (2, 7), (1, 1)], TWENTY_LEVELS], ids=["1", "3", "20"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_forward_and_backward(extension, levels, dtype):
-    value, shapes, starts, locations, weights = _problem(levels, dtype)
+    value, shapes, starts, locations, weights = problem(levels, dtype)
     output = extension.ms_deform_attn_forward(value, shapes, starts, locations, weights, 64)
     leaves = [x.clone().requires_grad_() for x in (value, locations, weights)]
-    expected = _expected(leaves[0], shapes, starts, leaves[1], leaves[2])
+    expected = deformable_attention(leaves[0], shapes.tolist(), *leaves[1:])
     torch.testing.assert_close(output, expected.detach(), rtol=1e-4, atol=1e-5)
     assert not output.requires_grad
 
@@ -63,33 +41,113 @@ def test_forward_and_backward(extension, levels, dtype):
 
 @pytest.mark.parametrize("batch", [0, 1, 65])
 def test_any_batch_size_whatever_im2col_step(extension, batch):
-    arguments = _problem([(4, 6), (2, 3)], batch=batch)
+    arguments = problem([(4, 6), (2, 3)], batch=batch)
     output = extension.ms_deform_attn_forward(*arguments, 64)
     assert output.shape == (batch, 11, 8)
     gradients = extension.ms_deform_attn_backward(*arguments, torch.ones_like(output), 64)
     assert [g.shape for g in gradients] == [arguments[0].shape, arguments[3].shape, arguments[4].shape]
 
 
-def test_extension_inside_a_package(tmp_path, monkeypatch):
+def test_the_import_system_knows_it(extension):
+    assert extension.__spec__ == importlib.util.find_spec("MultiScaleDeformableAttention")
+    assert importlib.reload(extension) is extension and extension.ms_deform_attn_forward
+    msda.uninstall()
+    assert importlib.util.find_spec("MultiScaleDeformableAttention") is None
+
+
+@pytest.fixture
+def somedino(tmp_path, monkeypatch):
+    """A package written like the original Grounding DINO, whose layers do without the extension while they can."""
     package = tmp_path / "somedino"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "layer.py").write_text("from somedino import _C\n")
+    (package / "layer.py").write_text(LAYER)
     monkeypatch.syspath_prepend(tmp_path)
-    msda.install("somedino._C")
-    try:
+    yield "somedino"
+    msda.uninstall("somedino._C")
+    for name in [name for name in sys.modules if name.startswith("somedino")]:
+        del sys.modules[name]
+
+
+LAYER = """
+import functools
+
+try:
+    from somedino import _C
+except ImportError:
+    pass
+try:
+    import somedino._C as MSDA
+except ImportError:
+    MSDA = None
+
+def logged(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+    return call
+
+class Function:
+    @staticmethod
+    def forward(*args):
+        return _C.ms_deform_attn_forward(*args)
+
+    @staticmethod
+    @logged
+    def backward(*args):
+        return MSDA.ms_deform_attn_backward(*args)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after the package", "after the layer"])
+def test_extension_inside_a_package_may_be_installed(when, somedino):
+    if when == "after the package":
+        importlib.import_module(somedino)
+    if when == "after the layer":
         layer = importlib.import_module("somedino.layer")
-        assert layer._C.ms_deform_attn_forward(*_problem([(4, 6)]), 64).shape == (3, 11, 8)
-        assert msda.MODULE_NAME not in sys.modules
-    finally:
-        msda.uninstall("somedino._C")
+        with pytest.raises(NameError):
+            layer.Function.forward()
+    msda.install("somedino._C")
+    layer = importlib.import_module("somedino.layer")
+    arguments = problem([(4, 6)])
+    output = layer.Function.forward(*arguments, 64)
+    assert output.shape == (3, 11, 8)
+    assert len(layer.Function.backward(*arguments, output, 64)) == 3
+    assert sys.modules["somedino"]._C is layer._C is importlib.import_module("somedino._C")
+    assert importlib.util.find_spec("somedino._C") is not None
+    assert msda.MODULE_NAME not in sys.modules
+
+    msda.uninstall("somedino._C")
+    assert not hasattr(sys.modules["somedino"], "_C") and importlib.util.find_spec("somedino._C") is None
+    if when == "after the layer":
+        with pytest.raises(NameError):
+            layer.Function.forward()
+
+
+def test_names_that_mean_something_are_left_alone(somedino):
+    layer = importlib.import_module("somedino.layer")
+    layer.MSDA = compiled = ModuleType("compiled")
+    msda.install("somedino._C")
+    assert layer.MSDA is compiled
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_under_autocast_the_values_decide_on_the_dtype(extension, dtype):
+    arguments = problem([(4, 6), (2, 3)], dtype)
+    expected = extension.ms_deform_attn_forward(*arguments, 64)
+    wanted = extension.ms_deform_attn_backward(*arguments, torch.ones_like(expected), 64)
+    with torch.autocast("cpu", dtype=torch.float16):
+        output = extension.ms_deform_attn_forward(*arguments, 64)
+        gradients = extension.ms_deform_attn_backward(*arguments, torch.ones_like(output), 64)
+    assert output.dtype == dtype and torch.equal(output, expected)
+    assert all(g.dtype == dtype and torch.equal(g, w) for g, w in zip(gradients, wanted, strict=True))
 
 
 def test_keywords_as_in_the_extension(extension):
     names = ("value", "spatial_shapes", "level_start_index", "sampling_locations", "attention_weights")
-    problem = _problem([(4, 6), (2, 3)])
-    named = extension.ms_deform_attn_forward(**dict(zip(names, problem, strict=True)), im2col_step=64)
-    assert torch.equal(named, extension.ms_deform_attn_forward(*problem, 64))
+    arguments = problem([(4, 6), (2, 3)])
+    named = extension.ms_deform_attn_forward(**dict(zip(names, arguments, strict=True)), im2col_step=64)
+    assert torch.equal(named, extension.ms_deform_attn_forward(*arguments, 64))
 
 
 def test_installing_twice_is_one_module_and_never_hides_a_compiled_one(monkeypatch):
@@ -100,3 +158,5 @@ def test_installing_twice_is_one_module_and_never_hides_a_compiled_one(monkeypat
     with pytest.raises(RuntimeError, match="replace=True"):
         msda.install()
     assert msda.install(replace=True) is not compiled
+    msda.uninstall()
+    assert importlib.import_module("MultiScaleDeformableAttention") is compiled

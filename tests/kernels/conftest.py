@@ -143,8 +143,10 @@ def make_stda(
     frame_table=None,
     seed=0,
 ) -> Case:
-    """Random arguments in float64. Samples lie up to two cells outside and at least 0.05 pixels from integer positions,
-    where the gradient of a position jumps."""
+    """Random arguments in float64.
+
+    Samples lie up to two cells outside and at least 0.05 pixels from integer positions, where the gradient jumps.
+    """
     generator = torch.Generator().manual_seed(seed)
     cells, levels = sum(h * w for h, w in shapes), len(shapes)
     others = frames - 1 if other_frames is None else other_frames

@@ -98,7 +98,7 @@ def small_recipe():
 
 @pytest.fixture
 def make_trainer(small_dataset, tmp_path):
-    """Build a Trainer on the small dataset: make_trainer("name", device="cpu", **recipe changes)."""
+    """A function that builds a Trainer on the small dataset, from a name, a device and changes of the recipe."""
 
     def make(name: str, resume: bool = False, device: str = "cpu", **changes):
         config = small_config(**changes)

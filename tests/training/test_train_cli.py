@@ -65,6 +65,7 @@ OPTIONS = [
     "--seed",
     "--split",
     "--start-from",
+    "--stills",
     "--targets",
     "--tensorboard",
     "--video-threshold",

@@ -1,16 +1,16 @@
 """Annotation files, read as if a stranger had written them.
 
 `read_annotations` turns JSON into typed entries and accepts nothing it does not understand: every id, number,
-name and path is checked, every problem names the file, the entry and the remedy. What the entries mean (which
-boxes are repaired, which frames are negatives) is decided in `stnet.data.index`.
+name and path is checked, every problem names the file, the entry and the remedy. What is repaired is decided in
+`stnet.data.annotations.plan`, what the entries mean in `stnet.data.index`.
 """
 
 import json
-import math
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from stnet.errors import DataError
 
@@ -28,13 +28,19 @@ _CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
 class EntryError(DataError):
     """One entry of an annotation file that cannot be used.
 
-    Attributes: `file`, `entry` (for example `annotations[3] (id 4)`), `kind` (a short fixed name of the
-    problem), `what` (the offending value) and `remedy`.
+    Args:
+        file: the annotation file.
+        entry: for example `annotations[3] (id 4)`.
+        kind: a short fixed name of the problem.
+        what: the offending value.
+        remedy: what a person can do.
+        place: list and position of the entry in the document, where it is one object.
     """
 
-    def __init__(self, file: Path, entry: str, kind: str, what: str, remedy: str):
+    def __init__(self, file: Path, entry: str, kind: str, what: str, remedy: str, place: tuple[str, int] | None = None):
         super().__init__(f"{file}: {entry}: {what}; {remedy}")
         self.file, self.entry, self.kind, self.what, self.remedy = file, entry, kind, what, remedy
+        self.place = place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,37 +71,63 @@ class BoxEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """The entries of one file: categories and videos as id -> name, frames and boxes in file order."""
+    """The entries of one file: categories and videos as id -> name, frames and boxes in file order.
+
+    `document` is what was read, `problems` are the entries of it that cannot be used and are missing here.
+    """
 
     file: Path
     categories: dict[int, str]
     videos: dict[int, str]
     images: tuple[ImageEntry, ...]
     boxes: tuple[BoxEntry, ...]
+    document: dict = field(repr=False)
+    problems: tuple[EntryError, ...] = ()
+
+    def boxes_of_images(self) -> dict[int, list[BoxEntry]]:
+        """Return the boxes of every image, by its id; an empty list where it has none."""
+        boxes: dict[int, list[BoxEntry]] = {image.id: [] for image in self.images}
+        for box in self.boxes:
+            boxes[box.image_id].append(box)
+        return boxes
+
+    def images_of_videos(self) -> dict[int, list[ImageEntry]]:
+        """Return the images of every video, by its id, in the order of their `frame_id`."""
+        images: dict[int, list[ImageEntry]] = {video_id: [] for video_id in self.videos}
+        for image in sorted(self.images, key=lambda image: image.frame_id):
+            images[image.video_id].append(image)
+        return images
 
 
-def _raise(error: EntryError) -> None:
-    raise error
+def read_annotations(file: Path, *, strict: bool = True) -> Annotations:
+    """Read an annotation file.
 
+    Args:
+        file: JSON in the form that `stnet.data.index` describes.
+        strict: raise the first problem; otherwise all of them are in `Annotations.problems`.
 
-def read_annotations(file: Path, on_problem: Callable[[EntryError], None] = _raise) -> Annotations:
-    """Reads an annotation file.
-
-    `on_problem` receives every entry that cannot be used and the entry is then skipped; by default the first
-    one is raised. Raises `DataError` for a file that is not an annotation file at all.
+    Raises:
+        EntryError: when strict, an entry cannot be used.
+        DataError: it is not an annotation file at all.
     """
-    return parse_annotations(load_json(file), file, on_problem)
+    return parse_annotations(load_json(file), file, strict=strict)
 
 
-def parse_annotations(document: dict, file: Path, on_problem: Callable[[EntryError], None] = _raise) -> Annotations:
-    """`read_annotations` of a document that is loaded already; `file` is named in messages."""
-    return _Reader(file, on_problem).read(document)
+def parse_annotations(document: dict, file: Path, *, strict: bool = True) -> Annotations:
+    """Read a document that is loaded already as `read_annotations` does; `file` is named in messages."""
+    annotations = _Reader(file).read(document)
+    if strict and annotations.problems:
+        raise annotations.problems[0]
+    return annotations
 
 
 def load_json(file: Path) -> dict:
-    """Loads a JSON object with bounded size and depth; raises `DataError`.
+    """Load a JSON object with bounded size and depth.
 
     NaN and Infinity, which many programs write, are let through to be refused with the entry they stand in.
+
+    Raises:
+        DataError: the file cannot be read, is too large or nested too deeply, or holds no JSON object.
     """
     try:
         status = file.stat()
@@ -105,7 +137,7 @@ def load_json(file: Path) -> dict:
             raise DataError(
                 f"{file}: {status.st_size} bytes, of which only {MAX_FILE_BYTES} are read; split the dataset"
             )
-        document = json.loads(file.read_bytes())
+        document = json.loads(file.read_bytes(), object_pairs_hook=_without_repeated_keys)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
@@ -119,14 +151,37 @@ def load_json(file: Path) -> dict:
     return document
 
 
+def first_positions(document: dict, name: str) -> dict[int, int]:
+    """Return where the first object of each id stands in a list of an annotation document."""
+    positions: dict[int, int] = {}
+    for position, item in enumerate(document[name]):
+        identity = item.get("id") if isinstance(item, dict) else None
+        if isinstance(identity, int) and not isinstance(identity, bool):
+            positions.setdefault(identity, position)
+    return positions
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object; of a key that stands twice nobody knows which value was meant."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} twice in one object")
+    return entry
+
+
 def relative_path_problem(name: str) -> str | None:
-    """What makes `name` unfit as a path inside the dataset (absolute, `..`, NUL, drive, ...), or None."""
+    """Return what makes `name` unfit as a path inside the data set (absolute, `..`, NUL, drive, ...), or None."""
     if not name or len(name) > MAX_NAME_LENGTH:
         return f"has {len(name)} characters"
     if not _CONTROL_CHARACTERS.isdisjoint(name):
         return "contains a control character"
     if "\\" in name or name[1:2] == ":":
         return "is a Windows path"
+    try:
+        name.encode("utf-8", "surrogateescape")  # as names of files that are not UTF-8 are kept
+    except UnicodeEncodeError:
+        return "holds half a character"
     path = PurePosixPath(name)
     if path.is_absolute():
         return "is an absolute path"
@@ -136,48 +191,57 @@ def relative_path_problem(name: str) -> str | None:
 
 
 class _Reader:
-    """Walks the lists of one document; `self.entry` names where it stands for the messages."""
+    """Walks the lists of one document; `self.entry` and `self.place` say where it stands, for the messages."""
 
-    def __init__(self, file: Path, on_problem: Callable[[EntryError], None]):
+    def __init__(self, file: Path):
         self.file = file
-        self.on_problem = on_problem
+        self.problems: list[EntryError] = []
         self.entry = ""
+        self.place: tuple[str, int] | None = None
 
     def read(self, document: dict) -> Annotations:
         categories = dict(self._entries(document, "categories", self._named(_check_text)))
         videos = dict(self._entries(document, "videos", self._named(relative_path_problem)))
+        self.place = None
         if not categories:
             self._report("categories", "missing categories", "empty", "list the classes as {id, name}")
-        taken_names = _repeated(videos.values())
-        for name in taken_names:
-            self._report("videos", "duplicate video name", f"{name!r} names two videos", "rename one of them")
+        self._distinct_names(videos, document)
         images = tuple(self._entries(document, "images", lambda item, at: self._image(item, at, videos)))
         images = self._distinct_frames(images, videos)
         known = {image.id for image in images}
         boxes = tuple(self._entries(document, "annotations", lambda item, at: self._box(item, at, categories, known)))
-        return Annotations(file=self.file, categories=categories, videos=videos, images=images, boxes=boxes)
+        return Annotations(
+            file=self.file,
+            categories=categories,
+            videos=videos,
+            images=images,
+            boxes=boxes,
+            document=document,
+            problems=tuple(self.problems),
+        )
 
     def _entries(self, document: dict, key: str, parse: Callable) -> Iterator:
-        """Parses each object of a top-level list, reporting and skipping what cannot be used."""
+        """Parse each object of a top-level list, reporting and skipping what cannot be used."""
         items = document.get(key)
         if not isinstance(items, list):
             found = "missing" if items is None else f"a JSON {type(items).__name__}"
             raise DataError(f"{self.file}: `{key}` is {found}; it must be a list (an empty one is fine)")
         ids: set[int] = set()
         for position, item in enumerate(items):
-            self.entry = f"{key}[{position}]"
+            self.entry, self.place = f"{key}[{position}]", (key, position)
             try:
                 if not isinstance(item, dict):
                     self._refuse("not an object", f"{item!r:.80} is no JSON object", "remove it")
                 if key != "annotations" or "id" in item:
                     identity = self._integer(item, "id")
+                    item = item | {"id": identity}
                     self.entry += f" (id {identity})"
                     if identity in ids:
                         self._repeated_id(key, identity)
                     ids.add(identity)
                 yield parse(item, position)
             except EntryError as error:
-                self.on_problem(error)
+                self.problems.append(error)
 
     def _repeated_id(self, key: str, identity: int) -> None:
         problem = "duplicate id", f"id {identity} occurs twice", "give every entry its own id"
@@ -185,6 +249,17 @@ class _Reader:
             self._refuse(*problem)
         # Nothing refers to the ids of boxes: the box itself can be used.
         self._report(self.entry, *problem)
+
+    def _distinct_names(self, videos: dict[int, str], document: dict) -> None:
+        """Report a second video of the same name."""
+        positions = first_positions(document, "videos")
+        taken: set[str] = set()
+        for identity, name in videos.items():
+            if name in taken:
+                self.place = ("videos", positions[identity])
+                what = f"{name!r} names two videos"
+                self._report(f"videos (id {identity})", "duplicate video name", what, "rename one of them")
+            taken.add(name)
 
     def _named(self, problem_of: Callable[[str], str | None]) -> Callable:
         def parse(item: dict, position: int) -> tuple[int, str]:
@@ -242,12 +317,12 @@ class _Reader:
         return x, y, w, h
 
     def _distinct_frames(self, images: tuple[ImageEntry, ...], videos: dict[int, str]) -> tuple[ImageEntry, ...]:
-        """Drops (and reports) a second image at the same place of a video."""
+        """Leave out (and report) a second image at the same place of a video."""
         kept: dict[tuple[int, int], ImageEntry] = {}
         for image in images:
             place = (image.video_id, image.frame_id)
             if place in kept:
-                taken = kept[place].entry
+                taken, self.place = kept[place].entry, ("images", image.position)
                 what = f"frame_id {image.frame_id} of video {videos[image.video_id]!r} is also {taken}"
                 self._report(image.entry, "duplicate frame", what, "number the frames of a video 0, 1, 2, ...")
                 continue
@@ -256,6 +331,8 @@ class _Reader:
 
     def _integer(self, item: dict, key: str, least: int = 0, most: int = MAX_ID) -> int:
         value = item.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # many programs write 1.0
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._refuse(
                 "wrong number",
@@ -275,10 +352,10 @@ class _Reader:
         return value
 
     def _refuse(self, kind: str, what: str, remedy: str) -> None:
-        raise EntryError(self.file, self.entry, kind, what, remedy)
+        raise EntryError(self.file, self.entry, kind, what, remedy, self.place)
 
     def _report(self, entry: str, kind: str, what: str, remedy: str) -> None:
-        self.on_problem(EntryError(self.file, entry, kind, what, remedy))
+        self.problems.append(EntryError(self.file, entry, kind, what, remedy, self.place))
 
 
 def _check_text(name: str) -> str | None:
@@ -290,7 +367,7 @@ def _check_text(name: str) -> str | None:
 def _is_coordinate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) <= MAX_COORDINATE
+    return abs(value) <= MAX_COORDINATE  # not of NaN
 
 
 def _repeated(names) -> list[str]:

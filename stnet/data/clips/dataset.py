@@ -22,8 +22,8 @@ ClipSampler = Callable[[int, int, int, np.random.Generator, int], tuple[int, ...
 class ClipSample:
     """One clip: F frames, of which the first T are targets.
 
-    `images` float32 [F, 3, H, W], normalized; per target `boxes` float32 [n, 4], cx cy w h in [0, 1] of the
-    image, `labels` int64 [n] from 1, and `annotated` (False: no loss for this frame). `frames` are indices
+    `images` float32 `[F, 3, H, W]`, normalized; per target `boxes` float32 `[n, 4]`, cx, cy, w, h in [0, 1] of the
+    image, `labels` int64 `[n]` from 1, and `annotated` (False: no loss for this frame). `frames` are indices
     into the video, `image_ids` the ids of the same frames in the annotation file.
     """
 
@@ -40,7 +40,7 @@ class ClipSample:
 class ClipBatch:
     """B clips padded at the right and bottom to one size.
 
-    `images` float32 [B, F, 3, H, W], 0 where padded; `padding_mask` bool [B, H, W], True = padded; the lists
+    `images` float32 `[B, F, 3, H, W]`, 0 where padded; `padding_mask` bool `[B, H, W]`, True = padded; the lists
     hold what the clips' `ClipSample` held, boxes still in units of the unpadded image.
     """
 
@@ -54,11 +54,11 @@ class ClipBatch:
     image_ids: list[tuple[int, ...]]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ClipBatch":
-        """The batch with its tensors on a device."""
+        """Return the batch with its tensors on a device."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ClipBatch":
-        """The batch in pinned memory; the `DataLoader` calls this."""
+        """Return the batch in pinned memory; the `DataLoader` calls this."""
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> "ClipBatch":
@@ -75,9 +75,16 @@ class ClipDataset(Dataset):
     """Clips around every annotated frame of an index.
 
     An item is a function of the seed, the epoch (`set_epoch`) and its index: bit-reproducible, whichever
-    worker makes it. An index of n more, for n clips, is the same clip with other random choices. `sampler`
-    chooses the frames, `transform` changes the clip (see `stnet.data.clips.transforms`); `cache_bytes` bounds the
-    decoded frames each worker keeps.
+    worker makes it. An index of n more, for n clips, is the same clip with other random choices.
+
+    Args:
+        index: the videos.
+        frames_per_clip: F.
+        transform: changes the clip, see `stnet.data.clips.transforms`.
+        targets: T, how many of the frames are predicted.
+        seed: of all random choices.
+        sampler: chooses the frames.
+        cache_bytes: bounds the decoded frames that each worker keeps.
     """
 
     def __init__(
@@ -105,7 +112,7 @@ class ClipDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the randomness of the epoch, for all workers."""
+        """Choose the randomness of the epoch, for all workers."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -134,7 +141,7 @@ class ClipDataset(Dataset):
 
 
 def collate_clips(samples: Sequence[ClipSample]) -> ClipBatch:
-    """Pads clips to their largest height and width."""
+    """Pad clips to their largest height and width."""
     height = max(sample.images.shape[2] for sample in samples)
     width = max(sample.images.shape[3] for sample in samples)
     frames = samples[0].images.shape[0]

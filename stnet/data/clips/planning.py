@@ -26,17 +26,19 @@ class Clip:
 
     @property
     def predicted(self) -> tuple[int, ...]:
-        """The video's frames this clip predicts, in the order of `targets`."""
+        """Return the frames of the video that this clip predicts, in the order of `targets`."""
         return tuple(self.frames[position] for position in self.targets)
 
 
 def plan_clips(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -> list[Clip]:
-    """Clips that predict every frame of a video of `length` frames exactly once.
+    """Return clips that predict every frame of a video of `length` frames exactly once.
 
     Centres are `targets` frames apart; the last clip moves back where that spares it repeated frames. The
     global frames are evenly spread over the video and the same in all clips, so their features need computing
     once.
-    Raises ValueError unless length >= 1 and 1 <= targets <= frames_per_clip.
+
+    Raises:
+        ValueError: unless length >= 1 and 1 <= targets <= frames_per_clip.
     """
     _check(length, frames_per_clip, targets)
     offsets = local_offsets(frames_per_clip, targets)
@@ -55,11 +57,13 @@ def plan_clips(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -
 def sample_clip(
     length: int, centre: int, frames_per_clip: int, rng: np.random.Generator, targets: int = LOCAL_FRAMES
 ) -> tuple[int, ...]:
-    """A training clip around `centre` by the published recipe.
+    """Return a training clip around `centre` by the published recipe, as indices into the video.
 
     The global frames are drawn from the rest of the video: different from each other where the video is long
-    enough, never the centre, never the video's last frame, but possibly a neighbour. Returns F indices into
-    the video; raises ValueError for arguments out of range.
+    enough, never the centre, never the video's last frame, but possibly a neighbour.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     _check(length, frames_per_clip, targets)
     if not 0 <= centre < length:
@@ -72,7 +76,7 @@ def sample_clip(
 
 
 def local_offsets(frames_per_clip: int, targets: int) -> tuple[int, ...]:
-    """Where the local frames of a clip lie relative to its centre, in clip order."""
+    """Return where the local frames of a clip lie relative to its centre, in clip order."""
     order = [0, -1, 1]
     distance = 2
     while len(order) < frames_per_clip:
@@ -82,7 +86,7 @@ def local_offsets(frames_per_clip: int, targets: int) -> tuple[int, ...]:
 
 
 def _global_frames(length: int, count: int) -> tuple[int, ...]:
-    """The middles of `count` equal parts of the video."""
+    """Return the middles of `count` equal parts of the video."""
     return tuple((2 * part + 1) * length // (2 * count) for part in range(count))
 
 

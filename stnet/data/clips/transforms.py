@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from stnet.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # Short sides and crop range of the published recipe, and the test size they belong to.
 PAPER_SIZE = 512
@@ -31,8 +30,8 @@ PAPER_CROP = (384, 600)
 class FrameStack:
     """The frames of a clip and what is marked in them.
 
-    `frames` uint8 [F, H, W, C] with C = 3 (RGB) or 1 (gray, a third of the work); per frame `boxes` float32
-    [n, 4], x0 y0 x1 y1 in pixels, and `labels` int64 [n].
+    `frames` uint8 `[F, H, W, C]` with C = 3 (RGB) or 1 (gray, a third of the work); per frame `boxes` float32
+    `[n, 4]`, x0, y0, x1, y1 in pixels, and `labels` int64 `[n]`.
     """
 
     frames: np.ndarray
@@ -41,10 +40,12 @@ class FrameStack:
 
     @property
     def height(self) -> int:
+        """Pixels."""
         return self.frames.shape[1]
 
     @property
     def width(self) -> int:
+        """Pixels."""
         return self.frames.shape[2]
 
 
@@ -52,7 +53,7 @@ Transform = Callable[[FrameStack, np.random.Generator], FrameStack]
 
 
 def resized_size(height: int, width: int, short: int, longest: int | None = None) -> tuple[int, int]:
-    """The (height, width) of an image whose short side becomes `short`, its long side at most `longest`.
+    """Return the (height, width) of an image whose short side becomes `short`, its long side at most `longest`.
 
     The published arithmetic: the short side gives way to `longest` rounded (so the long side may exceed it by
     a few pixels), the long side is truncated.
@@ -65,21 +66,21 @@ def resized_size(height: int, width: int, short: int, longest: int | None = None
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 [N, H, W, C] with Pillow's antialiased bilinear filter."""
+    """Resize uint8 `[N, H, W, C]` with Pillow's antialiased bilinear filter."""
     if frames.shape[1:3] == (height, width):
         return frames
     return map_images(frames, lambda image: image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def map_images(frames: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Applies a function of Pillow images to each of the frames uint8 [N, H, W, C], C = 1 or 3."""
+    """Apply a function of Pillow images to each of the frames uint8 `[N, H, W, C]`, C = 1 or 3."""
     squeezed = frames[..., 0] if frames.shape[-1] == 1 else frames
     mapped = np.stack([np.asarray(function(Image.fromarray(frame))) for frame in squeezed])
     return mapped.reshape(*mapped.shape[:3], frames.shape[-1])
 
 
 def normalize(frames: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, C], C = 1 or 3 -> float32 [N, 3, H, W] with the mean and deviation of ImageNet."""
+    """Turn uint8 `[N, H, W, C]`, C = 1 or 3, into float32 `[N, 3, H, W]` with the mean and deviation of ImageNet."""
     scale = 1 / (255 * torch.tensor(IMAGENET_STD))
     shift = torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
     channels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, 3, 1)))
@@ -87,7 +88,7 @@ def normalize(frames: np.ndarray) -> Tensor:
 
 
 def prepare_frames(frames: np.ndarray, short: int, longest: int) -> Tensor:
-    """What the model sees at test time of frames uint8 [N, H, W, C]: resized and normalized, [N, 3, h, w]."""
+    """Return what the model sees at test time of uint8 `[N, H, W, C]`: resized and normalized, `[N, 3, h, w]`."""
     return normalize(resize(frames, *resized_size(*frames.shape[1:3], short, longest)))
 
 
@@ -98,6 +99,7 @@ class Sequential:
     transforms: tuple[Transform, ...]
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Apply all of them."""
         for transform in self.transforms:
             stack = transform(stack, rng)
         return stack
@@ -110,6 +112,7 @@ class OneOf:
     transforms: tuple[Transform, ...]
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Apply one of them."""
         return self.transforms[rng.integers(len(self.transforms))](stack, rng)
 
 
@@ -120,6 +123,7 @@ class RandomFlip:
     probability: float = 0.5
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Mirror, or not."""
         return flip(stack) if rng.random() < self.probability else stack
 
 
@@ -131,6 +135,7 @@ class RandomResize:
     longest: int | None = None
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Resize to a size drawn at random."""
         short = self.short_sides[0] if len(self.short_sides) == 1 else int(rng.choice(self.short_sides))
         return resize_stack(stack, *resized_size(stack.height, stack.width, short, self.longest))
 
@@ -143,6 +148,7 @@ class RandomCrop:
     most: int
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Cut out a rectangle drawn at random."""
         height, width = (self._side(side, rng) for side in (stack.height, stack.width))
         top = int(rng.integers(stack.height - height + 1))
         left = int(rng.integers(stack.width - width + 1))
@@ -153,7 +159,7 @@ class RandomCrop:
 
 
 def paper_training_transform(size: int, longest: int) -> Transform:
-    """The published recipe, scaled so that its test size of 512 becomes `size`."""
+    """Return the published recipe, scaled so that its test size of 512 becomes `size`."""
 
     def scaled(sides: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(1, side * size // PAPER_SIZE) for side in sides)
@@ -171,19 +177,19 @@ def paper_training_transform(size: int, longest: int) -> Transform:
 
 
 def evaluation_transform(size: int, longest: int) -> Transform:
-    """Resizes as `prepare_frames` does; nothing is random."""
+    """Return the transform that resizes as `prepare_frames` does; nothing is random."""
     return RandomResize(short_sides=(size,), longest=longest)
 
 
 def flip(stack: FrameStack) -> FrameStack:
-    """Mirrors left and right."""
+    """Mirror left and right."""
     width = np.float32(stack.width)
     boxes = tuple(np.stack((width - b[:, 2], b[:, 1], width - b[:, 0], b[:, 3]), axis=1) for b in stack.boxes)
     return FrameStack(frames=stack.frames[:, :, ::-1], boxes=boxes, labels=stack.labels)
 
 
 def resize_stack(stack: FrameStack, height: int, width: int) -> FrameStack:
-    """Resizes frames and boxes."""
+    """Resize frames and boxes."""
     if (height, width) == (stack.height, stack.width):
         return stack
     ratio = np.array([width / stack.width, height / stack.height] * 2, dtype=np.float32)
@@ -192,14 +198,14 @@ def resize_stack(stack: FrameStack, height: int, width: int) -> FrameStack:
 
 
 def crop(stack: FrameStack, top: int, left: int, height: int, width: int) -> FrameStack:
-    """Cuts a rectangle out; boxes are clipped to it and removed where nothing of them is left."""
+    """Cut a rectangle out; boxes are clipped to it and removed where nothing of them is left."""
     frames = stack.frames[:, top : top + height, left : left + width]
     offset = np.array([left, top, left, top], dtype=np.float32)
     return with_boxes(stack, frames, tuple(b - offset for b in stack.boxes))
 
 
 def with_boxes(stack: FrameStack, frames: np.ndarray, boxes: Sequence[np.ndarray]) -> FrameStack:
-    """The stack with new frames and boxes, these clipped to the frames and removed where empty."""
+    """Return the stack with new frames and boxes, these clipped to the frames and removed where empty."""
     height, width = frames.shape[1:3]
     limit = np.array([width, height, width, height], dtype=np.float32)
     clipped = [np.clip(b, np.float32(0), limit) for b in boxes]
@@ -212,6 +218,6 @@ def with_boxes(stack: FrameStack, frames: np.ndarray, boxes: Sequence[np.ndarray
 
 
 def relative_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """x0 y0 x1 y1 in pixels -> cx cy w h in [0, 1] of the image, float32 [n, 4]."""
+    """Turn x0, y0, x1, y1 in pixels into cx, cy, w, h in [0, 1] of the image, float32 `[n, 4]`."""
     x0, y0, x1, y1 = boxes.T / np.array([width, height, width, height], dtype=np.float32)[:, None]
     return np.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), axis=1)

@@ -8,24 +8,26 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stnet.data.annotations.repairs import repair_box
+from stnet.data.annotations.entries import Annotations
+from stnet.data.annotations.plan import repair_box
 from stnet.data.quality.findings import Split
+from stnet.files import replacing
 
 BINS = 10
 GRID = 8
 
 
 def fingerprint(split: Split) -> dict:
-    """Counts and histograms of the usable part of a split, as plain JSON types.
+    """Return counts and histograms of what the repairs leave of a split, as plain JSON types.
 
     Box sizes are the square root of the area relative to that of the image; positions count box centres in an
     8 x 8 grid, rows from the top.
     """
-    annotations = split.annotations
-    boxes = split.boxes_of_images()
-    lengths = [len(images) for images in split.images_of_videos().values()]
+    annotations = split.repaired
+    boxes = annotations.boxes_of_images()
+    lengths = [len(images) for images in annotations.images_of_videos().values()]
     annotated = [image for image in annotations.images if image.annotated]
-    corners, ratios, names = _repaired_boxes(split)
+    corners, ratios, names = _boxes(annotations)
     sizes = np.sqrt((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
     centres = np.clip((corners[:, :2] + corners[:, 2:]) / 2, 0, 1 - 1e-6)
     positions = np.zeros((GRID, GRID), dtype=int)
@@ -49,7 +51,7 @@ def fingerprint(split: Split) -> dict:
 
 
 def draw_fingerprint(prints: dict[str, dict], file: Path) -> None:
-    """Draws the fingerprints of the splits (name -> fingerprint) into one PNG."""
+    """Draw the fingerprints of the splits (name -> fingerprint) into one PNG."""
     figure = Figure(figsize=(13, 3.1 * len(prints)), layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(prints), 5, squeeze=False)
@@ -67,7 +69,8 @@ def draw_fingerprint(prints: dict[str, dict], file: Path) -> None:
         axes[4].set_title("box centres", fontsize=9)
         for axis in axes:
             axis.tick_params(labelsize=8)
-    figure.savefig(file, dpi=100)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def _bars(axis, counts: dict, title: str) -> None:
@@ -79,22 +82,22 @@ def _counts(values) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(values).items())}
 
 
-def _repaired_boxes(split: Split) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Boxes [n, 4] relative to their images, height over width in pixels [n], and the names of the classes."""
-    images = {image.id: image for image in split.annotations.images}
+def _boxes(annotations: Annotations) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return boxes [n, 4] relative to their images, height over width in pixels [n], and the names of the classes."""
+    images = {image.id: image for image in annotations.images}
     corners, ratios, names = [], [], []
-    for box in split.annotations.boxes:
+    for box in annotations.boxes:
         image = images[box.image_id]
         kept, _ = repair_box(box.bbox, image.height, image.width)
-        if kept is None:
+        if kept is None:  # in files that nothing can be done about
             continue
         corners.append(np.array(kept) / [image.width, image.height, image.width, image.height])
         ratios.append((kept[3] - kept[1]) / (kept[2] - kept[0]))
-        names.append(split.annotations.categories[box.category_id])
+        names.append(annotations.categories[box.category_id])
     return np.array(corners).reshape(-1, 4), np.array(ratios), names
 
 
 def _aspects(ratios: np.ndarray) -> dict[str, int]:
-    """How many boxes are wider than tall, about square, taller than wide."""
+    """Return how many boxes are wider than tall, about square, taller than wide."""
     wide, tall = int((ratios < 0.8).sum()), int((ratios > 1.25).sum())
     return {"wide": wide, "square": len(ratios) - wide - tall, "tall": tall}

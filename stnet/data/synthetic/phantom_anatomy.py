@@ -60,7 +60,8 @@ class Lesion:
 
     def section(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the points [H, W] of a plane: rank (distance from the centre, 1 at the surface), strength of the
-        spicules, and lateral component of the direction from the centre."""
+        spicules, and lateral component of the direction from the centre.
+        """
         dx, dy, dz = ((c - m) / r for c, m, r in zip((x, y, z), self.centre, self.radii, strict=True))
         distance = np.sqrt(dx**2 + dy**2 + dz**2) + 1e-6
         direction = [component / distance for component in (dx, dy, dz)]

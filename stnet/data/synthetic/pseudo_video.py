@@ -22,7 +22,8 @@ LESION_FREE_SHARE = 0.5
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PseudoVideo:
     """`frames` uint8 [F, H, W]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n],
-    `instances` int64 [n] (which box of the still) and `annotated`."""
+    `instances` int64 [n] (which box of the still) and `annotated`.
+    """
 
     frames: np.ndarray
     boxes: tuple[np.ndarray, ...]
