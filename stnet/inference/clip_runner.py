@@ -133,21 +133,23 @@ class _Pass:
                 continue
             batch, frames = self._runner.batch, self._runner.frames_at_once
             # A video that is stopped while this looks is so for all of its later tasks, never for earlier ones alone.
-            following = itertools.takewhile(lambda task: not task.stopped.is_set(), tasks[done + 1 : done + batch])
+            count, _ = self._engine.portion(len(tasks) - done, batch)
+            following = itertools.takewhile(lambda task: not task.stopped.is_set(), tasks[done + 1 : done + count])
             chunk = [tasks[done], *following]
-            outputs = self._attempt(chunk, frames)
+            outputs = self._attempt(chunk, batch, frames)
             # Outside of the except block: the traceback would keep the failed tensors alive.
             if outputs is None and self._runner.shrink(batch, frames):
                 continue
             done += len(chunk)
             yield from outputs or [self._failure(task) for task in chunk]
 
-    def _attempt(self, tasks: list[ClipTask], frames_at_once: int) -> list[ClipOutput] | None:
+    def _attempt(self, tasks: list[ClipTask], batch: int, frames: int) -> list[ClipOutput] | None:
         """Return outputs of one batch, or None where memory does not suffice. May be repeated with fewer tasks."""
         try:
-            with self._engine.lock:
-                self._add_features(tasks, frames_at_once)
+            with self._engine.using():
+                self._add_features(tasks, batch, frames)
                 keys = [[(task.video, index) for index in task.clip.frames] for task in tasks]
+                keys = _filled(keys, self._engine.portion(len(keys), batch)[1])
                 logits, boxes = self._engine.detect(self._cache.clips(keys))
                 outputs = self._download(tasks, logits, boxes)
         except (torch.OutOfMemoryError, MemoryError):
@@ -160,13 +162,15 @@ class _Pass:
             self._cache.release([(task.video, index) for index in task.last_uses])
         return outputs
 
-    def _add_features(self, tasks: list[ClipTask], frames_at_once: int) -> None:
+    def _add_features(self, tasks: list[ClipTask], batch: int, frames_at_once: int) -> None:
         frames = {(task.video, index): image for task in tasks for index, image in task.new_frames.items()}
         keys = [key for key in frames if key not in self._cache]
-        for start in range(0, len(keys), frames_at_once):
-            chunk = keys[start : start + frames_at_once]
-            images = self._engine.images([frames[key] for key in chunk], self._size)
-            self._cache.add(chunk, self._engine.extract(images))
+        usual = min(batch * self._engine.targets, frames_at_once) if self._engine.graphed else frames_at_once
+        while keys:
+            count, size = self._engine.portion(len(keys), usual)
+            chunk, keys = keys[:count], keys[count:]
+            images = self._engine.images([frames[key] for key in _filled(chunk, size)], self._size)
+            self._cache.add(chunk, [level[:count] for level in self._engine.extract(images)])
 
     def _download(self, tasks: list[ClipTask], logits: Tensor, boxes: Tensor) -> list[ClipOutput]:
         arrived = None
@@ -186,3 +190,8 @@ class _Pass:
             "free memory on the device, or use a smaller model or --device cpu"
         )
         return ClipFailure(task=task, error=error)
+
+
+def _filled(items: list, size: int) -> list:
+    """Return the items, the last one repeated up to a number."""
+    return items + items[-1:] * (size - len(items))

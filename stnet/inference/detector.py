@@ -53,7 +53,7 @@ class VideoDetector:
         batch: clips per batch; default: 8 on a GPU, 1 on a CPU. Halves when memory does not suffice.
         duplicate_iou: drop detections that overlap a better one by more than this IoU (1: none); default: the model's
             setting.
-        options: finer execution options; `device` and `dtype` given here are ignored.
+        options: finer execution options; `device` and `dtype` above take precedence over those given here.
         profile: measure the time per stage (`timer.seconds`); slows a GPU down.
 
     Raises: `ConfigError` for options that cannot be used, `CheckpointError` for the model.
@@ -72,7 +72,8 @@ class VideoDetector:
         profile: bool = False,
     ) -> None:
         options = EngineOptions() if options is None else options
-        options = dataclasses.replace(options, device=device, dtype=dtype)
+        given = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        options = dataclasses.replace(options, **given)
         options.resolved_dtype()
         self.timer = StageTimer(options.resolved_device()) if profile else None
         detector = model if isinstance(model, Detector) else load(model)

@@ -142,7 +142,7 @@ class LiveDetector:
 
     def _features(self, image: np.ndarray) -> list[Tensor]:
         engine = self._detector.engine
-        with engine.lock:
+        with engine.using():
             levels = engine.extract(engine.images([image], engine.size_of(*image.shape[:2])))
             # Copied, since graphs reuse the memory of their outputs.
             return [level.clone() for level in levels]
@@ -152,7 +152,7 @@ class LiveDetector:
         arrival, clip = window.clip()
         levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
         engine = self._detector.engine
-        with engine.lock:
+        with engine.using():
             logits, boxes = (output[0].cpu() for output in engine.detect(levels, targets=1))
         check_finite(logits, boxes, name, engine.dtype_name)
         height, width = arrival.frame.image.shape[:2]

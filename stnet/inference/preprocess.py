@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stnet.data.clips import transforms
 from stnet.data.clips.transforms import IMAGENET_MEAN, IMAGENET_STD
+from stnet.inference.precision import products_in_tf32
 
 WEIGHT_BITS = 22
 LOWER_BITS = 11
@@ -100,12 +101,10 @@ def _resize_height(images: Tensor, height: int) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix product in full float32: TF32 would drop the bits that count."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
+    if not left.is_cuda:
         return left @ right
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+    with products_in_tf32(False):
+        return left @ right
 
 
 def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
