@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stnet.kernels.launch import ARCHITECTURES, KERNEL_MODULES, Candidate, candidates
 from stnet.kernels.problem import StdaProblem, default_frame_table
+from stnet.kernels.triton.launch_table import ARCHITECTURES, KERNELS, Candidate, candidates
 
-KERNELS = tuple(KERNEL_MODULES)
+KERNELS = tuple(KERNELS)
 TARGETS = ARCHITECTURES
 DTYPES = ("float16", "bfloat16", "float32")
 _SHAPES_512 = ((64, 64), (32, 32), (16, 16), (8, 8))

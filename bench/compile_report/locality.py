@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stnet.kernels.launch import query_order
 from stnet.kernels.problem import StdaProblem, level_starts
+from stnet.kernels.triton.device_tables import query_order
 
 LINE_BYTES = 128
 LANE_BYTES = 16

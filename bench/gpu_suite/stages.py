@@ -20,7 +20,7 @@ from bench.gpu_suite.processes import Ended, run_logged
 from bench.timing import baselines, limits
 from stnet.environment import describe
 from stnet.files import replacing
-from stnet.kernels.launch import TABLE_VARIABLE
+from stnet.kernels.triton.launch_table import TABLE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTLING_SECONDS = 20.0  # for a stage to write its results after its last benchmark
@@ -131,20 +131,20 @@ def tuning(context: Context, seconds: float) -> dict[str, Any]:
     """The launch table with this GPU's measured rows first; nothing to tune on a CPU."""
     if context.device != "cuda":
         return {"note": "no GPU to tune for", "lines": [], "table": None}
-    begin = seconds - SETTLING_SECONDS
-    arguments = ("--out", str(context.launch_table), "--seconds", f"{begin:.0f}")
-    ended = context.run("-m", "bench.tuning", *arguments, seconds=seconds + SETTLING_SECONDS)
+    begin = (seconds - SETTLING_SECONDS) / 60
+    arguments = ("--output", str(context.launch_table), "--minutes", f"{begin:.2f}", "--seconds", "0.05")
+    ended = context.run("-m", "stnet.kernels.tune", *arguments, seconds=seconds + SETTLING_SECONDS)
     table = _read_json(context.launch_table)
     told = (" ms", "WRONG", "FAILED", "error:")
     lines = [line for line in ended.output.splitlines() if any(word in line for word in told)]
     result = {"lines": lines, "table": table}
     if ended.out_of_time and table:
         return result | {"note": "stopped in the middle of a key; those before it are measured"}
-    if ended.status != 0:
-        raise StageError(f"the tuner's exit status is {ended.status}", result)
     failed = [line for line in lines if line.startswith("error:")]
     if failed:
         raise StageError(f"{len(failed)} keys could not be tuned, the first: {failed[0]}", result)
+    if ended.status != 0:
+        raise StageError(f"the tuner's exit status is {ended.status}", result)
     return result
 
 

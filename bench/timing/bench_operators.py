@@ -10,6 +10,7 @@ from bench.timing.counts import backward_work, forward_work
 from bench.timing.inputs import POSITIONS, msda_inputs, output_gradient, stda_inputs
 from bench.timing.shapes import DTYPES
 from bench.timing.stopwatch import ERROR_LIMITS, JUMP_LIMIT, Action, require_correct
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaTensors
 from stnet.kernels.reference import msda_reference, stda_reference
 
 ROTATED_SETS = 3
@@ -19,12 +20,12 @@ BY_HEADS = "stnet, values by heads"
 
 
 def _stda_reference(problem, x):
-    arguments = (x.reference_points, x.offsets, x.logits, x.other_offsets, x.other_logits, x.reference_points)
-    return stda_reference(problem, x.value, *arguments)
+    return stda_reference(problem, StdaTensors(**vars(x), other_reference_points=x.reference_points))
 
 
 def _msda_reference(problem, x):
-    return msda_reference(x.value, problem.spatial_shapes, problem.level_starts, x.locations, x.weights)
+    tensors = MsdaTensors(x.value, x.locations, x.weights)
+    return msda_reference(MsdaProblem.of(tensors, problem.spatial_shapes), tensors)
 
 
 def _forward(attend, problem) -> Action:

@@ -3,7 +3,8 @@
     python -m stnet.data.convert SOURCE ANNOTATIONS OUT --split train
 
 SOURCE is a video file, a folder of frames, a folder of video files, or a folder with one folder of frames per
-video. ANNOTATIONS is a file of COCO or CVAT, or a folder of such files; those with tracks are named like their video.
+video. ANNOTATIONS is a file of COCO, CVAT, Label Studio, LabelMe, Pascal VOC or YOLO, or a folder of such files; those
+with tracks are named like their video.
 
 - An entry is placed by exact names: `clip1/000012.png` is that frame of the video `clip1`; `000012.png` is one of the
   only video. Frames of video files have no names: `000012` is the one with that number when a frame 0 is listed, too.
@@ -32,7 +33,7 @@ from stnet.data.formats.account import Account
 from stnet.data.formats.classes import choose_classes
 from stnet.data.formats.conversion import VideoConversion
 from stnet.data.formats.placing import Owned, Rules, assign
-from stnet.data.formats.reading import FORMATS, read_marks
+from stnet.data.formats.reading import FORMAT_NAMES, read_marks
 from stnet.data.index import FRAMES_FOLDER
 from stnet.data.layout import write_annotations
 from stnet.errors import ConfigError, DataError, VideoError
@@ -81,7 +82,7 @@ def convert(
         class_names: the classes in order; by default benign and malignant, those of the other split, or those found.
         class_map: the class of the data set for class names of the file.
         ignored_classes: class names of the file whose marks are no lesions.
-        format_name: a key of `FORMATS`; by default the contents tell.
+        format_name: one of `FORMAT_NAMES`; by default the contents tell.
         rules: how entries are placed that no exact name places.
         empty_unknown: whether frames without boxes are not annotated rather than negatives.
         allow_left_out: whether most of the entries may be left out.
@@ -218,7 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("annotations", type=Path, help="annotation file, or folder of them (VIDEO.xml for each video)")
     parser.add_argument("out", type=Path, help="folder to write: new, or converted before and without this split")
     parser.add_argument("--split", choices=("train", "val"), required=True, help="which split to write")
-    parser.add_argument("--format", choices=sorted(FORMATS), help="format of the annotations (default: seen in them)")
+    parser.add_argument(
+        "--format", choices=sorted(FORMAT_NAMES), help="format of the annotations (default: seen in them)"
+    )
     classes = parser.add_argument_group("classes")
     classes.add_argument(
         "--classes", nargs="+", metavar="NAME", help="class names in order (default: benign malignant, or those found)"

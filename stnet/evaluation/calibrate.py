@@ -16,6 +16,7 @@ from stnet import command_line, files
 from stnet.console import Reporter
 from stnet.devices import resolve_device
 from stnet.errors import CheckpointError
+from stnet.evaluation.figures_table import percent, rate
 from stnet.evaluation.operating import PointResult, choose, cross_judge, judge
 from stnet.evaluation.predict import predict_frames
 from stnet.evaluation.scored_stills import read_still_files, scored_set
@@ -56,7 +57,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         patients = {video: patient for scored in sets for video, patient in scored.patients.items()}
         points = choose(frames, names, ", ".join(f"{scored.name} ({len(scored.frames)} stills)" for scored in sets))
         write_points(options.model, points, options.output)
-        _show(points, judge(frames, points), cross_judge(frames, names, patients).points, reporter)
+        _show(points, judge(frames, points, patients), cross_judge(frames, names, patients).points, reporter)
         reporter.message(f"{options.output} written")
 
 
@@ -64,13 +65,18 @@ def _show(
     points: OperatingPoints, same: dict[str, PointResult], halves: dict[str, PointResult], reporter: Reporter
 ) -> None:
     def cells(result: PointResult | None) -> tuple[str, str]:
-        if result is None or result.recall is None:
-            return "-", "-"
-        return f"{100 * result.recall:.1f} %", f"{result.per_image:.3f}"
+        return ("-", "-") if result is None else (percent(result.recall), rate(result.per_image))
 
     reporter.table(
         f"chosen on {points.chosen_on}; the last two columns: on one half of the patients, judged on the other",
-        ("operating point", "threshold", "recall", "false positives an image", "recall", "false positives an image"),
+        (
+            "operating point",
+            "threshold",
+            "recall, %",
+            "false positives an image",
+            "recall, %",
+            "false positives an image",
+        ),
         [
             (name, f"{points.threshold(name):.3f}", *cells(same.get(name)), *cells(halves.get(name)))
             for name in OPERATING_POINTS

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stnet.evaluation.bootstrap import SAMPLES, bootstrap_intervals
 from stnet.evaluation.calibration import calibrated_frames, fit_platt, mean_error, reliability
 from stnet.evaluation.coco import FALSE_POSITIVE_IOU, ScoredFrame, in_order, merge_classes
-from stnet.evaluation.image_metrics import threshold_at_rate
+from stnet.evaluation.image_metrics import Figure, threshold_at_rate
 from stnet.evaluation.matches import match
 from stnet.model.operating_points import OPERATING_POINTS, OperatingPoints
 
@@ -18,7 +19,7 @@ ALARM_RATES = {"sensitive": 0.5, "balanced": 0.1, "specific": 0.02}
 
 @dataclass(frozen=True, kw_only=True)
 class PointResult:
-    """What one operating point does on some images; `recall` is None without lesions, `per_lesion_free` without these.
+    """What one operating point does on some images, with 95 % intervals by patient.
 
     Attributes:
         recall: share of the lesions found, overlap 0.5, any class.
@@ -26,9 +27,9 @@ class PointResult:
         lesion_free_boxes: detections in images without lesion.
     """
 
-    recall: float | None
-    per_image: float
-    per_lesion_free: float | None
+    recall: Figure
+    per_image: Figure
+    per_lesion_free: Figure
     lesion_free_boxes: int
 
 
@@ -71,14 +72,32 @@ def choose(frames: Sequence[ScoredFrame], class_names: Sequence[str], chosen_on:
     )
 
 
-def judge(frames: Sequence[ScoredFrame], points: OperatingPoints) -> dict[str, PointResult]:
-    """Count what every operating point does on frames with raw scores."""
+def judge(
+    frames: Sequence[ScoredFrame], points: OperatingPoints, patients: dict[str, str], *, samples: int = SAMPLES
+) -> dict[str, PointResult]:
+    """Count what every operating point does.
+
+    Args:
+        frames: with raw scores.
+        points: of the model.
+        patients: by name of the video, where stated.
+        samples: of the bootstrap; 0 leaves the intervals out.
+    """
     merged = _merged(calibrated_frames(frames, points))
-    return {name: _count([(merged, points.threshold(name))]) for name in OPERATING_POINTS}
+    return {name: _count([(merged, points.threshold(name))], patients, samples) for name in OPERATING_POINTS}
 
 
-def cross_judge(frames: Sequence[ScoredFrame], class_names: Sequence[str], patients: dict[str, str]) -> CrossJudgement:
-    """Split by patient in two halves, choose on each, judge on the other."""
+def cross_judge(
+    frames: Sequence[ScoredFrame], class_names: Sequence[str], patients: dict[str, str], *, samples: int = SAMPLES
+) -> CrossJudgement:
+    """Split by patient in two halves, choose on each, judge on the other.
+
+    Args:
+        frames: with raw scores.
+        class_names: of labels 1, 2, ...
+        patients: by name of the video, where stated.
+        samples: of the bootstrap; 0 leaves the intervals out.
+    """
     halves: tuple[list[ScoredFrame], list[ScoredFrame]] = ([], [])
     for frame in frames:
         halves[_side(patients.get(frame.video, frame.video))].append(frame)
@@ -90,7 +109,7 @@ def cross_judge(frames: Sequence[ScoredFrame], class_names: Sequence[str], patie
     for name in OPERATING_POINTS:
         thresholds = [points.threshold(name) for points in reversed(chosen)]
         merged = [(_merged(half), threshold) for half, threshold in zip(judged, thresholds, strict=True)]
-        results[name] = _count(merged)
+        results[name] = _count(merged, patients, samples)
     return CrossJudgement(
         points=results,
         error_before=mean_error(reliability(frames, class_names)),
@@ -107,20 +126,38 @@ def _merged(frames: Sequence[ScoredFrame]) -> list[ScoredFrame]:
     return [merge_classes(frame) for frame in in_order(frames)]
 
 
-def _count(parts: Sequence[tuple[list[ScoredFrame], float]]) -> PointResult:
+def _count(parts: Sequence[tuple[list[ScoredFrame], float]], patients: dict[str, str], samples: int) -> PointResult:
     """Found lesions and false positives of several lots of frames, each with its threshold."""
-    images = lesions = found = false = free = free_boxes = 0
-    for frames, threshold in parts:
-        matches = match(frames, 1, ious=(FALSE_POSITIVE_IOU,))
-        empty = np.array([not len(frame.true_boxes) for frame in frames], dtype=bool)
-        above = matches.scores >= threshold
-        images, lesions = images + len(frames), lesions + len(matches.lesion_image)
-        found += int((matches.found_at[0] >= threshold).sum())
-        false += int((above & ~matches.hits[0]).sum())
-        free, free_boxes = free + int(empty.sum()), free_boxes + int((above & empty[matches.image]).sum())
-    return PointResult(
-        recall=found / lesions if lesions else None,
-        per_image=false / images,
-        per_lesion_free=free_boxes / free if free else None,
-        lesion_free_boxes=free_boxes,
+    lots = [_counts(frames, threshold) for frames, threshold in parts]
+    lesions, found, false, boxes = (np.concatenate(column) for column in zip(*lots, strict=True))
+    free = lesions == 0
+    groups = [patients.get(frame.video, f"image {frame.video}") for frames, _ in parts for frame in frames]
+
+    def figures(weights: np.ndarray) -> dict[str, float | None]:
+        return {
+            "recall": _ratio(weights * found, weights * lesions),
+            "per_image": _ratio(weights * false, weights),
+            "per_lesion_free": _ratio(weights * free * boxes, weights * free),
+        }
+
+    values = figures(np.ones(len(lesions)))
+    intervals = bootstrap_intervals(figures, groups, samples=samples) if samples else {}
+    shown = {name: Figure(value=value, interval=intervals.get(name)) for name, value in values.items()}
+    return PointResult(**shown, lesion_free_boxes=int(boxes[free].sum()))
+
+
+def _counts(frames: list[ScoredFrame], threshold: float) -> tuple[np.ndarray, ...]:
+    """By image: lesions, lesions found, false positives, detections."""
+    matches = match(frames, 1, ious=(FALSE_POSITIVE_IOU,))
+    above = matches.scores >= threshold
+    chosen = (
+        matches.lesion_image,
+        matches.lesion_image[matches.found_at[0] >= threshold],
+        matches.image[above & ~matches.hits[0]],
+        matches.image[above],
     )
+    return tuple(np.bincount(images, minlength=len(frames)) for images in chosen)
+
+
+def _ratio(parts: np.ndarray, whole: np.ndarray) -> float | None:
+    return float(parts.sum() / whole.sum()) if whole.sum() else None

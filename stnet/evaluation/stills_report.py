@@ -12,14 +12,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from stnet.evaluation.bootstrap import SAMPLES
 from stnet.evaluation.calibration import Reliability, calibrated_frames, mean_error, reliability
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
-from stnet.evaluation.image_metrics import FIGURES, Figure, ImageMetrics, evaluate_images
+from stnet.evaluation.figures_table import Printer, percent, rate, show_figures
+from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.operating import CrossJudgement, PointResult, cross_judge, judge
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_reliability
@@ -117,11 +118,13 @@ def build_stills_report(
         images=images,
         sets=parts if len(parts) > 1 else dict.fromkeys(parts, images),
         points=points,
-        point_results={} if points is None else judge(raw, points),
-        set_results={} if points is None else {scored.name: judge(scored.frames, points) for scored in sets},
+        point_results={} if points is None else judge(raw, points, patients, samples=samples),
+        set_results={}
+        if points is None
+        else {part.name: judge(part.frames, points, part.patients, samples=samples) for part in sets},
         raw=reliability(raw, class_names),
         calibrated={} if points is None else reliability(frames, class_names),
-        halves=cross_judge(raw, class_names, patients),
+        halves=cross_judge(raw, class_names, patients, samples=samples),
         frames=frames,
     )
 
@@ -138,32 +141,10 @@ def stills_files(report: StillsReport, facts: Mapping[str, Any]) -> dict[str, Ca
     }
 
 
-class Printer(Protocol):
-    """What prints: `stnet.console.Reporter` does."""
-
-    def message(self, text: str) -> None:
-        """Print lines of text."""
-
-    def table(self, title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table."""
-
-
 def show_stills(report: StillsReport, title: str, printer: Printer) -> None:
     """Print figures with their intervals, one column per set, then calibration and operating points."""
     columns = {"all": report.images} if len(report.sets) != 1 else {}
-    columns |= report.sets
-    counts = ("images", "lesions", "lesion_free", "small", "several", "patients")
-    rows = [(name.replace("_", " "), *(str(getattr(m, name)) for m in columns.values())) for name in counts]
-    rows += [
-        (text, *(_shown(metrics.figures[name], name) for metrics in columns.values()))
-        for name, text in FIGURES.items()
-        if any(metrics.figures[name].value is not None for metrics in columns.values())
-    ]
-    aucs = [metrics.malignancy_auc for metrics in columns.values()]
-    rows.append(
-        ("malignant against benign, AUC of found lesions", *("-" if auc is None else f"{auc:.3f}" for auc in aucs))
-    )
-    printer.table(f"{title}; percent where not said otherwise (95 % intervals)", ("", *columns), rows)
+    show_figures({**columns, **report.sets}, title, printer)
     _show_points(report, printer)
 
 
@@ -174,7 +155,7 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
         if len(report.set_results) > 1:
             rows += [(f"  {part}", *_cells(results[name])) for part, results in report.set_results.items()]
     if rows:
-        header = ("operating point", "recall", "false positives an image", "boxes in images without lesion")
+        header = ("operating point", "recall, %", "false positives an image", "boxes in images without lesion")
         printer.table(None, header, rows)
     errors = [("raw scores", mean_error(report.raw)), ("calibrated", mean_error(report.calibrated))]
     errors.append(("calibrated on the other half", report.halves.error_after))
@@ -184,23 +165,7 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
 
 
 def _cells(result: PointResult) -> tuple[str, str, str]:
-    return _percent(result.recall), f"{result.per_image:.3f}", str(result.lesion_free_boxes)
-
-
-def _shown(figure: Figure, name: str) -> str:
-    if figure.value is None:
-        return "-"
-    is_rate = name.startswith(("fp_", "lesion_free_fp"))
-    scale, digits = (1, 2) if is_rate else (100, 1)
-    text = f"{scale * figure.value:.{digits}f}"
-    if figure.interval is None:
-        return text
-    low, high = (f"{scale * end:.{digits}f}" for end in figure.interval)
-    return f"{text} ({low} to {high})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return percent(result.recall), rate(result.per_image), str(result.lesion_free_boxes)
 
 
 def _write_table(report: StillsReport, path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from stnet import command_line
 from stnet.console import Reporter
 from stnet.errors import ConfigError, VideoError
+from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.detector import VideoDetector
-from stnet.inference.engine import DTYPES, EngineOptions
 from stnet.inference.formats import DEFAULT_FORMATS, FORMATS
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.run import RunSettings, VideoRun, former_results, plan_jobs

@@ -15,7 +15,7 @@ import numpy as np
 from stnet.command_line import explain
 from stnet.data.clips.planning import Clip, plan_clips
 from stnet.errors import EXTERNAL, VideoError
-from stnet.inference.timing import StageTimer
+from stnet.execution.timing import StageTimer
 from stnet.video import VideoFrame, VideoSource
 
 

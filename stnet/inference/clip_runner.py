@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stnet.errors import StnetError
+from stnet.execution.engine import Engine
+from stnet.execution.feature_cache import FeatureCache
 from stnet.inference.clip_reader import ClipTask, VideoEnd, VideoStart
-from stnet.inference.engine import Engine
-from stnet.inference.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from stnet.errors import ConfigError, StnetError
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.execution.timing import StageTimer
 from stnet.inference.background import in_background
 from stnet.inference.clip_reader import OpenVideo, VideoEnd, VideoStart, failed, read_clips
 from stnet.inference.clip_runner import ClipFailure, ClipOutput, ClipRunner
-from stnet.inference.engine import Engine, EngineOptions
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import open_videos
-from stnet.inference.timing import StageTimer
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.model.postprocess import Detections, select_detections

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from stnet.console import Reporter
-from stnet.inference.timing import STAGES
+from stnet.execution.timing import STAGES
 
 WRITTEN = ("ok", "truncated", "corrupt")
 """Status of videos that gave results; of truncated and corrupt ones what could be read."""

@@ -80,12 +80,12 @@ def installed(name: str) -> StandIn | None:
 
 
 def _unresolved(extension: ModuleType) -> Iterator[tuple[dict, str]]:
-    """Find global names that loaded code takes the extension's functions from, and that mean nothing there.
+    """Find global names that loaded code takes deformable attention from, and that mean nothing there.
 
     Such code wrote `try: import EXTENSION as X ... except ImportError`, and fails with "name 'X' is not defined" (or
     "'NoneType' object has no attribute") when `X.function(...)` is reached.
     """
-    wanted = {name for name, item in vars(extension).items() if isinstance(item, FunctionType)} - {"__getattr__"}
+    wanted = {name for name in vars(extension) if name.startswith("ms_deform_attn")}
     found = set()
     for module in list(sys.modules.values()):
         if not issubclass(type(module), ModuleType):

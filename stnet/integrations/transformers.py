@@ -14,7 +14,6 @@ makes one for everybody.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from types import FunctionType
 
@@ -83,14 +82,7 @@ def _called(forward: Callable) -> str | None:
 
 def _check(layer: nn.Module) -> None:
     sampler = _sampler(layer)
-    replacement = FUNCTIONS.get(sampler.__name__, _forward)
-    known = [p.name for p in inspect.signature(replacement).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    given = list(inspect.signature(sampler).parameters)
-    if given != known:
-        raise ValueError(
-            f"{sampler.__module__}.{sampler.__qualname__} takes ({', '.join(given)}); only ({', '.join(known)}) is "
-            "known here. mmcv's layer of that name has stnet.integrations.mmcv"
-        )
+    layouts.check_arguments(sampler, FUNCTIONS.get(sampler.__name__, _forward))
     if "forward" in vars(layer):
         raise ValueError(
             f"a {type(layer).__name__} layer has a forward of its own instance (a hook of accelerate, a kernel of the "
@@ -107,19 +99,19 @@ def _with_operators(own: type[nn.Module]) -> type[nn.Module]:
         members["forward"] = _forward
     elif (name := _called(forward)) is not None:
         # The class's own forward, which finds another function under the name it calls.
-        names = {**forward.__globals__, name: _replacement(forward.__globals__[name])}
+        names = {**forward.__globals__, name: layouts.in_place_of(forward.__globals__[name], FUNCTIONS[name])}
         members["forward"] = FunctionType(
             forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
         )
         members["forward"].__kwdefaults__ = forward.__kwdefaults__
     else:
-        members[FUNCTION_ATTRIBUTE] = property(lambda layer: _replacement(vars(layer)[FUNCTION_ATTRIBUTE]))
+        members[FUNCTION_ATTRIBUTE] = property(_replaced_attribute)
     return type(own.__name__, (own,), members)
 
 
-def _replacement(own: Callable) -> Callable:
-    replacement = FUNCTIONS[own.__name__]
-    return functools.partial(replacement, own=own) if replacement is layouts.by_point else replacement
+def _replaced_attribute(layer: nn.Module) -> Callable:
+    own = vars(layer)[FUNCTION_ATTRIBUTE]
+    return layouts.in_place_of(own, FUNCTIONS[own.__name__])
 
 
 def _reduce(layer: nn.Module, protocol: int) -> tuple:
@@ -142,4 +134,15 @@ def _forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
+    if layouts.exporting():
+        return self._own_class.forward(
+            self,
+            value,
+            value_spatial_shapes,
+            value_spatial_shapes_list,
+            level_start_index,
+            sampling_locations,
+            attention_weights,
+            im2col_step,
+        )
     return layouts.sample(value, value_spatial_shapes, level_start_index, sampling_locations, attention_weights)

@@ -1,24 +1,14 @@
-"""The two public operators: argument checks and the choice of the backend."""
+"""The two public operators: arguments checked, backend chosen, result computed."""
 
-import os
-import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from stnet.kernels.problem import check_levels_inside, check_msda, check_stda
-from stnet.kernels.reference import forward_mode_is_open, msda_reference, stda_reference, values_are_readable
-from stnet.kernels.registration import MSDA, STDA, Operator, msda_backward
-from stnet.kernels.transforms import Transformable
-
-BACKENDS = ("auto", "triton", "cpu", "reference")
-MAX_FUSED_HEAD_DIM = 256
-
-_HAS_TRITON = find_spec("triton") is not None
-_HAS_NUMBA = find_spec("numba") is not None
+from stnet.kernels.backends import REFERENCE, choose
+from stnet.kernels.problem import MsdaTensors, StdaTensors, check_msda, check_stda
+from stnet.kernels.reference import msda_reference, stda_reference
+from stnet.kernels.registration import MSDA
 
 
 def spatial_temporal_deform_attn(
@@ -75,26 +65,15 @@ def spatial_temporal_deform_attn(
         TypeError: a dtype that is not supported.
         ValueError: shapes, devices or frame indices that do not fit, or a backend that cannot run this call.
     """
-    problem = check_stda(
-        value,
-        spatial_shapes,
-        reference_points,
-        offsets,
-        logits,
-        other_offsets,
-        other_logits,
-        frame_table,
-        other_reference_points,
-    )
     if other_reference_points is None:
         other_reference_points = reference_points
-    value = _autocast(value)
-    tensors = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    backend = _choose_backend(backend, tensors)
-    if backend == "reference":
-        return stda_reference(problem, *tensors)
-    output, _ = _call(
-        STDA,
+    tensors = StdaTensors(value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
+    problem = check_stda(tensors, spatial_shapes, frame_table)
+    tensors = _autocast(tensors)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        return stda_reference(problem, tensors)
+    output, _ = torch.ops.stnet.stda_forward(
         *tensors,
         [size for shape in problem.spatial_shapes for size in shape],
         [frame for row in problem.frame_table for frame in row],
@@ -139,20 +118,17 @@ def ms_deform_attn(
         TypeError: a dtype that is not supported.
         ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
-    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    tensors = (_autocast(value), sampling_locations, attention_weights)
-    backend = _choose_backend(backend, tensors)
-    if backend == "reference":
-        return _msda_by_reference(tensors, spatial_shapes, level_start_index)
-    on_device = isinstance(spatial_shapes, Tensor)
-    return _call(
-        MSDA,
-        *tensors,
-        spatial_shapes if on_device else None,
-        level_start_index if on_device else None,
-        [] if on_device else [size for shape in spatial_shapes for size in shape],
-        backend,
-        _resolve_deterministic(deterministic),
+    tensors = MsdaTensors(value, sampling_locations, attention_weights)
+    problem = check_msda(tensors, spatial_shapes, level_start_index)
+    if problem.spatial_shapes is None:
+        tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
+    tensors = _autocast(tensors)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        return msda_reference(problem, tensors)
+    known = problem.spatial_shapes or ()
+    return torch.ops.stnet.msda_forward(
+        *tensors, [size for shape in known for size in shape], backend, _resolve_deterministic(deterministic)
     )
 
 
@@ -169,119 +145,42 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `ms_deform_attn` for code that keeps its own autograd function, as the classic operator's users do.
 
-    Args:
-        grad_output: `[N, Q, H * D]`; the others as in `ms_deform_attn`, levels as tensors.
+    The arguments are those of `ms_deform_attn`, levels as tensors, and the gradient of its output `[N, Q, H * D]`.
 
     Returns:
-        Gradients of value, sampling locations and attention weights.
+        Gradients of value, sampling locations and attention weights, each in the dtype of its tensor.
+
+    Raises:
+        TypeError: a dtype that is not supported.
+        ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
-    if not isinstance(grad_output, Tensor):
-        raise TypeError(f"grad_output is a {type(grad_output).__name__}, expected a tensor")
-    tensors = (value, sampling_locations, attention_weights)
-    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, grad_output)
-    if not isinstance(spatial_shapes, Tensor):
-        raise TypeError("spatial_shapes and level_start_index must be tensors here")
-    backend = _choose_backend(backend, (*tensors, grad_output))
-    if backend == "reference":
-        leaves = [x.detach().requires_grad_() for x in tensors]
+    for name, x in (("spatial_shapes", spatial_shapes), ("grad_output", grad_output)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor")
+    tensors = MsdaTensors(value, sampling_locations, attention_weights)
+    problem = check_msda(tensors, spatial_shapes, level_start_index, grad_output)
+    tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
+    grad_output = grad_output.to(value.dtype)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        leaves = [x.detach().requires_grad_() for x in tensors[: MSDA.inputs]]
         with torch.enable_grad():
-            output = _msda_by_reference(leaves, spatial_shapes, level_start_index)
-        return torch.autograd.grad(output, leaves, grad_output.to(output.dtype), materialize_grads=True)
-    return tuple(
-        msda_backward(
-            grad_output.to(value.dtype),
-            *tensors,
-            spatial_shapes,
-            level_start_index,
-            [],
-            [True] * 3,
-            backend,
-            _resolve_deterministic(deterministic),
-        )
+            output = msda_reference(problem, MsdaTensors(*leaves, *tensors[MSDA.inputs :]))
+        return torch.autograd.grad(output, leaves, grad_output, materialize_grads=True)
+    needs = [index < MSDA.inputs for index in range(len(tensors))]
+    gradients = torch.ops.stnet.msda_backward(
+        grad_output, *tensors, [], needs, backend, _resolve_deterministic(deterministic)
     )
+    return tuple(gradients)
 
 
-def _call(operator: Operator, *arguments):
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
-        return operator.forward(*arguments)
-    outputs = Transformable.apply(operator, *arguments)
-    return outputs if len(outputs) > 1 else outputs[0]
-
-
-def _msda_by_reference(
-    tensors: Sequence[Tensor], spatial_shapes: Tensor | Sequence, level_start_index: Tensor | Sequence
-) -> Tensor:
-    """The reference by ints, wherever levels given as tensors can be read: it is many times as fast then."""
-    value, sampling_locations, attention_weights = tensors
-    if isinstance(spatial_shapes, Tensor) and values_are_readable(spatial_shapes):
-        spatial_shapes, level_start_index = spatial_shapes.tolist(), level_start_index.tolist()
-        check_levels_inside(spatial_shapes, level_start_index, value.shape[1])
-    return msda_reference(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-
-
-def _autocast(value: Tensor) -> Tensor:
+def _autocast(tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]) -> StdaTensors[Tensor] | MsdaTensors[Tensor]:
+    value = tensors.value
     device = value.device.type
     if value.dtype != torch.float32 or device == "meta" or not torch.is_autocast_enabled(device):
-        return value
-    return value.to(torch.get_autocast_dtype(device))
+        return tensors
+    return tensors._replace(value=value.to(torch.get_autocast_dtype(device)))
 
 
 def _resolve_deterministic(deterministic: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
-
-
-def _choose_backend(requested: str, tensors: Sequence[Tensor]) -> str:
-    """The backend that runs a call; `tensors` begin with value."""
-    if requested not in BACKENDS:
-        raise ValueError(f"backend {requested!r} is not one of {', '.join(BACKENDS)}")
-    if requested == "reference":
-        return requested
-    value = tensors[0]
-    device, head_dim = value.device.type, value.shape[-1]
-    double = any(x.dtype == torch.float64 for x in tensors)
-    forward_mode = forward_mode_is_open() and _have_tangents(tensors)
-    if requested == "auto":
-        return "reference" if double or forward_mode or head_dim > MAX_FUSED_HEAD_DIM else _fastest_backend(device)
-
-    remedy = 'use backend="reference" or "auto"'
-    if forward_mode:
-        raise ValueError(f"backend {requested!r} has no forward-mode derivative; {remedy}")
-    if double:
-        raise ValueError(f"backend {requested!r} does not compute float64; {remedy}")
-    if head_dim > MAX_FUSED_HEAD_DIM:
-        raise ValueError(f"backend {requested!r} takes heads up to {MAX_FUSED_HEAD_DIM} wide, not {head_dim}; {remedy}")
-    if requested == "triton" and not _HAS_TRITON:
-        raise ValueError(f"backend 'triton' needs the triton package, which is not installed; {remedy}")
-    if requested == "triton" and device != "cuda" and not (device == "cpu" and _interpreting()):
-        raise ValueError(f"backend 'triton' needs tensors on a GPU, value is on {value.device}; {remedy}")
-    if requested == "cpu" and not _HAS_NUMBA:
-        raise ValueError("backend 'cpu' needs the numba package: pip install 'stnet[cpu]'")
-    if requested == "cpu" and device != "cpu":
-        raise ValueError(f"backend 'cpu' needs tensors on the CPU, value is on {value.device}; {remedy}")
-    return requested
-
-
-def _have_tangents(tensors: Sequence[Tensor]) -> bool:
-    """Whether forward-mode derivatives are asked for; under `torch.func`, whose levels hide each other, perhaps."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
-
-
-def _fastest_backend(device: str) -> str:
-    if device == "cuda":
-        if _HAS_TRITON:
-            return "triton"
-        warnings.warn(
-            "triton is not installed: deformable attention runs by its slow reference implementation",
-            stacklevel=4,
-        )
-        return "reference"
-    if device == "meta":  # shapes only
-        return "cpu"
-    return "cpu" if device == "cpu" and _HAS_NUMBA else "reference"
-
-
-def _interpreting() -> bool:
-    """Whether Triton kernels run in its interpreter, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

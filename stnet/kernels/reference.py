@@ -10,41 +10,31 @@ through a corner of weight zero, were it infinite. A sample with logit -inf is e
 zero. float32 and float64 are computed natively, 16-bit types in float32.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses import FakeTensor
-from torch.autograd import forward_ad
 
-from stnet.kernels.problem import StdaProblem
+from stnet.kernels.derivatives import forward_mode_is_open, values_are_readable
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, level_starts, read_levels
 
 
-def stda_reference(
-    problem: StdaProblem,
-    value: Tensor,  # [B, F, S, H, D]
-    reference_points: Tensor,  # [B, T, Q, L, R]
-    offsets: Tensor,  # [B, T, Q, H, L, P, 2]
-    logits: Tensor,  # [B, T, Q, H, L, P]
-    other_offsets: Tensor,  # [B, T, Q, H, W, L, Pt, 2]
-    other_logits: Tensor,  # [B, T, Q, H, W, L, Pt]
-    other_reference_points: Tensor,  # [B, T, Q, L, R]
-) -> Tensor:
+def stda_reference(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> Tensor:
     """Spatial-temporal deformable attention (STNet, MICCAI 2023): [B, T, Q, H * D] in the dtype of value.
 
     The own frame is sampled like a group of one frame, the others like a group of W; one softmax spans both.
     """
-    output_dtype, dtype = value.dtype, _compute_dtype(value)
-    value = value.to(dtype)
-    own_weights, other_weights = _shared_softmax(logits.unsqueeze(4).to(dtype), other_logits.to(dtype))
+    output_dtype, dtype = tensors.value.dtype, _compute_dtype(tensors.value)
+    value = tensors.value.to(dtype)
+    offsets, logits = tensors.offsets.unsqueeze(4), tensors.logits.unsqueeze(4)
+    own_weights, other_weights = _shared_softmax(logits.to(dtype), tensors.other_logits.to(dtype))
     own_table = tuple(row[:1] for row in problem.frame_table)
     other_table = tuple(row[1:] for row in problem.frame_table)
     output = value.new_zeros(problem.clips, problem.targets, problem.queries, problem.heads, problem.head_dim)
     for table, references, group_offsets, group_logits, weights in (
-        (own_table, reference_points, offsets.unsqueeze(4), logits.unsqueeze(4), own_weights),
-        (other_table, other_reference_points, other_offsets, other_logits, other_weights),
+        (own_table, tensors.reference_points, offsets, logits, own_weights),
+        (other_table, *tensors.others, other_weights),
     ):
         if weights.numel() == 0:
             continue
@@ -63,31 +53,32 @@ def stda_reference(
     return output.flatten(3).to(output_dtype)
 
 
-def msda_reference(
-    value: Tensor,  # [N, S, H, D]
-    spatial_shapes: Tensor | Sequence[Sequence[int]],  # [L, 2]
-    level_start_index: Tensor | Sequence[int],  # [L]
-    sampling_locations: Tensor,  # [N, Q, H, L, P, 2] in [0, 1]
-    attention_weights: Tensor,  # [N, Q, H, L, P]
-) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR, equation 3): [N, Q, H * D] in the dtype of value.
+def msda_reference(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, equation 3): [B, Q, H * D] in the dtype of value.
 
     The weights are used as they are: no softmax. Levels may overlap, stand in any order, and leave positions out. Cells
-    that a level given by tensors claims beyond the end of value count as zero.
+    that a level given by tensors claims beyond the end of value count as zero where they cannot be read beforehand.
+
+    Raises:
+        ValueError: levels that do not lie within the positions of value, where they can be read.
     """
+    value, sampling_locations, attention_weights, shapes, starts = tensors
     dtype = _compute_dtype(value)
-    batch, _, heads, head_dim = value.shape
-    queries = attention_weights.shape[1]
-    output = value.new_zeros(batch * heads, head_dim, queries, dtype=dtype)
+    clips, heads = problem.clips, problem.heads
+    if problem.spatial_shapes is not None:
+        shapes, starts = problem.spatial_shapes, level_starts(problem.spatial_shapes)
+    elif values_are_readable(shapes):
+        shapes, starts = read_levels(problem, tensors)
+    output = value.new_zeros(clips * heads, problem.head_dim, problem.queries, dtype=dtype)
     cells = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
-    for level in range(len(spatial_shapes)):
-        height, width, start = *spatial_shapes[level], level_start_index[level]
+    for level in range(problem.levels):
+        height, width, start = *shapes[level], starts[level]
         location = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
         x, y = location.unbind(-1)
         position = torch.stack([x * width, y * height], dim=-1) - 0.5
         weight = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
         output = output + _weighted_samples(cells, height, width, start, position, weight)
-    return output.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+    return output.unflatten(0, (clips, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
@@ -195,22 +186,6 @@ def _interpolated_by_grid_sample(cells: Tensor) -> bool:
     if torch.compiler.is_exporting():
         return True
     return values_are_readable(cells) and not forward_mode_is_open() and bool(cells.isfinite().all())
-
-
-def values_are_readable(x: Tensor) -> bool:
-    """Whether a program may depend on the numbers of a tensor: not in a graph, on no device, or under a transform."""
-    return not (
-        torch.compiler.is_compiling()
-        or x.is_meta
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or isinstance(x, FakeTensor)
-    )
-
-
-def forward_mode_is_open() -> bool:
-    """Whether forward-mode derivatives may be taken: inside `torch.func.jvp`, `jacfwd`, `linearize` or `dual_level`."""
-    return forward_ad._current_level >= 0
 
 
 def _interpolate(

@@ -27,7 +27,7 @@ from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
 from stnet.training.matcher import NonFiniteError
-from stnet.training.processes import Companions, choose_processes
+from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 from stnet.training.state import replace_file
@@ -138,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
         count = choose_processes(given, options.device, _shared_clips(options))
         with Companions(count, sys.argv[1:] if arguments is None else arguments):
             return _run(options)
+    except CompanionFailedError as error:
+        return _fail(str(error), 1)
     except StnetError as error:
         return _fail(str(error), 2)
 
@@ -292,9 +294,8 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe settings named on the command line; `model` as a dictionary of texts."""
     names = {known.name for known in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    if "freeze" in given:
-        given["freeze"] = tuple(given["freeze"])
-    return given
+    tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
+    return given | tuples
 
 
 def configured(preset: str, given: dict[str, Any]) -> TrainConfig:

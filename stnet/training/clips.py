@@ -9,7 +9,7 @@ from stnet.data.clips.dataset import ClipDataset, ClipSampler
 from stnet.data.clips.planning import LOCAL_FRAMES, sample_clip
 from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.index import DatasetIndex
-from stnet.data.synthetic.still_clips import still_training_transform
+from stnet.data.synthetic.still_clips import Defences, still_training_transform
 from stnet.training.config import TrainConfig
 
 
@@ -24,7 +24,9 @@ def training_clips(index: DatasetIndex, config: TrainConfig) -> ClipDataset:
         "none": lambda: evaluation_transform(size, longest),
         "paper": lambda: paper_training_transform(size, longest),
         "improved": lambda: improved_training_transform(size, longest, strengths),
-        "stills": lambda: still_training_transform(size, longest, index=index),
+        "stills": lambda: still_training_transform(
+            size, longest, index=index, defences=Defences().without(*config.without_defences)
+        ),
     }[config.augmentation]()
     choose = sample_clip
     if config.augmentation == "improved":

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from stnet.data.synthetic.still_clips import DEFENCES
 from stnet.errors import ConfigError
 from stnet.model.config import ModelConfig
 from stnet.training.criterion import CLASS_LOSSES
@@ -38,6 +39,9 @@ class TrainConfig:
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
     targets: int = setting(3, "frames of a clip that are supervised: up to 3 local ones, then global ones")
     augmentation: str = setting("paper", "augmentation of training clips; stills: moves them", AUGMENTATIONS)
+    without_defences: tuple[str, ...] = setting(
+        (), "what augmentation stills leaves out, to measure what it brings", tuple(DEFENCES)
+    )
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 
     optimizer: str = setting("adamw", "muon: weight matrices by Muon, the rest by AdamW", OPTIMIZERS)

@@ -184,6 +184,9 @@ class Trainer:
             f"videos, {self.total_steps} steps of {config.batch_size} clips on {self.world.size} x {self.world.device}"
         )
         model.recompute = config.checkpoint_activations
+        if self.world.device.type == "cpu":
+            # Depthwise kernels of 5 x 5 get their gradients three times as fast (oneDNN, one thread).
+            model.backbone.to(memory_format=torch.channels_last)
         return model.to(self.world.device)
 
     def _loader(self) -> DataLoader:

@@ -9,21 +9,25 @@ wait for each other once a step.
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from types import TracebackType
+from typing import IO
 
 import torch
 import torch.distributed as dist
 
-from stnet.errors import ConfigError
+from stnet.errors import ConfigError, StnetError
 from stnet.training.interrupt import EXIT_CODES
 
 LAUNCHED = "WORLD_SIZE"
 """Environment variable of processes that somebody started together."""
 
 GRACE_SECONDS = 10.0
-"""A process that fails has this long to be joined by the others, which often fail for the same reason."""
+"""After one process has failed the first one has this long to fail for the same reason and to say so itself."""
+
+SHOWN_LINES = 20
 
 
 def choose_processes(given: int | None, device: str, clips: int | None) -> int:
@@ -50,10 +54,15 @@ def choose_processes(given: int | None, device: str, clips: int | None) -> int:
     return max(count for count in range(1, cores + 1) if not clips or clips % count == 0)
 
 
+class CompanionFailedError(StnetError):
+    """Another process of the training failed; the message is what it said."""
+
+
 class Companions:
     """The other processes of a training, which run the same command; this one becomes the first of them.
 
-    Every process computes with one thread. One that fails takes all with it.
+    Every process computes with one thread. One that fails takes all with it. What the others say is kept from the
+    terminal unless one of them fails first.
 
     Args:
         count: processes in all; 1 leaves everything as it is.
@@ -62,6 +71,7 @@ class Companions:
 
     def __init__(self, count: int, arguments: list[str]):
         self._companions: list[subprocess.Popen] = []
+        self._said: list[IO[str]] = []
         self._leaving = False
         self._before = dict(os.environ), torch.get_num_threads()
         if count == 1:
@@ -79,11 +89,11 @@ class Companions:
         command = [sys.executable, "-m", "stnet.training.cli", *arguments, "--processes", "1"]  # the last one counts
         for rank in range(1, count):
             places = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self._companions.append(subprocess.Popen(command, env=os.environ | shared | places))
+            self._said.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
+            self._companions.append(subprocess.Popen(command, env=os.environ | shared | places, stderr=self._said[-1]))
         os.environ.update(shared | {"RANK": "0", "LOCAL_RANK": "0"})
         torch.set_num_threads(1)
-        for companion in self._companions:
-            threading.Thread(target=self._watch, args=(companion,), daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def __enter__(self) -> "Companions":
         return self
@@ -91,24 +101,51 @@ class Companions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Wait for the others, after an error no longer than needed.
+
+        Raises:
+            CompanionFailedError: this process failed because another one did.
+        """
         self._leaving = True
+        if not self._companions:
+            return
+        if isinstance(error, RuntimeError):  # such as a connection that is closed at the other end
+            time.sleep(1.0)
+        failure = self._failure()
         for companion in self._companions:
             if kind is not None:
                 companion.terminate()
             companion.wait()
-        if self._companions:
-            environment, threads = self._before
-            os.environ.clear()
-            os.environ.update(environment)
-            torch.set_num_threads(threads)
+        for said in self._said:
+            said.close()
+        environment, threads = self._before
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        if isinstance(error, RuntimeError) and failure:
+            raise CompanionFailedError(failure) from error
 
-    def _watch(self, companion: subprocess.Popen) -> None:
-        """Leave at once when a companion fails: this process may wait for it where no exception arrives."""
-        if companion.wait() in (0, *EXIT_CODES.values()):
-            return
+    def _failure(self) -> str | None:
+        """What a process said that failed by itself; None while there is none."""
+        for companion, said in zip(self._companions, self._said, strict=True):
+            status = companion.poll()
+            if status is not None and status not in (0, *EXIT_CODES.values()):
+                said.seek(0)
+                lines = said.read().strip().splitlines()[-SHOWN_LINES:]
+                stated = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+                text = stated[-1] if stated else "\n".join(lines)
+                return text or f"a training process ended with exit status {status}"
+        return None
+
+    def _watch(self) -> None:
+        """Leave when another process fails: this one may wait for it where no exception arrives."""
+        while self._failure() is None:
+            time.sleep(0.5)
+            if self._leaving:
+                return
         time.sleep(GRACE_SECONDS)
         if not self._leaving:
-            print(f"error: a training process failed (exit status {companion.returncode})", file=sys.stderr, flush=True)
-            for other in self._companions:
-                other.terminate()
+            print(f"error: {self._failure()}", file=sys.stderr, flush=True)
+            for companion in self._companions:
+                companion.terminate()
             os._exit(1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
+from stnet.evaluation.figures_table import show_figures
 from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
@@ -106,6 +107,7 @@ def show_report(report: Report, reporter: Reporter) -> None:
             for name, p in lesions.by_size.items()
         ],
     )
+    show_figures({"frames": report.images}, "lesions in frames, intervals by video", reporter)
     rates = ", ".join(f"{_percent(recall)} % at {rate:g}" for rate, recall in lesions.recall_at.items())
     reporter.message(f"lesions found by false positives per frame: {rates}")
     positive = videos.positive_class

@@ -4,6 +4,7 @@ import struct
 from bisect import bisect_left
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 from stnet.errors import VideoError
 from stnet.video.dicom_codestream import JPEG2000_START, JPEG_START, read_codestream
@@ -37,36 +38,46 @@ class FrameMap:
 
     def _encapsulated(self, header: DicomHeader) -> list[list[Piece]]:
         with open(self._path, "rb") as file:
-            fragments, table = self._fragments(file, header.value)
+            fragments, table, self.complete = read_fragments(file, header.value)
             if not fragments:
                 return []
             extended = header.dataset.get("ExtendedOffsetTable")
             offsets = _unpacked(extended, "Q") if isinstance(extended, bytes) else []
             return _grouped(file, fragments, offsets or _unpacked(table, "L"), header.frames)
 
-    def _fragments(self, file, value: Piece) -> tuple[list[Piece], bytes]:
-        """The whole fragments in the pixel data, and the offset table before them."""
-        position, end = value[0], value[0] + value[1]
-        fragments: list[Piece] = []
-        table: bytes | None = None
-        while len(fragments) < MAX_FRAGMENTS:
-            file.seek(position)
-            head = file.read(8)
-            if len(head) < 8 or position + 8 > end:
-                self.complete = False
-                break
-            *tag, length = struct.unpack("<HHL", head)
-            if tuple(tag) == SEQUENCE_END:
-                break
-            if tuple(tag) != ITEM or position + 8 + length > end:
-                self.complete = False
-                break
-            if table is None:
-                table = file.read(min(length, 4 * MAX_FRAMES))
-            else:
-                fragments.append((position + 8, length))
-            position += 8 + length
-        return fragments, table or b""
+
+def read_fragments(file: BinaryIO, value: Piece, *, broken: bool = False) -> tuple[list[Piece], bytes, bool]:
+    """Find the fragments in compressed pixel data.
+
+    Args:
+        file: the DICOM file.
+        value: where the value of the pixel data lies.
+        broken: take the beginning of a fragment that breaks off, too.
+
+    Returns:
+        The fragments, the offset table before them, and whether the data ends as it should.
+    """
+    position, end = value[0], value[0] + value[1]
+    fragments: list[Piece] = []
+    table: bytes | None = None
+    while len(fragments) < MAX_FRAGMENTS:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8 or position + 8 > end:
+            return fragments, table or b"", False
+        *tag, length = struct.unpack("<HHL", head)
+        if tuple(tag) == SEQUENCE_END:
+            break
+        if tuple(tag) != ITEM or position + 8 + length > end:
+            if broken and tuple(tag) == ITEM and table is not None:
+                fragments.append((position + 8, end - position - 8))
+            return fragments, table or b"", False
+        if table is None:
+            table = file.read(min(length, 4 * MAX_FRAMES))
+        else:
+            fragments.append((position + 8, length))
+        position += 8 + length
+    return fragments, table or b"", True
 
 
 def native_frame_bytes(header: DicomHeader) -> int:

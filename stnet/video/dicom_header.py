@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 from stnet.errors import VideoError
 from stnet.video.dicom_elements import number, numbers, text
 from stnet.video.dicom_regions import ScanArea, read_scan_area
-from stnet.video.geometry import SQUARE, believable_aspect
+from stnet.video.geometry import believable_aspect
 from stnet.video.rates import frame_rate
+from stnet.video.scale import PixelScale, uniform_scale
 from stnet.video.source import check_size
 
 MAX_FRAMES = 100_000
@@ -45,11 +46,20 @@ PALETTE_ELEMENTS = tuple(
 )
 TIME_ELEMENTS = ("FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 REGION_ELEMENTS = ("SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PixelAspectRatio", "PixelSpacing")
+VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence")
 
+ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
+
+SHARED_GROUPS = {
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+"""Functional groups of enhanced files that say the same as elements of other files."""
 
 UNNAMED_SYNTAXES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
@@ -64,9 +74,11 @@ class DicomHeader:
     """The frames of a DICOM file as its header describes them, checked.
 
     `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut
-    to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None
-    where it states none. `photometric` is what the pixels are, corrected where the length of the pixel data shows
-    that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the width of a pixel over its height.
+    to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None where
+    it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
+    length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
+    width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
+    US Volume.
     """
 
     dataset: Any
@@ -78,7 +90,10 @@ class DicomHeader:
     times: tuple[float, ...]
     photometric: str
     area: ScanArea
-    pixel_aspect: Fraction
+    pixel_aspect: Fraction | None
+    scale: PixelScale | None
+    timing_note: str | None
+    volume: bool
     value: tuple[int, int]
 
 
@@ -137,7 +152,7 @@ def read_header(path: Path, name: str) -> DicomHeader:
     """Read and check the header of the DICOM file at `path`, which messages call `name`. Raises `VideoError`."""
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
-        tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS]
+        tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS, *VOLUME_ELEMENTS]
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
         meta = dataset.file_meta
         if meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:
@@ -169,7 +184,21 @@ def _check_known(syntax: Any, name: str) -> None:
         raise cannot_decode(name, UNNAMED_SYNTAXES.get(str(syntax), private))
 
 
+def _lift_shared_groups(dataset: Any) -> None:
+    """Put what enhanced files say for all frames together where other files have it."""
+    try:
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        del dataset.SharedFunctionalGroupsSequence
+        for group, keywords in SHARED_GROUPS.items():
+            for keyword in keywords:
+                if group in shared and keyword in shared[group][0] and keyword not in dataset:
+                    dataset[keyword] = shared[group][0][keyword]
+    except Exception:  # absent or damaged
+        return
+
+
 def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> DicomHeader:
+    _lift_shared_groups(dataset)
     height, width = (round(number(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
     check_size(name, height, width)
     stated = number(dataset, "NumberOfFrames")
@@ -190,6 +219,9 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> Di
         photometric=photometric,
         area=area,
         pixel_aspect=_pixel_aspect(dataset, area),
+        scale=area.scale or _spacing(dataset),
+        timing_note=_timing_note(dataset) if fps is None else None,
+        volume=dataset.get("SOPClassUID") == ENHANCED_US_VOLUME,
         value=value,
     )
 
@@ -209,7 +241,7 @@ def _is_full(length: int, pixels: int, frames: int) -> bool:
     return False
 
 
-def _pixel_aspect(dataset: Any, area: ScanArea) -> Fraction:
+def _pixel_aspect(dataset: Any, area: ScanArea) -> Fraction | None:
     """Width of a pixel over its height, as the header has it."""
     ratio = numbers(dataset, "PixelAspectRatio", 2)  # vertical, horizontal
     if len(ratio) == 2:
@@ -217,7 +249,7 @@ def _pixel_aspect(dataset: Any, area: ScanArea) -> Fraction:
     spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
     if len(spacing) == 2:
         return believable_aspect(round(spacing[1], 9), round(spacing[0], 9))
-    return area.pixel_aspect if area.regions else SQUARE
+    return area.pixel_aspect
 
 
 @contextmanager
@@ -243,6 +275,12 @@ def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[int, int]:
     return start, remaining if length == UNDEFINED_LENGTH else min(length, remaining)
 
 
+def _spacing(dataset: Any) -> PixelScale | None:
+    """The size of pixels where it is one for the whole frame."""
+    spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
+    return uniform_scale(spacing[1], spacing[0]) if len(spacing) == 2 else None
+
+
 def _timing(dataset: Any) -> tuple[Fraction | None, tuple[float, ...]]:
     """Frame rate, and the frames' own times (seconds) where the header lists them."""
     steps = numbers(dataset, "FrameTimeVector", MAX_FRAMES)
@@ -262,3 +300,10 @@ def _timing(dataset: Any) -> tuple[Fraction | None, tuple[float, ...]]:
         if stated is not None and (rate := frame_rate(stated)) is not None:
             return rate, ()
     return None, ()
+
+
+def _timing_note(dataset: Any) -> str:
+    stated = [keyword for keyword in ("FrameTime", "FrameTimeVector", "CineRate") if numbers(dataset, keyword, 1)]
+    if "FrameTime" in stated and number(dataset, "FrameTime") == 0:
+        return "its header states a frame time of 0"
+    return "its header states no believable frame rate" if stated else "its header states no frame rate"

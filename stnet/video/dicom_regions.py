@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from stnet.video.dicom_elements import number, text
-from stnet.video.geometry import SQUARE, believable_aspect
-
-Box = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels; the last column and row are outside."""
+from stnet.video.geometry import Box, believable_aspect
+from stnet.video.scale import PixelScale, RegionScale
 
 SPATIAL_FORMAT_2D = 1
 TISSUE, COLOUR_FLOW = 1, 2
@@ -31,11 +29,11 @@ MANY = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """One plausible 2D region: its box, its data type, and the size of its pixels in mm where it is stated."""
+    """One plausible 2D region: its box, its data type, and the size of its pixels where it is stated."""
 
     box: Box
     kind: int
-    pixel_mm: tuple[float, float] | None
+    scale: RegionScale | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +50,19 @@ class ScanArea:
     refusal: str | None = None
 
     @property
-    def pixel_aspect(self) -> Fraction:
+    def scale(self) -> PixelScale | None:
+        """The size of pixels by region, the smallest first, or None where no region states it."""
+        known = [region.scale for region in self.regions if region.scale is not None]
+        known.sort(key=lambda scale: (scale.box[2] - scale.box[0]) * (scale.box[3] - scale.box[1]))
+        return PixelScale(regions=tuple(known)) if known else None
+
+    @property
+    def pixel_aspect(self) -> Fraction | None:
         """Width of a pixel over its height, as the first region with known pixels has it."""
-        known = next((region.pixel_mm for region in self.regions if region.pixel_mm), None)
-        return SQUARE if known is None else believable_aspect(*(round(side, 9) for side in known))
+        known = next((region.scale for region in self.regions if region.scale), None)
+        if known is None:
+            return None
+        return believable_aspect(round(known.pixel_width, 9), round(known.pixel_height, 9))
 
     def cut(self, frame: np.ndarray) -> np.ndarray:
         """Return the part of a frame `[H, W, 3]` that is looked at, black outside the regions."""
@@ -96,7 +103,7 @@ def _regions(dataset: Any, height: int, width: int) -> tuple[tuple[Region, ...],
         if box is None:
             unusable += 1
         else:
-            regions.append(Region(box=box, kind=round(kind), pixel_mm=_pixel_mm(item)))
+            regions.append(Region(box=box, kind=round(kind), scale=_scale(item, box)))
     return tuple(regions), unusable
 
 
@@ -119,15 +126,19 @@ def _box(item: Any, height: int, width: int) -> Box | None:
     return box if min(box[2] - box[0], box[3] - box[1]) >= LEAST_SIDE else None
 
 
-def _pixel_mm(item: Any) -> tuple[float, float] | None:
-    """Width and height of a pixel, where both are lengths."""
-    sides = []
-    for axis in "XY":
-        delta = number(item, f"PhysicalDelta{axis}")
-        if number(item, f"PhysicalUnits{axis}Direction") != CENTIMETRES or not delta:
-            return None
-        sides.append(abs(delta) * 10)
-    return sides[0], sides[1]
+def _scale(item: Any, box: Box) -> RegionScale | None:
+    """The size of a region's pixels, where both axes are lengths, and the row at depth 0."""
+    across, down = (number(item, f"PhysicalDelta{axis}") for axis in "XY")
+    units = [number(item, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    if not across or not down or units != [CENTIMETRES, CENTIMETRES]:
+        return None
+    pixel, value = number(item, "ReferencePixelY0"), number(item, "ReferencePixelPhysicalValueY")
+    # The reference pixel counts from the corner of the region; `value` cm is the place of its row on the axis.
+    surface = None if pixel is None or value is None else box[1] + pixel - value / down
+    try:
+        return RegionScale(box=box, pixel_width=abs(across) * 10, pixel_height=abs(down) * 10, surface=surface)
+    except ValueError:
+        return None
 
 
 def _refusal(dataset: Any, unusable: int) -> str | None:

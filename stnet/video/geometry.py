@@ -13,6 +13,9 @@ from fractions import Fraction
 
 import numpy as np
 
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels; the last column and row are outside."""
+
 SQUARE = Fraction(1)
 
 ASPECT_RANGE = (Fraction(1, 8), Fraction(8))

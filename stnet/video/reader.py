@@ -5,12 +5,14 @@ container formats and of no protocol but `file`, so a play list in disguise is r
 """
 
 import struct
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.stream import Disposition
@@ -51,19 +53,25 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
 
 
-class VideoFile(VideoSource):
-    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream.
+class DecodedVideo(VideoSource):
+    """A video that FFmpeg decodes, wherever its bytes come from. Subclasses say how it is opened.
 
     The display matrix stored in the file (turns and mirrors) is applied; `height` and `width` are those of the upright
     frames. Of several video streams the one that a player shows is read; pictures such as covers are none.
+
+    Args:
+        label: what messages call it.
+        name: what outputs call it.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, label: str, name: str) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.name = self.path.stem
+        self.label, self.name = label, name
         with self._opened() as (container, stream):
-            check_size(str(self.path), stream.codec_context.height, stream.codec_context.width)
+            check_size(self.label, stream.codec_context.height, stream.codec_context.width)
             self.fps = _frame_rate(stream)
             self._duration = _declared_duration(container, stream)
             self._stated_frames = stream.frames or None
@@ -74,7 +82,7 @@ class VideoFile(VideoSource):
         tally = _Tally()
         first = next(self._upright(tally), None)
         if first is None:
-            raise VideoError(f"{self.path}: no frame can be decoded; the file is empty or damaged")
+            raise VideoError(f"{self.label}: no frame can be decoded; the file is empty or damaged")
         _, self._frame_size = first
         self.height, self.width = self._frame_size
         self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
@@ -97,19 +105,23 @@ class VideoFile(VideoSource):
         self._judge(tally)
         return Scan(length=tally.decoded, frames=kept)
 
+    @abstractmethod
+    def _container(self) -> Any:
+        """The opened container. Raises what PyAV does."""
+
     @contextmanager
     def _opened(self):
         try:
-            container = open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+            container = self._container()
         except (av.FFmpegError, UnicodeError) as error:
-            raise VideoError(f"{self.path}: cannot be opened as a video ({_reason(error)})") from error
+            raise VideoError(f"{self.label}: cannot be opened as a video ({_reason(error)})") from error
         with container:
             films = _films(container)
             if not films:
-                raise VideoError(f"{self.path}: holds no video stream")
+                raise VideoError(f"{self.label}: holds no video stream")
             stream = films[0]
             if stream.codec_context is None:
-                raise VideoError(f"{self.path}: no decoder for its video stream; convert it to H.264 first")
+                raise VideoError(f"{self.label}: no decoder for its video stream; convert it to H.264 first")
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
@@ -124,7 +136,7 @@ class VideoFile(VideoSource):
                     # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
                     turned, tally.orientation = frame.rotation, _orientation(frame)
                 upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
-                check_size(str(self.path), *upright)
+                check_size(self.label, *upright)
                 size = size or upright
                 if upright != size:
                     tally.problems.append(
@@ -196,6 +208,17 @@ class VideoFile(VideoSource):
             slack = max(1.5 / float(self.fps), TOLERATED_SHORTFALL * self._duration)
             verdicts.append(tally.end < self._duration - slack)
         return bool(verdicts) and all(verdicts)
+
+
+class VideoFile(DecodedVideo):
+    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        super().__init__(str(self.path), self.path.stem)
+
+    def _container(self) -> Any:
+        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
 
 
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stnet.errors import VideoError
 from stnet.video.geometry import SQUARE
+from stnet.video.scale import PixelScale
 
 Status = Literal["unread", "ok", "truncated", "corrupt"]
 
@@ -52,7 +53,8 @@ class VideoSource(ABC):
 
     `height` and `width` are those of the images delivered; where these are cut out of larger frames, `origin` is the
     x, y of their corner and `full_height`, `full_width` the size of the frames (`stnet.video.geometry` has the words).
-    `pixel_aspect` is the width of a pixel over its height. `notes` is what a user should know beforehand.
+    `pixel_aspect` is the width of a pixel over its height, `scale` the size of pixels where it is stated. `notes` is
+    what a user should know beforehand.
     """
 
     name: str
@@ -64,6 +66,7 @@ class VideoSource(ABC):
     full_height: int | None = None
     full_width: int | None = None
     pixel_aspect: Fraction = SQUARE
+    scale: PixelScale | None = None
     notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:

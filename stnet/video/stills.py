@@ -57,11 +57,12 @@ class UnreadableStill(VideoError):
 
 @dataclass(frozen=True, kw_only=True)
 class StillHeader:
-    """What an image file says of itself: (height, width) upright, and the aspect of its pixels."""
+    """What an image file says of itself: (height, width) upright, aspect of its pixels, whether of more than 8 bits."""
 
     height: int
     width: int
     pixel_aspect: Fraction
+    deep: bool
 
 
 def read_still(path: Path, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:
@@ -183,15 +184,38 @@ def check_single(path: Path, image: Image.Image) -> None:
 
 
 def picture_header(path: Path, image: Image.Image) -> StillHeader:
-    """Return the size and the aspect of the current picture of an image that was not loaded yet."""
-    orientation = Orientation.from_exif(image.getexif().get(EXIF_ORIENTATION, 1))
+    """Return what the current picture of an image says of itself, that was not loaded yet."""
+    deep = pixel_kind(image) != "bytes"
+    orientation = Orientation.from_exif(_exif(path, image).get(EXIF_ORIENTATION, 1))
     width, height = image.size
     check_size(str(path), height, width)
     stored = _aspect(image)
     # Newer versions of Pillow turn the size of a TIFF file themselves.
     turned = image.format == "TIFF" and image.size != (image.tag_v2.get(TIFF_WIDTH), image.tag_v2.get(TIFF_HEIGHT))
     height, width = (height, width) if turned else orientation.size(height, width)
-    return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored))
+    return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored), deep=deep)
+
+
+def _exif(path: Path, image: Image.Image) -> Image.Exif:
+    """Return the EXIF data of an image without decoding its pixels, as Pillow does for PNG in search of them."""
+    if image.format != "PNG" or "exif" in image.info or _follows_pixels(path):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _follows_pixels(path: Path) -> bool:
+    """Return whether EXIF data may follow the pixels of a PNG file, as a chunk of its own or as text."""
+    with open(path, "rb") as file:
+        position, pixels = 8, False
+        while True:
+            file.seek(position)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            pixels |= head[4:] == b"IDAT"
+            if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            position += 12 + int.from_bytes(head[:4], "big")
 
 
 def decode_picture(path: Path, image: Image.Image, scale: Callable[[], GrayScale | None] | None = None) -> np.ndarray:

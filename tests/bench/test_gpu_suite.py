@@ -13,9 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 
-from bench import tuning
 from bench.gpu_suite import __main__ as gpu_suite
 from bench.gpu_suite.processes import Ended, run_logged
 from bench.gpu_suite.stages import (
@@ -31,7 +29,6 @@ from bench.gpu_suite.stages import (
     training,
 )
 from bench.report.results import GPU_FILE
-from stnet.kernels.launch import Candidate, Row, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -268,20 +265,6 @@ def test_benchmarks_cut_short_keep_their_times(monkeypatch, tmp_path):
     with pytest.raises(StageError, match="time ran out after 2 benchmarks") as stopped:
         benchmarks("bench_operators")(context, 60.0)
     assert len(stopped.value.result["benchmarks"]) == 2
-
-
-def test_a_key_that_cannot_be_tuned_costs_no_other(monkeypatch, tmp_path):
-    def tune_key(kernel, dtype, head_dim, many, *_, report):
-        if kernel == "stda_forward":
-            raise RuntimeError("out of resource: shared memory")
-        return Row(kernel=kernel, candidates=(Candidate(milliseconds=1.0),), many_queries=many)
-
-    monkeypatch.setattr(tuning, "tune_key", tune_key)
-    lines = []
-    measured = tuning.tune_in_time(tmp_path / "table.json", 60.0, 0.01, torch.device("cpu"), lines.append)
-    failed = [line for line in lines if line.startswith("error: stda_forward")]
-    assert measured + len(failed) == len(tuning.KEYS)
-    assert read_table(tmp_path / "table.json")[0].candidates[0].milliseconds == 1.0
 
 
 def test_making_phantoms_counts_as_training_time(monkeypatch, tmp_path):

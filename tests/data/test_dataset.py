@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
@@ -14,7 +14,7 @@ from stnet.data.check import check_dataset, main, repair_dataset
 from stnet.data.clips.dataset import ClipDataset, collate_clips
 from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.frames import FrameReader
-from stnet.data.images import decode_image
+from stnet.data.images import decode_image, image_size
 from stnet.data.index import load_index
 from stnet.errors import DataError
 from stnet.video import open_source
@@ -329,3 +329,20 @@ def test_frames_that_are_no_brightness_are_found_and_left_out(tmp_path):
     repair_dataset(report)
     with pytest.warns(UserWarning, match="4095 is taken for white"):
         assert len(load_index(tmp_path, "train").videos[0].frames) == 11
+
+
+def test_orientation_that_follows_the_pixels_of_a_png_file(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("L", (60, 40)).save(path, exif=exif(6))
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    path.write_bytes(content.replace(chunk, b"").replace(content[-12:], chunk + content[-12:]))
+    assert path.read_bytes().index(b"eXIf") > path.read_bytes().index(b"IDAT")
+    assert image_size(path) == (60, 40) and decode_image(path, 60, 40).shape == (60, 40, 1)
+
+
+def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
+    Image.new("L", (60, 40)).save(tmp_path / "x.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert image_size(tmp_path / "x.png") == (40, 60)

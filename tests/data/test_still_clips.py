@@ -1,6 +1,6 @@
 """Training clips from stills: boxes follow in every frame, defences never touch them, each can be switched off."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from stnet.data.synthetic.marks import imagined_lesion, paint_marks, paint_over
 from stnet.data.synthetic.pasting import Donors, PasteLesions
 from stnet.data.synthetic.screens import cut_sector, draw_layout, place_on_screen
 from stnet.data.synthetic.still_clips import DEFENCES, Defences, StillClips, still_training_transform
+from stnet.errors import ConfigError
+from stnet.training.clips import training_clips
+from stnet.training.config import TrainConfig
 
 NONE = Defences().without(*DEFENCES)
 BOX = (60, 40, 110, 80)
@@ -148,9 +151,7 @@ def test_screens_move_boxes_with_the_scan():
         rng = np.random.default_rng(seed)
         layout = draw_layout(rng, 120, 160)
         assert 0 <= layout.top <= 120 - layout.rows and 0 <= layout.left <= 160 - layout.columns
-        layout = layout.__class__(
-            height=120, width=160, top=layout.top % 60, left=layout.left % 70, rows=60, columns=90
-        )
+        layout = replace(layout, top=layout.top % 60, left=layout.left % 70, rows=60, columns=90)
         placed = place_on_screen(scan, layout, rng)
         assert placed.frames.shape == (4, 120, 160, 1)
         for frame, boxes in zip(placed.frames, placed.boxes, strict=True):
@@ -218,8 +219,17 @@ def test_pasted_lesions_have_boxes_and_decoys_have_none(index):
         assert len(result.boxes[0]) == 1
         decoys += bool(result.frames.min() > 80)
     assert pasted > 20 and decoys == 30
-    nobody = Donors(DatasetIndex(**{**vars(index), "videos": index.videos[-1:]}))
+    moving = replace(index.videos[0], frames=index.videos[0].frames * 2)
+    nobody = Donors(replace(index, videos=(index.videos[-1], moving)))
     assert PasteLesions(donors=nobody, probability=1.0, decoys=1.0)(target, np.random.default_rng(0)) is target
+
+
+def test_a_recipe_leaves_defences_out(index):
+    config = TrainConfig.preset("lite0").replace(without_defences=("marks", "screens"))
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert training_clips(index, config).transform.defences == Defences().without("marks", "screens")
+    with pytest.raises(ConfigError, match="without_defences is 'mark'"):
+        config.replace(without_defences=("mark",))
 
 
 def test_a_data_set_draws_clips_with_it(index):

@@ -12,10 +12,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import stnet
 from stnet.errors import ConfigError
-from stnet.inference.engine import Engine, EngineOptions
-from stnet.inference.feature_cache import FeatureCache
-from stnet.inference.folding import PackedAttention, fold_batch_norms, pack_projections
-from stnet.inference.graphs import GraphedFunction
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.execution.feature_cache import FeatureCache
+from stnet.execution.folding import PackedAttention, fold_batch_norms, pack_projections
+from stnet.execution.graphs import GraphedFunction
 
 PLAIN = EngineOptions(device="cpu", fold=False, pack=False, channels_last=False)
 TOLERANCE = 1e-4

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.inference import VideoDetector, graphs
+from stnet.execution import graphs
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.execution.graphs import GraphedFunction, GraphPool
+from stnet.inference import VideoDetector
 from stnet.inference.clip_reader import read_clips
 from stnet.inference.clip_runner import ClipOutput, ClipRunner
-from stnet.inference.engine import Engine, EngineOptions
-from stnet.inference.graphs import GraphedFunction, GraphPool
 from stnet.model.geometry import clip_geometry
 from stnet.video import ArraySource
 

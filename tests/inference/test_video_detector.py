@@ -14,9 +14,9 @@ import stnet
 from stnet.data.clips.planning import plan_clips
 from stnet.data.clips.transforms import prepare_frames
 from stnet.errors import ConfigError, StnetError, VideoError
+from stnet.execution.engine import Engine, EngineOptions
 from stnet.inference import FrameResult, VideoDetector
 from stnet.inference.clip_reader import VideoEnd
-from stnet.inference.engine import Engine, EngineOptions
 from stnet.model.postprocess import select_detections
 from stnet.video import ArraySource, open_source
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stnet.integrations.msda
-from stnet.kernels import operators, registration
+from stnet.kernels import backends
 from stnet.kernels.operators import ms_deform_attn_backward
 
 
@@ -19,15 +19,6 @@ def refuses(kind, message, case, **options):
 @pytest.fixture
 def case(stda_case):
     return stda_case().to(dtype=torch.float32)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """Names of the backends asked for their kernels."""
-    asked = []
-    real = registration._implementation
-    monkeypatch.setattr(registration, "_implementation", lambda name: asked.append(name) or real(name))
-    return asked
 
 
 @pytest.mark.parametrize(
@@ -131,7 +122,7 @@ def test_auto_takes_the_cpu_path_on_the_cpu(case, launches):
 
 
 def test_auto_takes_the_reference_without_numba(case, launches, monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_NUMBA", False)
+    monkeypatch.setattr(backends, "_HAS_NUMBA", False)
     torch.testing.assert_close(case.run("auto"), case.run("reference"), rtol=0, atol=0)
     assert launches == []
     refuses(ValueError, "backend 'cpu' needs the numba package: pip install 'stnet[cpu]'", case, backend="cpu")
@@ -163,23 +154,25 @@ def test_triton_needs_a_gpu_or_its_interpreter(case, launches, monkeypatch):
 
 
 def test_triton_that_is_not_installed_is_refused(case, monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_TRITON", False)
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
     refuses(ValueError, "backend 'triton' needs the triton package", case, backend="triton")
 
 
 def test_gpu_without_triton_warns_and_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_TRITON", False)
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
     with pytest.warns(UserWarning, match="triton is not installed"):
-        assert operators._fastest_backend("cuda") == "reference"
+        assert backends._fastest(torch.device("cuda")) == "reference"
 
 
-def test_deterministic_follows_pytorch(case, monkeypatch):
+def test_deterministic_follows_pytorch(case, monkeypatch, watch_backend):
     pytest.importorskip("numba")
     seen = []
-    functions = registration._implementation("cpu")
-    real = functions.stda_backward
-    functions.stda_backward = lambda *args: seen.append(args[-1]) or real(*args)
-    monkeypatch.setattr(registration, "_implementation", lambda name: functions)
+
+    def watched(direction, function, *arguments):
+        seen.extend([arguments[-1]] if direction == "backward" else [])
+        return function(*arguments)
+
+    watch_backend(monkeypatch, "cpu", watched)
     case.gradients("cpu")
     case.gradients("cpu", deterministic=True)
     torch.use_deterministic_algorithms(True)

@@ -57,6 +57,7 @@ OPTIONS = [
     "--output",
     "--precision",
     "--preset",
+    "--processes",
     "--protocol",
     "--resume",
     "--save-minutes",
@@ -71,6 +72,7 @@ OPTIONS = [
     "--video-threshold",
     "--warmup-steps",
     "--weight-decay",
+    "--without-defences",
     "--workers",
 ]
 

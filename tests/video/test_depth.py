@@ -1,7 +1,5 @@
 """Images of more than 8 bits: one brightness for all frames, in training as in inference, said aloud."""
 
-import warnings
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +14,7 @@ DARK = RAMP // 16
 
 
 def trained(path) -> np.ndarray:
-    """What the reader of training gives."""
+    """What the reader of training gives of a frame whose video is its folder."""
     frame = Frame(
         path=path,
         height=48,
@@ -26,10 +24,9 @@ def trained(path) -> np.ndarray:
         annotated=True,
         image_id=1,
         frame_id=0,
+        scale=find_scale(sorted(path.parent.iterdir())),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return FrameReader(0).read(frame)
+    return FrameReader(0).read(frame)
 
 
 @pytest.mark.parametrize(

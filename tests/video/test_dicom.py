@@ -195,10 +195,42 @@ def test_times_come_from_the_header(tmp_path, elements, fps, last):
     assert source.fps == fps and frames[-1].time == pytest.approx(last)
 
 
+@pytest.mark.parametrize(
+    ("elements", "note"),
+    [
+        ({}, "states no frame rate: 7"),
+        ({"FrameTime": "0"}, "states a frame time of 0: 7"),
+        ({"FrameTime": "0", "CineRate": "20"}, None),
+        ({"CineRate": "1000000"}, "no believable frame rate: 7"),
+        ({"FrameTimeVector": ["0"] * 6}, "no believable frame rate: 7"),
+    ],
+)
+def test_missing_times_are_said(tmp_path, elements, note):
+    path = save(dataset(loop(), **elements), tmp_path / "a")
+    notes = open_source(path, fps=Fraction(7)).notes
+    assert (note is None and "frame" not in "".join(notes[1:])) or note in notes[1]
+    single = save(dataset(loop(1), **elements), tmp_path / "b")
+    assert not any("assumed" in remark for remark in open_source(single).notes)
+
+
+def test_enhanced_volumes(tmp_path):
+    frames = np.tile(np.array([0, 50, 100], np.uint8), (4, 20, 10))
+    data = dataset(frames, "MONOCHROME2")
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid.EnhancedUSVolumeStorage
+    measures, window, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.2, 0.1], 1
+    window.WindowCenter, window.WindowWidth = 50.5, 101
+    shared.PixelMeasuresSequence, shared.FrameVOILUTSequence = Sequence([measures]), Sequence([window])
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    images, source = read(data, tmp_path / "a")
+    assert images.shape == (4, 20, 30, 3) and images[0, 0, :3, 0].tolist() == [0, 128, 255]
+    assert source.pixel_aspect == Fraction(1, 2) and any("slices of a volume" in note for note in source.notes)
+
+
 def test_frames_are_cut_to_the_tissue_region(tmp_path):
     frames = loop(2, 40, 60)
     regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 30, 20, kind=2)]
-    path = save(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
+    path = save(dataset(frames, FrameTime="40", SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
     source = open_source(path)
     assert (source.origin, source.width, source.height) == ((10, 5), 30, 20)
     assert (source.full_width, source.full_height, source.notes) == (60, 40, ())
@@ -213,7 +245,8 @@ def test_frames_are_cut_to_the_tissue_region(tmp_path):
 def test_only_what_regions_cover_is_shown(tmp_path):
     frames = np.full((2, 60, 80, 3), 255, np.uint8)
     regions = [region(0, 0, 29, 19), region(50, 30, 79, 59), region(40, 0, 120, 9)]
-    images, source = read(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
+    data = dataset(frames, FrameTime="40", SequenceOfUltrasoundRegions=Sequence(regions))
+    images, source = read(data, tmp_path / "a")
     expected = np.zeros_like(frames)
     expected[:, :20, :30] = expected[:, 30:, 50:] = 255
     np.testing.assert_array_equal(images, expected)
@@ -372,7 +405,7 @@ def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
         "deflated": save(deflated, tmp_path / "DOE2"),
         "photometric interpretation": save(partial, tmp_path / "DOE3"),
         "bits per sample": save(float_bits, tmp_path / "DOE4"),
-        "export it as JPEG": save(video, tmp_path / "DOE5"),
+        "cannot be opened as a video": save(video, tmp_path / "DOE5"),
     }
     for message, path in cases.items():
         with pytest.raises(VideoError, match=message) as caught:

@@ -156,6 +156,6 @@ def test_segmented_palettes_are_alike_in_all_frames(tmp_path, bits, largest):
 def test_deep_colour_is_shown_by_the_bits_it_uses(tmp_path, held):
     frames = loop().astype(np.uint16)
     frames[0] //= 40
-    images, source = read(dataset(frames << (held - 8), "RGB"), tmp_path / "a")
+    images, source = read(dataset(frames << (held - 8), "RGB", FrameTime="40"), tmp_path / "a")
     assert np.abs(images.astype(int) - frames).max() <= 1
     assert bool(source.notes[1:]) == (held < 16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stnet.data.images import decode_image, image_header
+from stnet.data.images import decode_image, image_size
 from stnet.errors import DataError
 from stnet.video import VideoFile, VideoWriter, open_source
 from stnet.video.geometry import UPRIGHT, Orientation, believable_aspect
@@ -38,7 +38,7 @@ def test_training_and_inference_lay_images_upright_alike(tmp_path, code, suffix)
         expected = np.asarray(ImageOps.exif_transpose(image).convert("L")).astype(int)
     source = open_source(path.parent)
     (frame,) = source
-    assert image_header(path) == (source.height, source.width) == expected.shape == ((48, 64) if code < 5 else (64, 48))
+    assert image_size(path) == (source.height, source.width) == expected.shape == ((48, 64) if code < 5 else (64, 48))
     assert np.abs(frame.image[..., 0] - expected).max() <= 3
     assert np.abs(decode_image(path, *expected.shape)[..., 0] - expected).max() <= 3
 

@@ -22,6 +22,7 @@ MAX_COORDINATE = 1e6
 MAX_ID = 2**53
 MAX_NAME_LENGTH = 512
 
+_WHOLE_NUMBERS = frozenset({"id", "image_id", "video_id", "frame_id", "category_id", "instance_id", "width", "height"})
 _CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
 
 
@@ -122,12 +123,25 @@ def parse_annotations(document: dict, file: Path, *, strict: bool = True) -> Ann
 
 
 def load_json(file: Path) -> dict:
-    """Load a JSON object with bounded size and depth.
-
-    NaN and Infinity, which many programs write, are let through to be refused with the entry they stand in.
+    """Load a JSON object; see `load_document`.
 
     Raises:
         DataError: the file cannot be read, is too large or nested too deeply, or holds no JSON object.
+    """
+    document = load_document(file)
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: a JSON {type(document).__name__} where an object with `images` is expected")
+    return document
+
+
+def load_document(file: Path) -> Any:
+    """Load JSON with bounded size and depth.
+
+    NaN and Infinity, which many programs write, are let through to be refused with the entry they stand in. Ids and
+    sizes that are written as 1.0 become integers.
+
+    Raises:
+        DataError: the file cannot be read, is too large or nested too deeply, or holds an object with a key twice.
     """
     try:
         status = file.stat()
@@ -137,7 +151,7 @@ def load_json(file: Path) -> dict:
             raise DataError(
                 f"{file}: {status.st_size} bytes, of which only {MAX_FILE_BYTES} are read; split the dataset"
             )
-        document = json.loads(file.read_bytes(), object_pairs_hook=_without_repeated_keys)
+        return json.loads(file.read_bytes(), object_pairs_hook=_entry)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
@@ -146,9 +160,18 @@ def load_json(file: Path) -> dict:
         raise DataError(f"{file}: nested too deeply for an annotation file; export it again") from error
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON ({error}); export it again") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{file}: a JSON {type(document).__name__} where an object with `images` is expected")
-    return document
+
+
+def _entry(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object; of a key that stands twice nobody knows which value was meant."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} twice in one object")
+    for key in _WHOLE_NUMBERS & entry.keys():
+        if isinstance(entry[key], float) and entry[key].is_integer():
+            entry[key] = int(entry[key])
+    return entry
 
 
 def first_positions(document: dict, name: str) -> dict[int, int]:
@@ -159,15 +182,6 @@ def first_positions(document: dict, name: str) -> dict[int, int]:
         if isinstance(identity, int) and not isinstance(identity, bool):
             positions.setdefault(identity, position)
     return positions
-
-
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object; of a key that stands twice nobody knows which value was meant."""
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} twice in one object")
-    return entry
 
 
 def relative_path_problem(name: str) -> str | None:
@@ -234,7 +248,6 @@ class _Reader:
                     self._refuse("not an object", f"{item!r:.80} is no JSON object", "remove it")
                 if key != "annotations" or "id" in item:
                     identity = self._integer(item, "id")
-                    item = item | {"id": identity}
                     self.entry += f" (id {identity})"
                     if identity in ids:
                         self._repeated_id(key, identity)
@@ -331,8 +344,6 @@ class _Reader:
 
     def _integer(self, item: dict, key: str, least: int = 0, most: int = MAX_ID) -> int:
         value = item.get(key)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # many programs write 1.0
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._refuse(
                 "wrong number",
@@ -368,8 +379,3 @@ def _is_coordinate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= MAX_COORDINATE  # not of NaN
-
-
-def _repeated(names) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]

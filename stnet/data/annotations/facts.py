@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stnet.data.annotations.entries import Annotations, ImageEntry
-from stnet.data.images import ImageHeader, decode_image, image_header, video_scale
+from stnet.data.images import decode_image, image_header, video_scale
 from stnet.data.path_guard import PathGuard
 from stnet.errors import DataError
 from stnet.video.depth import GrayScale
@@ -60,12 +60,15 @@ def gather_facts(annotations: Annotations, folder: Path, *, quick: bool = False)
         except OSError as error:  # no file system holds such a name, or its folder may not be read
             facts.unusable[image.id] = _unreadable(f"{image.file_name}: {error.strerror}")
 
-    def look(image: ImageEntry) -> ImageHeader | UnusableFile:
+    def look(image: ImageEntry) -> tuple[tuple[int, int], bool] | UnusableFile:
         path = facts.paths[image.id]
         try:
             if not path.is_file():
                 return UnusableFile("missing frame", f"no file {path}", "restore it")
-            return ImageHeader(image.height, image.width, deep=False) if quick else image_header(path)
+            if quick:
+                return (image.height, image.width), False
+            header = image_header(path)
+            return (header.height, header.width), header.deep
         except DataError as error:
             return _unreadable(str(error))
         except OSError as error:
@@ -77,9 +80,10 @@ def gather_facts(annotations: Annotations, folder: Path, *, quick: bool = False)
             if isinstance(result, UnusableFile):
                 facts.unusable[image.id] = result
                 continue
-            if result[:2] != (image.height, image.width):
-                facts.sizes[image.id] = result[:2]
-            if result.deep:
+            size, deep = result
+            if size != (image.height, image.width):
+                facts.sizes[image.id] = size
+            if deep:
                 facts.deep.add(image.id)
     return facts
 

@@ -1,9 +1,10 @@
 """COCO files, also with the videos of COCO-VID and the attributes that Datumaro and CVAT add."""
 
+import json
 from pathlib import Path, PurePosixPath
 
 from stnet.data.annotations.entries import Annotations, load_json, parse_annotations
-from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile
+from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
 from stnet.data.formats.shapes import around, around_turned_box, ordered
 from stnet.errors import DataError
 
@@ -48,6 +49,30 @@ def parse_coco(document: dict, file: Path) -> MarksFile:
                 raise DataError(f"{file}: {image.entry}: frame_id is {raw['frame_id']!r:.40}, no whole number")
         images.append(ImageMarks(name=image.file_name, frame=frame, video=video, number=number))
     return MarksFile(name=str(file), stem=file.stem, images=tuple(images))
+
+
+def write_coco(video: VideoBoxes) -> dict[str, str]:
+    """Return a COCO-VID file, by name; `score` and `instance_id` stand where they are known."""
+    width, height = video.size
+    document: dict = {
+        "categories": [{"id": number, "name": label} for number, label in enumerate(video.labels, start=1)],
+        "videos": [{"id": 1, "name": video.name, "width": width, "height": height, "length": video.frames}],
+        "images": [
+            {"id": number + 1, "file_name": f"{video.name}/{number:06d}.png", "width": width, "height": height}
+            | {"video_id": 1, "frame_id": number}
+            for number in range(video.frames)
+        ],
+        "annotations": [],
+    }
+    for number, boxes in sorted(video.boxes.items()):
+        for found in boxes:
+            x0, y0, x1, y1 = (round(value, 4) for value in found.box)
+            bbox = [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)]
+            entry = {"id": len(document["annotations"]) + 1, "image_id": number + 1, "video_id": 1, "bbox": bbox}
+            entry |= {"category_id": video.labels.index(found.label) + 1, "area": bbox[2] * bbox[3], "iscrowd": 0}
+            known = {"score": found.score, "instance_id": found.instance}
+            document["annotations"].append(entry | {key: value for key, value in known.items() if value is not None})
+    return {f"{video.name}.json": json.dumps(document) + "\n"}
 
 
 def _with_what_stnet_asks_for(document: dict) -> dict:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from stnet.data.formats.account import Account
 from stnet.data.formats.classes import Classes
-from stnet.data.formats.fitting import Fit, Picture, fit
+from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
 from stnet.data.formats.marks import Box, FrameMarks, Mark, Size
 from stnet.data.formats.placing import Owned, Rules, place
 from stnet.data.layout import VideoRecord, write_frames
@@ -25,7 +25,7 @@ class VideoConversion:
         self.labels = [name.lower() for name in classes.names]
         self._files = {path.name: path for path in video.paths}
         self._instances: dict[int | str, int] = {}
-        self._fits: dict[tuple[Size | None, int], Fit] = {}
+        self._fits: dict[tuple[bool, Size | None, int], Fit] = {}
 
     def write(self, owned: Owned, rules: Rules, empty_unknown: bool) -> VideoRecord:
         """Write its frames; return its annotations."""
@@ -102,7 +102,7 @@ class VideoConversion:
     def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
         whole = (source.full_width or source.width, source.full_height or source.height)
         orientation = 1 if frame.size in (None, whole) else self._orientation(name)
-        key = frame.size, orientation
+        key = frame.relative, frame.size, orientation
         if key not in self._fits:
             picture = Picture(
                 size=(source.width, source.height),
@@ -111,7 +111,7 @@ class VideoConversion:
                 pixel_aspect=Fraction(getattr(source, "pixel_aspect", 1)),
                 orientation=orientation,
             )
-            self._fits[key] = fit(frame.size, picture, frame.where)
+            self._fits[key] = fit_shares(picture) if frame.relative else fit(frame.size, picture, frame.where)
         found = self._fits[key]
         if found.note and frame.marks:
             self.account.notes[f"{self.video.name}: {found.note}"] += 1

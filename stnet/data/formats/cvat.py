@@ -11,9 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
 
 from stnet.data.annotations.entries import MAX_IMAGE_SIDE
-from stnet.data.formats.marks import Box, FrameMarks, ImageMarks, Mark, MarksFile, Size, VideoMarks
+from stnet.data.formats.marks import Box, FrameMarks, ImageMarks, Mark, MarksFile, Size, VideoBoxes, VideoMarks
 from stnet.data.formats.shapes import around, around_ellipse, around_turned_box, ordered
 from stnet.data.formats.xml_file import XmlReader, read_bytes
 from stnet.errors import DataError
@@ -37,6 +38,43 @@ def read_cvat(file: Path) -> MarksFile:
     reader = _Reader(file)
     reader.parse(read_bytes(file))
     return reader.result()
+
+
+def write_cvat(video: VideoBoxes) -> dict[str, str]:
+    """Return a file of CVAT for video, by name: a track per lesion that is `outside` on frames without it.
+
+    The format has no place for scores.
+    """
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    meta = ElementTree.SubElement(root, "meta")
+    task = ElementTree.SubElement(meta, "task")
+    stated = {"name": video.name, "size": video.frames, "mode": "interpolation", "start_frame": 0}
+    for key, value in (stated | {"stop_frame": video.frames - 1, "frame_filter": ""}).items():
+        ElementTree.SubElement(task, key).text = str(value)
+    labels = ElementTree.SubElement(task, "labels")
+    for name in video.labels:
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
+    size = ElementTree.SubElement(task, "original_size")
+    for key, value in zip(("width", "height"), video.size, strict=True):
+        ElementTree.SubElement(size, key).text = str(value)
+    ElementTree.SubElement(meta, "source").text = video.source
+    for identity, track in enumerate(video.tracks()):
+        element = ElementTree.SubElement(root, "track", id=str(identity), label=track[0][1].label, source="auto")
+        numbers = {number for number, _ in track}
+        for number, found in track:
+            _write_box(element, number, found.box, outside=False)
+            if number + 1 not in numbers and number + 1 < video.frames:
+                _write_box(element, number + 1, found.box, outside=True)
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    return {f"{video.name}.xml": f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'}
+
+
+def _write_box(track: ElementTree.Element, number: int, box: Box, outside: bool) -> None:
+    corners = {key: f"{value:.4f}" for key, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)}
+    keys = {"frame": str(number), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
+    ElementTree.SubElement(track, "box", keys | corners | {"z_order": "0"})
 
 
 @dataclass

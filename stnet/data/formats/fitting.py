@@ -88,6 +88,15 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
     )
 
 
+def fit_shares(picture: Picture) -> Fit:
+    """Find how marks move that are given as shares of the whole upright frame."""
+    return Fit(
+        drawn=(1, 1),
+        scale=(float(picture.whole[0]), float(picture.whole[1])),
+        shift=(-float(picture.origin[0]), -float(picture.origin[1])),
+    )
+
+
 def _scales(drawn: Size, frame: Size, pixel_aspect: Fraction) -> bool:
     """Whether one scale, rounded to whole pixels, leads from one size to the other, pixels shown square or stored."""
     return (

@@ -40,12 +40,14 @@ class FrameMarks:
         where: the entry, for messages.
         marks: all that was drawn on it.
         size: of the picture the marks were drawn on, None where the file does not say.
+        relative: boxes are shares of the picture's width and height instead of pixels; `size` is then None.
         unseen: why nobody looked at the frame although it is listed; empty where somebody did.
     """
 
     where: str
     marks: tuple[Mark, ...] = ()
     size: Size | None = None
+    relative: bool = False
     unseen: str = ""
 
 
@@ -111,3 +113,45 @@ class MarksFile:
     images: tuple[ImageMarks, ...] = ()
     videos: tuple[VideoMarks, ...] = ()
     notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBox:
+    """A box to be written: in pixels of whole frames, with its class, its score and which lesion it is, where known."""
+
+    label: str
+    box: Box
+    score: float | None = None
+    instance: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBoxes:
+    """The detections or lesions of a video, to be written in a format of other tools.
+
+    Attributes:
+        name: of the video, without ending; frames are called `NAME/000012.png`.
+        source: the name of the file that the video is.
+        size: of whole frames.
+        frames: how many there are.
+        fps: frames per second.
+        labels: the classes in order.
+        boxes: by frame, counted from 0; frames without are left out.
+    """
+
+    name: str
+    source: str
+    size: Size
+    frames: int
+    fps: float
+    labels: tuple[str, ...]
+    boxes: dict[int, tuple[FoundBox, ...]]
+
+    def tracks(self) -> list[list[tuple[int, FoundBox]]]:
+        """Return the boxes of each lesion, in the order of frames; one that belongs to no lesion stands alone."""
+        lesions: dict[object, list[tuple[int, FoundBox]]] = {}
+        for number in sorted(self.boxes):
+            for position, found in enumerate(self.boxes[number]):
+                key = ("alone", number, position) if found.instance is None else (found.instance, found.label)
+                lesions.setdefault(key, []).append((number, found))
+        return list(lesions.values())

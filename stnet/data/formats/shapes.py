@@ -46,3 +46,12 @@ def _turn(degrees: float) -> tuple[float, float]:
 def _centred(box: Box, half_width: float, half_height: float) -> Box:
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def turned_about_corner(box: Box, degrees: float) -> Box:
+    """Return the box around `box` turned about its upper left corner, clockwise on the screen."""
+    cos, sin = _turn(degrees)
+    width, height = box[2] - box[0], box[3] - box[1]
+    xs = [box[0] + x * cos - y * sin for x in (0, width) for y in (0, height)]
+    ys = [box[1] + x * sin + y * cos for x in (0, width) for y in (0, height)]
+    return min(xs), min(ys), max(xs), max(ys)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, label
 
-from stnet.data.images import decode_image, image_header
+from stnet.data.images import decode_image, image_size
 from stnet.data.index import LESION_CLASSES
 from stnet.data.path_guard import PathGuard
 from stnet.data.still_sets.stills import Stills, stills_of
@@ -72,12 +72,12 @@ class _Folder:
 
     def size(self, name: str) -> tuple[int, int]:
         """Height and width of an image."""
-        return image_header(self.path(name))[:2]
+        return image_size(self.path(name))
 
     def mask(self, name: str) -> np.ndarray:
         """A mask, uint8 `[H, W, C]`."""
         path = self.path(name)
-        return decode_image(path, *image_header(path)[:2])
+        return decode_image(path, *image_size(path))
 
     def boxes(self, name: str) -> list[np.ndarray]:
         """The lesions of a black and white mask."""

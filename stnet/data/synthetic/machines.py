@@ -19,6 +19,7 @@ class Texture:
     probability: float
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Change all frames alike."""
         if rng.random() >= self.probability:
             return stack
         kind, strength = rng.integers(4), rng.random()
@@ -45,6 +46,7 @@ class DynamicRange:
     sway: float = 0.0
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Change the gray levels of every frame."""
         black = rng.uniform(-self.cut / 2, self.cut)
         gains = 1 + self.sway * rng.uniform(-1, 1, len(stack.frames))
         if self.sway == 0 and black == 0:
@@ -67,6 +69,7 @@ class Shadow:
     probability: float
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Cast one shadow on all frames."""
         if rng.random() >= self.probability:
             return stack
         height, width = stack.height, stack.width

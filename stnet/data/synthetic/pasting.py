@@ -38,14 +38,17 @@ class Piece:
 
 
 class Donors:
-    """Lesions of an index to paste elsewhere; a piece is cut out when it is first asked for, and kept."""
+    """Lesions of the stills of an index to paste elsewhere, each cut out when it is first asked for, and kept.
+
+    Videos give none: a phantom's lesion in real tissue would look like nothing there is.
+    """
 
     def __init__(self, index: DatasetIndex):
         self._lesions = [
             (video.frames[0], number)
             for video in index.videos
             for number in range(len(video.frames[0].boxes))
-            if video.frames[0].annotated and _is_donor(video.frames[0], number)
+            if len(video.frames) == 1 and video.frames[0].annotated and _is_donor(video.frames[0], number)
         ]
         self._reader = FrameReader(0)
         self._kept: dict[tuple[int, bool], Piece] = {}

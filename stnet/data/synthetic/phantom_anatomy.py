@@ -59,8 +59,11 @@ class Lesion:
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
     def section(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the points [H, W] of a plane: rank (distance from the centre, 1 at the surface), strength of the
-        spicules, and lateral component of the direction from the centre.
+        """Cut the lesion with a plane of points `[H, W]`.
+
+        Returns:
+            Rank (distance from the centre, 1 at the surface), strength of the spicules, and lateral component of the
+            direction from the centre, each `[H, W]`.
         """
         dx, dy, dz = ((c - m) / r for c, m, r in zip((x, y, z), self.centre, self.radii, strict=True))
         distance = np.sqrt(dx**2 + dy**2 + dz**2) + 1e-6
@@ -166,7 +169,7 @@ def _layer_shares(z: np.ndarray, depths: tuple[np.ndarray, ...]) -> list[np.ndar
 def _add_interfaces(
     echo: np.ndarray, coherent: np.ndarray, x: np.ndarray, z: np.ndarray, depths: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds bright lines at the skin and the fasciae, strongest where they face the probe."""
+    """Add bright lines at the skin and the fasciae, strongest where they face the probe."""
     for depth, height, width in zip(depths, INTERFACE_DB, INTERFACE_MM, strict=True):
         slope = np.gradient(depth[0], x[0])
         line = np.exp(-(((z - depth) / width) ** 2)) * np.exp(-((slope / 0.5) ** 2))
@@ -185,7 +188,7 @@ def _embed(
     y: np.ndarray,
     z: np.ndarray,
 ) -> np.ndarray:
-    """Puts a lesion into the tissue maps, which it changes; returns its rank map [H, W]."""
+    """Put a lesion into the tissue maps, which it changes; return its rank map `[H, W]`."""
     ranks = np.full(x.shape, np.inf)
     part = lesion.window(x, z)
     strength = _section_strength(lesion, y[part])
@@ -210,7 +213,7 @@ def _embed(
 
 
 def _section_strength(lesion: Lesion, y: np.ndarray) -> np.ndarray:
-    """Fades a lesion out where its section is too small for a box: the beam averages over its thickness."""
+    """Fade a lesion out where its section is too small for a box: the beam averages over its thickness."""
     across = np.abs(y - lesion.centre[1]) / lesion.radii[1]
     share = np.sqrt(np.clip(1 - across**2, 0, 1))
     diameter = 2 * share * min(lesion.radii[0], lesion.radii[2])

@@ -156,7 +156,7 @@ class Renderer:
         ]
 
     def _envelope(self, field: np.ndarray) -> np.ndarray:
-        """Blurs the scatterers with the point spread function and takes the magnitude."""
+        """Blur the scatterers with the point spread function and take the magnitude."""
         field = fft.ifft(fft.fft(field, axis=1) * self._spread, axis=1)
         return np.abs(fft.ifft(fft.fft(field, axis=0) * self._pulse, axis=0))
 
@@ -175,7 +175,7 @@ class Renderer:
         return (transfer / np.sqrt((transfer**2).mean())).astype(np.float32)
 
     def _display(self, envelope: np.ndarray) -> np.ndarray:
-        """Adds the receiver's noise, applies gain, compresses to 8 bits and lets the last frame linger."""
+        """Add the receiver's noise, apply gain, compress to 8 bits and let the last frame linger."""
         scanner = self.scanner
         view = envelope[: self.height, self.margin : self.margin + self.width]
         noise = self._noise.rayleigh(10 ** (scanner.noise_db / 20), view.shape)

@@ -21,8 +21,14 @@ LESION_FREE_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PseudoVideo:
-    """`frames` uint8 [F, H, W]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n],
-    `instances` int64 [n] (which box of the still) and `annotated`.
+    """A rendered pseudo-video.
+
+    Attributes:
+        frames: uint8 `[F, H, W]`.
+        boxes: per frame float32 `[n, 4]`, x0 y0 x1 y1 in pixels.
+        labels: per frame int64 `[n]`.
+        instances: per frame int64 `[n]`, which box of the still.
+        annotated: per frame.
     """
 
     frames: np.ndarray
@@ -45,7 +51,7 @@ class View:
 def render_still(
     pixels: np.ndarray, still: Frame, rng: np.random.Generator, *, frames: int, height: int, width: int
 ) -> PseudoVideo:
-    """Renders a pseudo-video of a still with gray `pixels` uint8 [h, w] and the boxes of `still`."""
+    """Render a pseudo-video of a still with gray `pixels` uint8 `[h, w]` and the boxes of `still`."""
     time = np.linspace(0, 1, frames) if frames > 1 else np.zeros(1)
     views = _draw_path(rng, still, height / width, time)
     tissue = _Tissue(rng, still)

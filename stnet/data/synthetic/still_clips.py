@@ -101,6 +101,7 @@ class StillClips:
     motion: Motion = field(default_factory=Motion)
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Draw one clip."""
         count = len(stack.frames)
         held = bool((stack.frames == stack.frames[:1]).all())
         if held:
