@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import types
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
 
 from stnet.errors import ConfigError
+from stnet.json_settings import settings_from_json
 
 BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "lite0", "lite1", "lite2")
 BACKBONE_NORMS = ("frozen_batch", "batch", "group")
@@ -101,52 +100,17 @@ class ModelConfig:
         return PRESETS[name]
 
     def to_json(self) -> str:
+        """Return a JSON object of all fields."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
-        """The configuration written by `to_json`; missing keys take their defaults.
+        """Return the configuration written by `to_json`; missing keys take their defaults.
 
         Raises:
             ConfigError: no JSON object, an unknown key, or a value of the wrong type.
         """
-        return config_from_json(cls, text, "model configuration")
-
-
-def config_from_json(cls: type, text: str, what: str) -> Any:
-    """Build the flat data class `cls` from a JSON object, refusing unknown keys and wrong types.
-
-    Raises:
-        ConfigError: with `what`, the key and the value.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{what}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{what}: expected a JSON object, found {type(values).__name__}")
-    types_of = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    unknown = [key for key in values if key not in names]
-    if unknown:
-        raise ConfigError(f"{what}: unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(names)}")
-    return cls(**{key: _converted(value, types_of[key], f"{what}: {key}") for key, value in values.items()})
-
-
-def _converted(value: Any, expected: Any, what: str) -> Any:
-    if get_origin(expected) is types.UnionType:
-        if value is None:
-            return None
-        expected = next(arm for arm in get_args(expected) if arm is not type(None))
-    if get_origin(expected) is tuple:
-        element = get_args(expected)[0]
-        if isinstance(value, list | tuple) and all(isinstance(item, element) for item in value):
-            return tuple(value)
-    elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
-        return value
-    raise ConfigError(f"{what} is {value!r}; expected {getattr(expected, '__name__', expected)}")
+        return settings_from_json(cls, text, "model configuration")
 
 
 PRESETS = {

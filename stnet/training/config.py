@@ -10,6 +10,7 @@ from typing import Any
 
 from stnet.data.synthetic.still_clips import DEFENCES
 from stnet.errors import ConfigError
+from stnet.json_settings import settings_from_json
 from stnet.model.config import ModelConfig
 from stnet.training.criterion import CLASS_LOSSES
 
@@ -121,42 +122,17 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        values = {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
-        values["model"] = json.loads(self.model.to_json())
-        return json.dumps(values, indent=2)
+        """Return a JSON object of all settings."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str, source: str = "training configuration") -> "TrainConfig":
-        """Read what `to_json` wrote; absent settings keep their defaults.
+        """Return what `to_json` wrote; absent settings keep their defaults.
 
         Raises:
             ConfigError: for text that is no JSON object, unknown settings and values of the wrong type.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{source}: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
-        known = {item.name: item for item in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
-        settings = {name: _typed(source, known[name], value) for name, value in values.items() if name != "model"}
-        if "model" in values:
-            settings["model"] = ModelConfig.from_json(json.dumps(values["model"]))
-        return cls(**settings)
-
-
-def _typed(source: str, known: dataclasses.Field, value: Any) -> Any:
-    wanted = type(known.default)
-    if wanted is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not wanted:
-        raise ConfigError(f"{source}: {known.name} is {value!r}; expected {wanted.__name__}")
-    return value
+        return settings_from_json(cls, text, source)
 
 
 def _require(holds: bool, name: str, value: Any, allowed: str) -> None:

@@ -28,6 +28,7 @@ class Start:
     unused: tuple[str, ...]
 
     def summary(self) -> str:
+        """Return what was taken and what was not, in lines."""
         lines = [f"{self.taken} tensors taken"]
         for what, names in (
             ("kept their random start, shapes differ", self.different),

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stnet.console import Reporter
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
 from stnet.evaluation.figures_table import show_figures
 from stnet.evaluation.lesion_metrics import SIZES
-from stnet.evaluation.predict import PredictionOptions, predict_frames
+from stnet.evaluation.predict import PredictionOptions, Predictor, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
-from stnet.training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Validation:
 
 
 def validate(
-    model: Detector,
+    model: Detector | Predictor,
     index: DatasetIndex,
     options: PredictionOptions,
     score_threshold: float,
@@ -38,6 +38,11 @@ def validate(
 
     Args:
         model: on this process's device; put in evaluation mode meanwhile.
+        index: the videos.
+        options: how clips are predicted.
+        score_threshold: operating point of recall and false positives.
+        world: the processes that share the videos.
+        reporter: where progress goes.
         check: called between batches; may raise to leave.
 
     Returns:
@@ -51,12 +56,14 @@ def validate(
         reporter.advance(count)
         check()
 
-    training = model.training
-    model.eval()
+    training = isinstance(model, Detector) and model.training
+    if training:
+        model.eval()
     try:
         scored = predict_frames(model, index, options, videos=share, advance=advance)
     finally:
-        model.train(training)
+        if training:
+            model.train()
         reporter.stop()
     shares = world.gather(scored)
     if not world.is_first:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from stnet.console import Reporter
 from stnet.data.index import load_index
 from stnet.model.config import ModelConfig
 from stnet.training.config import TrainConfig
 from stnet.training.distributed import World
 from stnet.training.loop import RunOptions, Trainer
-from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 
 FRAMES = 8
