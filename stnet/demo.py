@@ -109,7 +109,12 @@ def _run(options: argparse.Namespace) -> int:
     for name, value, least in (("--seed", options.seed, 0), ("--frames", options.frames, 1)):
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{options.output}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
     print(f"Rendering {len(CASES)} phantom videos of {options.frames} frames ...", flush=True)
     phantoms = {
         name: render_phantom((options.seed, UNSEEN, number), frames=options.frames, lesions=lesions)

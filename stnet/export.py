@@ -202,7 +202,12 @@ def _export(options: argparse.Namespace) -> int:
     taken = [str(path) for path in paths if path.exists()]
     if taken and not options.overwrite:
         raise ConfigError(f"{', '.join(taken)} exist; choose another --output or pass --overwrite")
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{options.output}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
 
     if "safetensors" in options.formats:
         metadata = read_checkpoint(resolve(options.checkpoint)).metadata
