@@ -11,6 +11,7 @@ from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, Predictor, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
+from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
 
@@ -37,7 +38,7 @@ def validate(
     The metrics do not depend on the number of processes: every video is predicted by itself.
 
     Args:
-        model: on this process's device; put in evaluation mode meanwhile.
+        model: on this process's device; put in evaluation mode meanwhile. Or an engine.
         index: the videos.
         options: how clips are predicted.
         score_threshold: operating point of recall and false positives.
@@ -57,6 +58,8 @@ def validate(
         check()
 
     training = isinstance(model, Detector) and model.training
+    if isinstance(model, Detector):  # an engine has the format already
+        lay_out_for(model.backbone, world.device)
     if training:
         model.eval()
     try:

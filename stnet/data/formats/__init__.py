@@ -1,0 +1,1 @@
+"""Annotation formats of other tools: one file each, from a marks file to marks and back."""
