@@ -20,9 +20,9 @@ from stnet.evaluation.protocol import PROTOCOLS
 from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
 from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
+from stnet.execution.engine import Engine, EngineOptions
 from stnet.files import replacing
 from stnet.model.checkpoint import load
-from stnet.model.detector import Detector
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
@@ -30,7 +30,6 @@ from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
-from stnet.training.step import AUTOCAST
 from stnet.training.validation import show, show_report, validate
 
 OUT_OF_MEMORY = (
@@ -229,9 +228,9 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     _check_evaluation(options)
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
-    if options.duplicate_iou is not None:
-        model.config = dataclasses.replace(model.config, duplicate_iou=options.duplicate_iou)
-    predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
+    # What users run, in the precision that they get where none is asked for.
+    model = Engine(model, EngineOptions(device=world.device, dtype=given.get("precision")))
+    predict = PredictionOptions(protocol=options.protocol, duplicate_iou=options.duplicate_iou)
     if options.stills:
         _evaluate_stills(options, model, predict, settings.score_threshold, world, reporter)
         return
@@ -249,7 +248,7 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": model.config.duplicate_iou}
+        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
         _write_files(options, report_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
@@ -269,7 +268,7 @@ def _check_evaluation(options: argparse.Namespace) -> None:
 
 def _evaluate_stills(
     options: argparse.Namespace,
-    model: Detector,
+    model: Engine,
     predict: PredictionOptions,
     score_threshold: float,
     world: World,
@@ -286,9 +285,13 @@ def _evaluate_stills(
     report = build_stills_report(sets, names, points=read_points(options.evaluate), score_threshold=score_threshold)
     show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
     if options.output is not None:
-        facts = {"stills": True, "duplicate_iou": model.config.duplicate_iou}
+        facts = {"stills": True, "duplicate_iou": _duplicate_iou(model, predict)}
         _write_files(options, stills_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of stills and curves are in {options.output}")
+
+
+def _duplicate_iou(model: Engine, predict: PredictionOptions) -> float:
+    return model.config.duplicate_iou if predict.duplicate_iou is None else predict.duplicate_iou
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
