@@ -49,5 +49,6 @@ lint: install  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install  ## benchmarks at small sizes; figures go to bench/results
-	$(BIN)/python -m pytest bench --benchmark-json=bench/results/cpu_benchmark.json
+bench: install  ## benchmarks at small sizes; results go to runs/bench
+	@mkdir -p runs/bench
+	$(BIN)/python -m pytest bench --benchmark-json=runs/bench/cpu_benchmark.json

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import baselines, machine
-from bench.counts import Work
-from bench.shapes import DTYPES, SIZES, Sizes
-from bench.timing import Action, WrongResultError, time_action
+from bench.timing import baselines, limits
+from bench.timing.counts import Work
+from bench.timing.shapes import DTYPES, SIZES, Sizes
+from bench.timing.stopwatch import Action, WrongResultError, time_action
+from stnet import environment
 
 STARTED = pytest.StashKey[float]()
 LONGEST_REASON = 300  # characters
@@ -52,6 +53,7 @@ class Settings:
 
     @property
     def sizes(self) -> Sizes:
+        """The sizes that `size` names."""
         return SIZES[self.size]
 
 
@@ -82,7 +84,7 @@ def pytest_generate_tests(metafunc):
     settings = settings_of(metafunc.config)
     sizes, dtypes = settings.sizes, _dtypes(metafunc.config, settings.device)
     values = {
-        "device": [settings.device.type],
+        "device": [pytest.param(settings.device.type, id=f"{settings.device.type}-{settings.size}")],
         "dtype": dtypes,
         "precision": ["bfloat16" if name == "float16" else name for name in dtypes],  # training avoids float16
         "batch": sizes.batches,
@@ -206,19 +208,14 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_benchmark_generate_machine_info(config):
     device = settings_of(config).device
-    described = machine.describe(device)
-    return {**described, "limits": machine.measure_limits(device), "missing": baselines.missing()}
+    described = environment.describe(device)
+    return {**described, "limits": limits.measure_limits(device), "missing": baselines.missing()}
 
 
 def pytest_benchmark_generate_commit_info(config):
-    return {"id": machine.commit()}
+    return {"id": environment.commit()}
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Keep the file small: medians and quartiles, no single rounds; add what has no time, and why."""
-    for entry in output_json["benchmarks"]:
-        kept = ("min", "q1", "median", "q3", "max", "rounds")
-        entry["stats"] = {key: entry["stats"][key] for key in kept}
-        for key in ("options", "fullname", "param"):
-            entry.pop(key)
+    """Add what has no time, and why."""
     output_json["without_time"] = config.stash[WITHOUT_TIME]

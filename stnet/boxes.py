@@ -11,10 +11,11 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and its generalized form (Rezatofighi et al., CVPR 2019).
+    """Return intersection over union, and its generalized form (Rezatofighi et al., CVPR 2019).
 
     Args:
-        first, second: x0, y0, x1, y1 `[..., 4]`, x0 <= x1 and y0 <= y1; leading dimensions broadcast.
+        first: x0, y0, x1, y1 `[..., 4]`, x0 <= x1 and y0 <= y1.
+        second: likewise; leading dimensions broadcast.
 
     Returns:
         IoU in [0, 1] and generalized IoU in [-1, 1], both `[...]`. Two boxes without area overlap by 0.

@@ -46,6 +46,7 @@ class Score:
 
     @property
     def false_positives_per_frame(self) -> float:
+        """Detections without a lesion, per frame."""
         return self.false_positives / max(1, self.frames)
 
 

@@ -1,5 +1,7 @@
 """Errors that a user's input can cause. Every message names the file or argument, the value and the remedy."""
 
+from collections.abc import Sequence
+
 
 class StnetError(Exception):
     """Base of all errors that command lines report as `error: ...` instead of a traceback."""
@@ -19,3 +21,15 @@ class VideoError(StnetError):
 
 class CheckpointError(StnetError):
     """A checkpoint that cannot be read, or does not fit the model."""
+
+
+class NonFiniteError(StnetError):
+    """Predictions, losses or gradients that are NaN or infinite.
+
+    Attributes:
+        frames: flat indices of the frames concerned; empty where the cause cannot be told apart by frame.
+    """
+
+    def __init__(self, message: str, frames: Sequence[int] = ()):
+        super().__init__(message)
+        self.frames = tuple(frames)

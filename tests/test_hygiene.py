@@ -51,7 +51,17 @@ def test_imports_without_an_optional_package(absent, statement):
     assert done.returncode == 0, done.stderr
 
 
-GROUND = {"errors", "files", "console", "command_line", "environment", "devices", "boxes", "json_settings"}
+GROUND = {
+    "errors",
+    "files",
+    "console",
+    "command_line",
+    "environment",
+    "devices",
+    "boxes",
+    "json_settings",
+    "normalization",
+}
 """Modules that any layer may use; they use only one another."""
 
 LAYERS = {

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stnet.kernels.launch import ARCHITECTURES, KERNEL_MODULES, Candidate, candidates
 from stnet.kernels.problem import StdaProblem, default_frame_table
+from stnet.kernels.triton.launch_table import ARCHITECTURES, KERNELS, Candidate, candidates
 
-KERNELS = tuple(KERNEL_MODULES)
+KERNELS = tuple(KERNELS)
 TARGETS = ARCHITECTURES
 DTYPES = ("float16", "bfloat16", "float32")
 _SHAPES_512 = ((64, 64), (32, 32), (16, 16), (8, 8))
@@ -58,10 +58,12 @@ class Case:
 
     @property
     def problem(self) -> StdaProblem:
+        """Sizes of the layer."""
         return LAYERS[self.layer]
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The dtype itself."""
         return getattr(torch, self.dtype)
 
     @property

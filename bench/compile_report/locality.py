@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stnet.kernels.launch import query_order
 from stnet.kernels.problem import StdaProblem, level_starts
+from stnet.kernels.triton.device_tables import query_order
 
 LINE_BYTES = 128
 LANE_BYTES = 16
@@ -40,6 +40,8 @@ def gather_lines(
     """Lines touched by gathers of values stored by heads (`[B, F, H, S, D]`), own-frame samples only.
 
     Args:
+        problem: sizes of the layer.
+        block_queries: queries of a program.
         lanes_per_row: lanes that read one cell's row, at most 16 bytes each: a warp reads 32 / lanes_per_row rows.
         row_bytes: bytes of a row, a power of two.
         ordered: whether encoder queries are taken in 2-D tiles instead of raster order.

@@ -11,7 +11,9 @@ import torch
 from bench.compile_report.cases import Case, describe
 from bench.compile_report.locality import gather_lines
 from bench.sass import Analysis, CubinError, WalkError, analyse_kernel
-from stnet.kernels.launch import KernelCall, calls, frame_offsets, level_tables, query_order
+from stnet.kernels.triton.ahead_of_time import calls
+from stnet.kernels.triton.device_tables import frame_offsets, level_tables, query_order
+from stnet.kernels.triton.kernel_call import KernelCall
 
 _WARP = 32
 _BLOCKED = re.compile(r"(#\w+) = #ttg\.blocked<\{.*?threadsPerWarp = \[([\d, ]+)\]")

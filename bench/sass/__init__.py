@@ -17,7 +17,7 @@ From any cubin, with the kernel's parameters as raw values in order (`_` leaves 
 
     python -m bench.sass kernel.cubin --arguments 0x1000 0x2000 6 _ --num-warps 1 --samples 1792
 
-How it counts: every warp of one program is walked from entry to exit (`bench.sass.warp`), evaluating the integer and
+How it counts: every warp of one program is walked from entry to exit (`bench.sass.walk`), evaluating the integer and
 predicate instructions of all lanes, so trip counts of unrolled loops and their remainders follow from the arguments.
 An issued instruction counts once however many lanes are active, also when its guard is false, because it takes an
 issue slot. A forward branch on an unknown value goes the way that issues fewer instructions and is listed in
@@ -27,7 +27,7 @@ beforehand: gathers and reductions per sample (`Analysis.gathers`, `Analysis.red
 
 from bench.sass.analysis import Analysis, analyse, analyse_kernel, ordered_arguments
 from bench.sass.cubin import CubinError, read_cubin, triton_tool
-from bench.sass.warp import WalkError
+from bench.sass.walk import WalkError
 
 __all__ = [
     "Analysis",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bench.sass.cubin import Cubin, Instruction, Parameter, read_cubin
-from bench.sass.warp import Launch, walk
+from bench.sass.state import Launch
+from bench.sass.walk import walk
 
 _POINTER_STEP = 1 << 36
 _CLASSES = (

@@ -1,17 +1,12 @@
-"""What the integer and predicate instructions compute, lane by lane (see `bench.sass.warp`)."""
-
-from __future__ import annotations
+"""What the integer and predicate instructions compute, lane by lane (see `bench.sass.walk`)."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.sass.cubin import Instruction
 from bench.sass.operands import PLAIN_PREDICATE, destinations, forget, sources_of
-
-if TYPE_CHECKING:
-    from bench.sass.warp import Machine, Value
+from bench.sass.state import Value, WarpState
 
 _COMPARE = {
     "LT": np.less,
@@ -27,18 +22,18 @@ def _add(*terms: Value) -> Value:
     return None if any(term is None for term in terms) else sum(terms[1:], terms[0])
 
 
-def _carries(m: Machine, ins: Instruction, names: list[str]) -> list[Value]:
+def _carries(m: WarpState, ins: Instruction, names: list[str]) -> list[Value]:
     if "X" not in ins.parts:
         return []
     return [None if (bit := m.predicate(name)) is None else bit.astype(np.int64) for name in names]
 
 
-def _write_carries(m: Machine, ins: Instruction, names: list[str], total: Value) -> None:
+def _write_carries(m: WarpState, ins: Instruction, names: list[str], total: Value) -> None:
     for least, name in enumerate(names, start=1):
         m.write_predicate(ins, name, None if total is None else (total >> 32) >= least)
 
 
-def _iadd3(m: Machine, ins: Instruction) -> None:
+def _iadd3(m: WarpState, ins: Instruction) -> None:
     destination, outs, sources, ins_predicates = sources_of(ins, 2 if ins.base in ("IADD", "UIADD", "VIADD") else 3)
     if "64" in ins.parts:
         total = _add(*(m.integer(source, wide=True) for source in sources))
@@ -51,7 +46,7 @@ def _iadd3(m: Machine, ins: Instruction) -> None:
     _write_carries(m, ins, outs, total)
 
 
-def _imad(m: Machine, ins: Instruction) -> None:
+def _imad(m: WarpState, ins: Instruction) -> None:
     destination, outs, (first, second, third), rest = sources_of(ins, 3)
     signed = "U32" not in ins.parts
     a, b = m.integer(first, signed=signed), m.integer(second, signed=signed)
@@ -74,7 +69,7 @@ def _is_zero(value: Value) -> bool:
     return value is not None and not value.any()
 
 
-def _lea(m: Machine, ins: Instruction) -> None:
+def _lea(m: WarpState, ins: Instruction) -> None:
     high = "HI" in ins.parts
     extended = any(part.startswith("SX32") for part in ins.parts)
     count = 4 if high and not extended else 3
@@ -97,7 +92,7 @@ def _funnel_upper(low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> np.nd
     return ((both << shift.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
-def _lop3(m: Machine, ins: Instruction) -> None:
+def _lop3(m: WarpState, ins: Instruction) -> None:
     registers, outs, rest = destinations(ins)
     words = [m.integer(source) for source in rest[:3]]
     table = int(rest[3], 0)
@@ -128,7 +123,7 @@ def _lookup(words: list[Value], table: int) -> Value:
     return result & 0xFFFFFFFF
 
 
-def _plop3(m: Machine, ins: Instruction) -> None:
+def _plop3(m: WarpState, ins: Instruction) -> None:
     outs, rest = [], list(ins.operands)
     while len(outs) < 2 and PLAIN_PREDICATE.match(rest[0]):
         outs.append(rest.pop(0))
@@ -139,7 +134,7 @@ def _plop3(m: Machine, ins: Instruction) -> None:
         m.write_predicate(ins, name, None if result is None else result != 0)
 
 
-def _shf(m: Machine, ins: Instruction) -> None:
+def _shf(m: WarpState, ins: Instruction) -> None:
     destination, _, sources, _ = sources_of(ins, 3)
     left = "L" in ins.parts
     signed = any(part in ("S32", "S64") for part in ins.parts)
@@ -162,7 +157,7 @@ def _shf(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, result)
 
 
-def _shift(m: Machine, ins: Instruction) -> None:
+def _shift(m: WarpState, ins: Instruction) -> None:
     destination, _, (first, by), _ = sources_of(ins, 2)
     right = ins.base.endswith("SHR")
     value, shift = m.integer(first, signed=right and "U32" not in ins.parts), m.integer(by)
@@ -173,7 +168,7 @@ def _shift(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, value >> shift if right else value << shift)
 
 
-def _isetp(m: Machine, ins: Instruction) -> None:
+def _isetp(m: WarpState, ins: Instruction) -> None:
     outs, rest = [], list(ins.operands)
     while PLAIN_PREDICATE.match(rest[0]) and len(outs) < 2:
         outs.append(rest.pop(0))
@@ -191,7 +186,7 @@ def _isetp(m: Machine, ins: Instruction) -> None:
         m.write_predicate(ins, name, _combine(value, also, how))
 
 
-def _compared(m: Machine, source: str, *, signed: bool, wide: bool) -> Value:
+def _compared(m: WarpState, source: str, *, signed: bool, wide: bool) -> Value:
     if not wide:
         value = m.integer(source, signed=signed)
         return value if signed or value is None else value & 0xFFFFFFFF
@@ -211,7 +206,7 @@ def _combine(first: Value, second: Value, how: str) -> Value:
     return first | second if decisive else first & second
 
 
-def _minmax(m: Machine, ins: Instruction) -> None:
+def _minmax(m: WarpState, ins: Instruction) -> None:
     """`VIMNMX R, a, b, P`: the smaller (P) or larger of a and b; of 64 bits `IMNMX.S64 PT, PT, R, a, b, P, !PT`."""
     if set(ins.parts[1:]) - {"U32", "S32", "U64", "S64"}:
         forget(m, ins)
@@ -227,7 +222,7 @@ def _minmax(m: Machine, ins: Instruction) -> None:
         m.write_predicate(ins, name, None)
 
 
-def _add_minmax(m: Machine, ins: Instruction) -> None:
+def _add_minmax(m: WarpState, ins: Instruction) -> None:
     """`VIADDMNMX R, a, b, c, P`: the smaller (P) or larger of a + b and c."""
     if set(ins.parts[1:]) - {"U32", "S32"}:
         forget(m, ins)
@@ -245,7 +240,7 @@ def _add_minmax(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, np.where(smaller, np.minimum(total, c), np.maximum(total, c)))
 
 
-def _sign_extend(m: Machine, ins: Instruction) -> None:
+def _sign_extend(m: WarpState, ins: Instruction) -> None:
     destination, _, (first, bits), _ = sources_of(ins, 2)
     value, count = m.integer(first), m.integer(bits)
     if value is None or count is None:
@@ -256,13 +251,13 @@ def _sign_extend(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, kept if "U32" in ins.parts else np.where(negative, kept - (1 << count), kept))
 
 
-def _absolute(m: Machine, ins: Instruction) -> None:
+def _absolute(m: WarpState, ins: Instruction) -> None:
     destination, _, (first,), _ = sources_of(ins, 1)
     value = m.integer(first, signed=True)
     m.write(ins, destination, None if value is None else np.abs(value))
 
 
-ARITHMETIC: dict[str, Callable[[Machine, Instruction], None]] = {
+ARITHMETIC: dict[str, Callable[[WarpState, Instruction], None]] = {
     "IADD3": _iadd3,
     "IADD": _iadd3,
     "VIADD": _iadd3,

@@ -40,10 +40,12 @@ class Instruction:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
+        """The opcode and its modifiers."""
         return tuple(self.opcode.split("."))
 
     @property
     def base(self) -> str:
+        """The opcode without its modifiers."""
         return self.parts[0]
 
     def __str__(self) -> str:

@@ -1,14 +1,9 @@
 """Which operands of a SASS instruction are written and which are read."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
 
 from bench.sass.cubin import Instruction
-
-if TYPE_CHECKING:
-    from bench.sass.warp import Machine
+from bench.sass.state import WarpState
 
 PLAIN_PREDICATE = re.compile(r"^U?P(\d|T)$")
 _VECTOR_REGISTER = re.compile(r"^U?R(\d+|Z)")
@@ -18,7 +13,7 @@ _PAIR_RESULT = {"DADD", "DMUL", "DFMA", "FADD2", "FMUL2", "FFMA2"}
 _MATRIX = ("HMMA", "IMMA", "DMMA", "BMMA", "QMMA", "LDSM", "OMMA")
 
 
-def forget(m: Machine, ins: Instruction) -> None:
+def forget(m: WarpState, ins: Instruction) -> None:
     """Make every register and predicate that the instruction may write unknown."""
     if ins.base.startswith(_NO_DESTINATION):
         return
@@ -31,6 +26,7 @@ def forget(m: Machine, ins: Instruction) -> None:
 
 
 def result_words(ins: Instruction) -> int:
+    """Return the number of 32-bit registers that a result takes."""
     if ins.base.startswith(_MATRIX) or "128" in ins.parts or "256" in ins.parts:
         return 4
     if ins.base in _PAIR_RESULT or {"64", "WIDE", "F64", "S64", "U64"} & set(ins.parts):

@@ -1,23 +1,18 @@
-"""What moves, loads, votes and conversions do, lane by lane (see `bench.sass.warp`)."""
-
-from __future__ import annotations
+"""What moves, loads, votes and conversions do, lane by lane (see `bench.sass.walk`)."""
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.sass.cubin import Instruction
 from bench.sass.operands import PLAIN_PREDICATE, forget, result_words, sources_of
-
-if TYPE_CHECKING:
-    from bench.sass.warp import Machine, Value
+from bench.sass.state import Value, WarpState
 
 _MEMORY_OPERAND = re.compile(r"\[([^\[\]]+)\]$")
 
 
-def _select(m: Machine, ins: Instruction) -> None:
+def _select(m: WarpState, ins: Instruction) -> None:
     if ins.base == "FSEL" and any(source[0] in "-|" for source in ins.operands[1:3]):
         forget(m, ins)
         return
@@ -30,13 +25,13 @@ def _select(m: Machine, ins: Instruction) -> None:
         m.write(ins, destination, None if a is None or b is None or predicate is None else np.where(predicate, a, b))
 
 
-def _move(m: Machine, ins: Instruction) -> None:
+def _move(m: WarpState, ins: Instruction) -> None:
     destination, _, sources, _ = sources_of(ins, 1)
     wide = "64" in ins.parts
     m.write(ins, destination, m.integer(sources[0], wide=wide), 2 if wide else 1)
 
 
-def _return_register(m: Machine, ins: Instruction) -> None:
+def _return_register(m: WarpState, ins: Instruction) -> None:
     """`RPCMOV.32 Rpc.LO, R4` and back: since sm_120 the register of the return address keeps numbers meanwhile."""
     destination, source = ins.operands
     value = m.registers.get(source) if source.startswith("Rpc") else m.word(source)
@@ -46,16 +41,16 @@ def _return_register(m: Machine, ins: Instruction) -> None:
         m.write(ins, destination, None if value is None else value.astype(np.int64))
 
 
-def _cs2r(m: Machine, ins: Instruction) -> None:
+def _cs2r(m: WarpState, ins: Instruction) -> None:
     value = np.zeros(32, np.int64) if ins.operands[1] == "SRZ" else None
     m.write(ins, ins.operands[0], value, 1 if "32" in ins.parts else 2)
 
 
-def _s2r(m: Machine, ins: Instruction) -> None:
+def _s2r(m: WarpState, ins: Instruction) -> None:
     m.write(ins, ins.operands[0], m.special.get(ins.operands[1]))
 
 
-def _load_constant(m: Machine, ins: Instruction) -> None:
+def _load_constant(m: WarpState, ins: Instruction) -> None:
     words = 4 if "128" in ins.parts else 2 if "64" in ins.parts else 1
     narrow = {"U8", "S8", "U16", "S16"} & set(ins.parts)
     destination = ins.operands[0]
@@ -65,7 +60,7 @@ def _load_constant(m: Machine, ins: Instruction) -> None:
         m.write(ins, name, None if narrow else m.word(ins.operands[1], offset))
 
 
-def _half_constant(m: Machine, ins: Instruction) -> None:
+def _half_constant(m: WarpState, ins: Instruction) -> None:
     """`HFMA2 R, -RZ, RZ, high, low` is how the compiler loads constants through the half-precision pipe."""
     if len(ins.operands) == 5 and ins.operands[1:3] == ("-RZ", "RZ") and "BF16_V2" not in ins.parts:
         halves = [_half(number) for number in ins.operands[3:]]
@@ -85,7 +80,7 @@ def _half(text: str) -> int | None:
         return None
 
 
-def _to_uniform(m: Machine, ins: Instruction) -> None:
+def _to_uniform(m: WarpState, ins: Instruction) -> None:
     destination, outs, (first,), _ = sources_of(ins, 1)
     value = m.integer(first)
     m.write(ins, destination, None if value is None else np.full(32, value[0]))
@@ -93,7 +88,7 @@ def _to_uniform(m: Machine, ins: Instruction) -> None:
         m.write_predicate(ins, name, None)
 
 
-def _to_predicates(m: Machine, ins: Instruction) -> None:
+def _to_predicates(m: WarpState, ins: Instruction) -> None:
     """`R2P PR, R0, mask`: predicate i takes bit i where the mask has it."""
     value = None if "." in ins.operands[1].removesuffix(".reuse") else m.integer(ins.operands[1])
     mask = int(ins.operands[2], 0)
@@ -102,7 +97,7 @@ def _to_predicates(m: Machine, ins: Instruction) -> None:
             m.write_predicate(ins, f"P{bit}", None if value is None else (value >> bit & 1).astype(bool))
 
 
-def _from_predicates(m: Machine, ins: Instruction) -> None:
+def _from_predicates(m: WarpState, ins: Instruction) -> None:
     """`P2R R0, PR, R1, mask`: R1, with predicate i as bit i where the mask has it."""
     value = None if len(ins.parts) > 1 else m.integer(ins.operands[2])
     mask = int(ins.operands[3], 0)
@@ -113,7 +108,7 @@ def _from_predicates(m: Machine, ins: Instruction) -> None:
     m.write(ins, ins.operands[0], value)
 
 
-def _permute(m: Machine, ins: Instruction) -> None:
+def _permute(m: WarpState, ins: Instruction) -> None:
     destination, _, (first, selector, second), _ = sources_of(ins, 3)
     a, choose, b = m.integer(first), m.integer(selector), m.integer(second)
     if a is None or b is None or choose is None or len(ins.parts) > 1:
@@ -128,7 +123,7 @@ def _permute(m: Machine, ins: Instruction) -> None:
     m.write(ins, destination, result)
 
 
-def _vote(m: Machine, ins: Instruction) -> None:
+def _vote(m: WarpState, ins: Instruction) -> None:
     source = m.predicate(ins.operands[-1])
     result = None if source is None else np.full(32, source.all() if "ALL" in ins.parts else source.any())
     for name in ins.operands[:-1]:
@@ -142,7 +137,7 @@ def _vote(m: Machine, ins: Instruction) -> None:
             )
 
 
-def _integer_to_float(m: Machine, ins: Instruction) -> None:
+def _integer_to_float(m: WarpState, ins: Instruction) -> None:
     if {"F16", "F64", "BF16", "U64", "S64"} & set(ins.parts):
         forget(m, ins)
         return
@@ -156,7 +151,7 @@ def _integer_to_float(m: Machine, ins: Instruction) -> None:
     m.write(ins, ins.operands[0], nearest.astype(np.float32).view(np.uint32).astype(np.int64))
 
 
-def _reciprocal(m: Machine, ins: Instruction) -> None:
+def _reciprocal(m: WarpState, ins: Instruction) -> None:
     value = m.word(ins.operands[1]) if ins.parts[1:] == ("RCP",) and "-" not in ins.operands[1] else None
     if value is None:
         m.write(ins, ins.operands[0], None)
@@ -166,7 +161,7 @@ def _reciprocal(m: Machine, ins: Instruction) -> None:
     m.write(ins, ins.operands[0], result.view(np.uint32).astype(np.int64))
 
 
-def _float_to_integer(m: Machine, ins: Instruction) -> None:
+def _float_to_integer(m: WarpState, ins: Instruction) -> None:
     plain = "TRUNC" in ins.parts and not {"F16", "F64", "S64", "U64", "S16", "U16", "S8", "U8"} & set(ins.parts)
     value = m.word(ins.operands[1]) if plain else None
     if value is None or ins.operands[1][0] in "-|":
@@ -177,7 +172,7 @@ def _float_to_integer(m: Machine, ins: Instruction) -> None:
     m.write(ins, ins.operands[0], np.clip(np.trunc(number), low, high).astype(np.int64))
 
 
-def _load_global(m: Machine, ins: Instruction) -> None:
+def _load_global(m: WarpState, ins: Instruction) -> None:
     """A load from memory whose contents the launch gave; anything else is unknown."""
     address = global_address(m, ins) if m.memory and len(ins.operands) == 2 else None
     widths = [part for part in ins.parts if part in ("U8", "S8", "U16", "S16", "64", "128", "256")]
@@ -196,7 +191,7 @@ def _load_global(m: Machine, ins: Instruction) -> None:
             m.write(ins, f"R{int(first[0]) + offset}", value)
 
 
-def global_address(m: Machine, ins: Instruction) -> Value:
+def global_address(m: WarpState, ins: Instruction) -> Value:
     """Byte address of `[R2.64+UR4+0x10]` (with or without a descriptor), int64 lanes; None where unknown."""
     match = next(filter(None, map(_MEMORY_OPERAND.search, ins.operands)), None)
     if match is None:
@@ -214,7 +209,7 @@ def global_address(m: Machine, ins: Instruction) -> Value:
     return total
 
 
-def _read(m: Machine, address: np.ndarray, size: int) -> np.ndarray | None:
+def _read(m: WarpState, address: np.ndarray, size: int) -> np.ndarray | None:
     base = max((start for start in m.memory if start <= address.min()), default=None)
     if base is None or address.max() + size > base + len(m.memory[base]):
         return None
@@ -222,7 +217,7 @@ def _read(m: Machine, address: np.ndarray, size: int) -> np.ndarray | None:
     return contents[(address - base)[:, None] + np.arange(size)]
 
 
-def _store_local(m: Machine, ins: Instruction) -> None:
+def _store_local(m: WarpState, ins: Instruction) -> None:
     """Spilled registers come back under the address text they went to; partial stores make them unknown."""
     first = re.search(r"\d+", ins.operands[1])
     for offset in range(result_words(ins)):
@@ -232,7 +227,7 @@ def _store_local(m: Machine, ins: Instruction) -> None:
         m.local[_local_slot(m, ins.operands[0], offset)] = value if whole else None
 
 
-def _load_local(m: Machine, ins: Instruction) -> None:
+def _load_local(m: WarpState, ins: Instruction) -> None:
     first = re.search(r"\d+", ins.operands[0])
     if first is None:
         return
@@ -241,13 +236,13 @@ def _load_local(m: Machine, ins: Instruction) -> None:
         m.write(ins, f"R{int(first[0]) + offset}", None if value is None else value.astype(np.int64))
 
 
-def _local_slot(m: Machine, operand: str, offset: int) -> tuple[str, int]:
+def _local_slot(m: WarpState, operand: str, offset: int) -> tuple[str, int]:
     text = _MEMORY_OPERAND.search(operand)[1]
     base, _, displacement = text.partition("+")
     return base, int(displacement or "0", 0) + 4 * offset
 
 
-TRANSFERS: dict[str, Callable[[Machine, Instruction], None]] = {
+TRANSFERS: dict[str, Callable[[WarpState, Instruction], None]] = {
     "SEL": _select,
     "FSEL": _select,
     "MOV": _move,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from stnet.data.clips import LOCAL_FRAMES, local_offsets, sample_clip
-from stnet.data.transforms import (
+from stnet.data.clips.planning import LOCAL_FRAMES, local_offsets, sample_clip
+from stnet.data.clips.transforms import (
     FrameStack,
     Sequential,
     Transform,
@@ -81,6 +81,7 @@ class TimeJitter:
         rng: np.random.Generator,
         targets: int = LOCAL_FRAMES,
     ) -> tuple[int, ...]:
+        """Choose the frames of a clip around `centre`, see `sample_clip`."""
         frames = np.array(sample_clip(length, centre, frames_per_clip, rng, targets))
         step = int(rng.integers(1, max(1, self.stride) + 1))
         if self.reversal and rng.random() < 0.5:
@@ -100,6 +101,7 @@ class BrightnessJitter:
     depth: float
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Change the brightness of all frames alike."""
         gain, gamma, contrast, depth = (
             2.0 ** rng.uniform(-limit, limit) for limit in (self.gain, self.gamma, self.contrast, self.depth)
         )
@@ -120,6 +122,7 @@ class SpeckleNoise:
     amplitude: float
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Multiply every frame with grain."""
         amplitude = rng.uniform(0, self.amplitude)
         if amplitude == 0:
             return stack
@@ -138,7 +141,7 @@ class SpeckleNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTilt:
-    """Rotates and zooms about the centre of the image, keeping its size.
+    """Rotate and zooms about the centre of the image, keeping its size.
 
     A box becomes the bounding box of the ellipse inscribed in it, turned: lesions fill their boxes as
     ellipses do, and the bounding box of the turned rectangle would be too large.
@@ -148,6 +151,7 @@ class RandomTilt:
     scale: float
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        """Rotate and zoom all frames alike."""
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         zoom = 2.0 ** rng.uniform(-self.scale, self.scale)
         if angle == 0 and zoom == 1:
@@ -156,7 +160,7 @@ class RandomTilt:
 
 
 def tilt(stack: FrameStack, angle: float, zoom: float) -> FrameStack:
-    """Rotates by `angle` (radians, clockwise on the screen) and zooms about the centre; outside is black."""
+    """Rotate by `angle` (radians, clockwise on the screen) and zooms about the centre; outside is black."""
     centre = np.array([stack.width / 2, stack.height / 2])
     forward = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     backward = np.linalg.inv(forward)

@@ -5,178 +5,143 @@
     python -m stnet.data.check DIR --json report.json --fingerprint facts
     python -m stnet.data.check DIR --repair             corrects the annotation files, keeps the originals
 
-Exit code 0: nothing found; 1: findings; 2: unusable. After a repair the code tells what is left.
+Exit status 0: nothing found; 1: findings; 2: unusable, or a repair that would leave out too much. After a repair the
+status tells what is left.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stnet.data.annotations import ImageEntry
-from stnet.data.correct import FrameFacts, correct, write_corrected
-from stnet.data.duplicates import SAME_VIDEO_SHARE, SharedFrames, perceptual_hash, shared_frames
-from stnet.data.findings import REPAIR, Finding, Split, annotation_findings, read_split, split_findings
-from stnet.data.fingerprint import draw_fingerprint, fingerprint
-from stnet.data.frames import decode_image, image_size
+from stnet import command_line
+from stnet.console import Reporter, printable
+from stnet.data.annotations.entries import ImageEntry, read_annotations
+from stnet.data.annotations.facts import decode_frames, gather_facts
 from stnet.data.index import SPLIT_FILES, find_annotation_file, frames_root
-from stnet.data.progress import counting
-from stnet.errors import DataError, StnetError
+from stnet.data.quality.correct import losses, write_corrected
+from stnet.data.quality.duplicates import FrameHashes, perceptual_hash
+from stnet.data.quality.findings import Finding, Split, annotation_findings, split_findings
+from stnet.data.quality.fingerprint import draw_fingerprint, fingerprint
+from stnet.errors import DataError
+from stnet.files import write_json
 
 REPAIRS_FILE = "repairs.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """The splits of a data set that could be read, the findings, and what reading the frames told (by split)."""
+    """The splits of a data set that could be read, and the findings."""
 
     splits: tuple[Split, ...]
     findings: tuple[Finding, ...]
-    facts: dict[str, FrameFacts]
 
 
 def check_dataset(root: str | Path, *, quick: bool = False, on_frame: Callable[[], None] = lambda: None) -> Report:
-    """Checks the splits that a data set folder has.
+    """Check the splits that a data set folder has.
 
-    `quick` leaves the frames closed: nothing is found that needs their pixels. `on_frame` is called for every
-    frame that was read. Raises `DataError` where there is no annotation file that can be read.
+    Args:
+        root: the folder.
+        quick: leave the frames closed: nothing is found that needs their pixels.
+        on_frame: called for every frame that was looked at.
+
+    Raises:
+        DataError: there is no annotation file that can be read.
     """
-    splits, findings = _read(Path(root))
-    for split in splits:
-        findings += annotation_findings(split)
-    findings += split_findings(splits)
-    if quick:
-        empty = {split.name: FrameFacts(unusable=set(), sizes={}) for split in splits}
-        return Report(splits=tuple(splits), findings=tuple(findings), facts=empty)
-    facts, frames = {}, _Frames()
-    for split in splits:
-        facts[split.name], found = _read_frames(split, frames, on_frame)
-        findings += found
-    findings += frames.duplicates()
-    return Report(splits=tuple(splits), findings=tuple(findings), facts=facts)
+    root = Path(root)
+    hashes = FrameHashes()
+    splits = [_read_split(root, name, hashes, quick, on_frame) for name in _names(root)]
+    findings = [finding for split in splits for finding in annotation_findings(split)]
+    return Report(splits=tuple(splits), findings=(*findings, *split_findings(splits), *hashes.findings()))
 
 
-def repair_dataset(report: Report) -> list[Path]:
-    """Replaces the annotation files that need it by corrected ones, and lists what was done in `repairs.json`.
+def repair_dataset(report: Report, *, accept_loss: bool = False) -> list[Path]:
+    """Replace the annotation files that need it by corrected ones, and list what was done in `repairs.json`.
 
-    Returns the files that were replaced; the originals are kept beside them. Raises `DataError`.
+    Args:
+        report: of a check.
+        accept_loss: go on where a tenth of anything would be left out.
+
+    Returns:
+        The files that were replaced; the originals are kept beside them.
+
+    Raises:
+        DataError: a tenth of something would be left out, or an earlier original would be lost.
+        OSError: a file cannot be written.
     """
-    replaced, log = [], []
-    for split in report.splits:
-        document, done = correct(split, report.facts[split.name])
-        if not done:
-            continue
-        original = write_corrected(split, document)
+    needed = [split for split in report.splits if any(repair.changes for repair in split.repairs)]
+    for split in needed:
+        lost = losses(split)
+        if lost and not accept_loss:
+            raise DataError(
+                f"{split.file}: the repair would leave out {', '.join(lost)}; nothing was changed. Look for what the "
+                "findings have in common, or add --accept-loss to go on"
+            )
+    replaced: list[Path] = []
+    for split in needed:
+        original = write_corrected(split)
         replaced.append(split.file)
-        log.append({"file": split.file.name, "original": original.name, "repairs": [asdict(r) for r in done]})
-        # After every file: the next one may be refused.
-        (report.splits[0].file.parent / REPAIRS_FILE).write_text(json.dumps(log, indent=1) + "\n")
+        _log(split, original)  # after every file: the next one may be refused
     return replaced
 
 
-def _read(root: Path) -> tuple[list[Split], list[Finding]]:
+def _log(split: Split, original: Path) -> None:
+    """Add what was done to the list of earlier repairs."""
+    file = split.file.with_name(REPAIRS_FILE)
+    repairs = [
+        {"kind": repair.kind, "entry": repair.entry, "what": f"{repair.what}: {repair.done}"}
+        for repair in split.repairs
+        if repair.changes
+    ]
+    write_json(file, [*_earlier(file), {"file": split.file.name, "original": original.name, "repairs": repairs}])
+
+
+def _earlier(file: Path) -> list:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return []
+    return content if isinstance(content, list) else []
+
+
+def _names(root: Path) -> list[str]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the folder that holds the annotation files")
     names = [name for name, files in SPLIT_FILES.items() if any((root / file).is_file() for file in files)]
     if not names:
         listed = ", ".join(file for files in SPLIT_FILES.values() for file in files)
         raise DataError(f"{root}: no annotation file; expected one of {listed}")
-    splits, findings = [], []
-    for name in names:
-        split, found = read_split(name, find_annotation_file(root, name), frames_root(root))
-        splits.append(split)
-        findings += found
-    return splits, findings
+    return names
 
 
-class _Frames:
-    """The hashes of all frames, by video, across splits."""
+def _read_split(root: Path, name: str, hashes: FrameHashes, quick: bool, on_frame: Callable[[], None]) -> Split:
+    """Read a split, and the pixels of its frames unless `quick`."""
+    annotations = read_annotations(find_annotation_file(root, name), strict=False)
+    codes: dict[int, np.ndarray | None] = {}
 
-    def __init__(self) -> None:
-        self.hashes: list[np.ndarray] = []
-        self.videos: list[int] = []
-        self.images: list[ImageEntry] = []
-        self.sources: list[tuple[Split, int]] = []
-        self._numbers: dict[tuple[str, int], int] = {}
+    def keep_hash(image: ImageEntry, pixels: np.ndarray) -> None:
+        codes[image.id] = perceptual_hash(pixels)
 
-    def add(self, split: Split, image: ImageEntry, code: np.ndarray | None) -> None:
-        if code is None:
-            return
-        key = (split.name, image.video_id)
-        if key not in self._numbers:
-            self._numbers[key] = len(self.sources)
-            self.sources.append((split, image.video_id))
-        self.hashes.append(code)
-        self.videos.append(self._numbers[key])
-        self.images.append(image)
-
-    def duplicates(self) -> list[Finding]:
-        if not self.hashes:
-            return []
-        pairs = shared_frames(np.stack(self.hashes), np.array(self.videos))
-        return [finding for pair in pairs for finding in self._finding(pair)]
-
-    def _finding(self, pair: SharedFrames) -> list[Finding]:
-        (first, first_id), (second, second_id) = self.sources[pair.first], self.sources[pair.second]
-        one, other = first.annotations.videos[first_id], second.annotations.videos[second_id]
-        a, b = (self.images[i].file_name for i in pair.example)
-        what = f"{other} shares {pair.count} frames ({pair.share:.0%} of the shorter video) with {one}"
-        if first is not second:
-            what += f" of {first.file.name}"
-        what += f", for example {b} and {a}"
-        if pair.share >= SAME_VIDEO_SHARE:
-            kind, remedy = "duplicate video", "keep one of the two"
-        elif first is not second:
-            kind, remedy = "near-duplicate frames", "keep the video of one patient in one split"
-        else:
-            return []
-        return [second.finding(kind, f"videos (id {second_id})", what, remedy)]
-
-
-def _read_frames(split: Split, frames: _Frames, on_frame: Callable[[], None]) -> tuple[FrameFacts, list[Finding]]:
-    """Opens every frame of a split."""
-    facts = FrameFacts(unusable=set(), sizes={})
-    findings = []
-    images = [i for i in split.annotations.images if i.id in split.paths and i.id not in split.missing]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = pool.map(lambda image: _read_frame(split.paths[image.id]), images)
-        for image, result in zip(images, results, strict=True):
-            on_frame()
-            if isinstance(result, DataError):
-                facts.unusable.add(image.id)
-                findings.append(split.finding("unreadable frame", image.entry, str(result), REPAIR))
-                continue
-            size, code = result
-            frames.add(split, image, code)
-            if size != (image.height, image.width):
-                facts.sizes[image.id] = size
-                what = f"{image.file_name} is {size[1]}x{size[0]}, annotated as {image.width}x{image.height}"
-                findings.append(split.finding("wrong size", image.entry, what, REPAIR))
-    return facts, findings
-
-
-def _read_frame(path: Path) -> tuple[tuple[int, int], np.ndarray | None] | DataError:
-    """Size and hash of a frame, or why there is none."""
-    try:
-        size = image_size(path)
-        return size, perceptual_hash(decode_image(path, *size))
-    except DataError as error:
-        return error
+    facts = gather_facts(annotations, frames_root(root), quick=quick)
+    if not quick:
+        decode_frames(annotations, facts, keep_hash, on_frame)
+    split = Split.planned(name, annotations, facts)
+    for image in annotations.images:
+        hashes.add(split, image, codes.get(image.id))
+    return split
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m stnet.data.check",
         description="Find what is wrong with a data set in the layout of BUV.",
-        epilog="Exit code 0: nothing found; 1: findings (after --repair: left ones); 2: unusable.",
+        epilog="Exit status 0: nothing found; 1: findings (after --repair: left ones); 2: unusable or not repaired.",
     )
     parser.add_argument("dir", type=Path, help="data set folder, with train.json, val.json or both")
     parser.add_argument("--quick", action="store_true", help="do not open the frames")
@@ -189,13 +154,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help=f"correct the annotation files (originals kept as *.original, changes listed in {REPAIRS_FILE})",
     )
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="findings of a kind printed (default 20)")
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="repair even where that leaves out a tenth of the boxes, frames, videos or of a class",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="findings of a kind printed (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -203,8 +171,8 @@ def _run(options: argparse.Namespace) -> int:
     _print_findings(report.findings, options.limit)
     print(_summary(report.findings))
     if options.repair:
-        for file in repair_dataset(report):
-            print(f"corrected {file} (changes: {REPAIRS_FILE})")
+        for file in repair_dataset(report, accept_loss=options.accept_loss):
+            print(printable(f"corrected {file} (changes: {REPAIRS_FILE})"))
         report = _check_with_progress(options.dir, options.quick)
         print(f"after the repair: {_summary(report.findings)}")
         _print_findings(report.findings, options.limit)
@@ -213,8 +181,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_with_progress(root: Path, quick: bool) -> Report:
-    with counting("Reading frames") as advance:
-        return check_dataset(root, quick=quick, on_frame=advance)
+    with Reporter(stderr=True) as reporter:
+        reporter.start("Reading frames", None)
+        return check_dataset(root, quick=quick, on_frame=reporter.advance)
 
 
 def _print_findings(findings: Sequence[Finding], limit: int) -> None:
@@ -222,7 +191,7 @@ def _print_findings(findings: Sequence[Finding], limit: int) -> None:
     for finding in findings:
         shown[finding.kind] += 1
         if shown[finding.kind] <= limit:
-            print(f"[{finding.kind}] {finding}")
+            print(printable(f"[{finding.kind}] {finding}"))
     for kind, count in shown.items():
         if count > limit:
             print(f"[{kind}] and {count - limit} more (--limit {count} or --json show all)")
@@ -240,16 +209,13 @@ def _write_outputs(options: argparse.Namespace, report: Report) -> None:
     if options.json is None and options.fingerprint is None:
         return
     prints = {split.name: fingerprint(split) for split in report.splits}
-    try:
-        if options.json is not None:
-            content = {"findings": [asdict(finding) for finding in report.findings], "fingerprint": prints}
-            options.json.write_text(json.dumps(content, indent=1) + "\n")
-        if options.fingerprint is not None:
-            options.fingerprint.mkdir(parents=True, exist_ok=True)
-            (options.fingerprint / "fingerprint.json").write_text(json.dumps(prints, indent=1) + "\n")
-            draw_fingerprint(prints, options.fingerprint / "fingerprint.png")
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be written ({error.strerror}); name another place") from error
+    if options.json is not None:
+        findings = [asdict(finding) for finding in report.findings]
+        write_json(options.json, {"findings": findings, "fingerprint": prints})
+    if options.fingerprint is not None:
+        options.fingerprint.mkdir(parents=True, exist_ok=True)
+        write_json(options.fingerprint / "fingerprint.json", prints)
+        draw_fingerprint(prints, options.fingerprint / "fingerprint.png")
 
 
 if __name__ == "__main__":

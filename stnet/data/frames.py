@@ -1,25 +1,17 @@
 """Decoded frames, kept while memory allows."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from stnet.data.clips.transforms import FrameStack, resize
+from stnet.data.images import decode_image
 from stnet.data.index import Frame, Video
-from stnet.data.transforms import FrameStack, resize
-from stnet.errors import DataError
-
-# Formats whose decoders are safe to meet untrusted files with (Pillow also knows some that call other
-# programs).
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 class FrameReader:
-    """Reads frames as uint8 [H, W, 3], keeping the latest used ones, gray frames at a third of the memory.
+    """Reads frames as uint8 `[H, W, 3]`, keeping the latest used ones, gray frames at a third of the memory.
 
     `cache_bytes` bounds what is kept; 0 keeps nothing. Not thread-safe; every loader worker has its own.
     """
@@ -32,12 +24,16 @@ class FrameReader:
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
 
     def read(self, frame: Frame) -> np.ndarray:
-        """The pixels of a frame, uint8 [H, W, 3]; raises `DataError` naming the file."""
+        """Return the pixels of a frame, uint8 `[H, W, 3]`.
+
+        Raises:
+            DataError: its file cannot be used; the message names it.
+        """
         pixels = self._pixels(frame)
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
     def read_clip(self, video: Video, frames: tuple[int, ...]) -> FrameStack:
-        """The frames of a clip, given as indices into the video; all take the size of the first.
+        """Return the frames of a clip, given as indices into the video; all take the size of the first.
 
         One channel where all of them are gray.
         """
@@ -61,7 +57,7 @@ class FrameReader:
         if pixels is not None:
             self._kept.move_to_end(frame.path)
             return pixels
-        pixels = decode_image(frame.path, frame.height, frame.width)
+        pixels = decode_image(frame.path, frame.height, frame.width, frame.scale)
         pixels.flags.writeable = False
         self._keep(frame.path, pixels)
         return pixels
@@ -74,42 +70,3 @@ class FrameReader:
         while self.held_bytes > self.cache_bytes:
             _, dropped = self._kept.popitem(last=False)
             self.held_bytes -= dropped.nbytes
-
-
-def decode_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Decodes an image of the given size: uint8 [H, W, 1] when it is gray, else [H, W, 3].
-
-    Raises `DataError` naming the file.
-    """
-    with _opened(path) as image:
-        if image.size != (width, height):
-            raise DataError(
-                f"{path}: the image is {image.width}x{image.height} but its annotation says {width}x{height}; "
-                "correct the annotation file"
-            )
-        if image.mode not in _EIGHT_BIT_MODES:
-            raise DataError(f"{path}: pixels of mode {image.mode}; convert the image to 8 bits per channel")
-        if image.mode == "L":
-            return np.array(image)[:, :, None]
-        pixels = np.array(image.convert("RGB"))
-    gray = pixels[:, :, :1]
-    return gray.copy() if (gray == pixels).all() else pixels
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """The (height, width) an image file declares, without decoding it; raises `DataError`."""
-    with _opened(path) as image:
-        return image.height, image.width
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file opened with decoders that are safe; whatever they raise becomes a `DataError`."""
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; restore the frame") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these for damaged files.
-        raise DataError(f"{path}: cannot be decoded ({error}); restore the frame") from error

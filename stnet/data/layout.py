@@ -1,16 +1,17 @@
-"""Writing data sets in the layout that `stnet.data.index` reads."""
+"""Write data sets in the layout that `stnet.data.index` reads."""
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from stnet.data.index import FRAMES_FOLDER
-from stnet.errors import ConfigError
+from stnet.errors import ConfigError, DataError
+from stnet.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,7 +19,8 @@ class VideoRecord:
     """The annotations of a video to write.
 
     Per frame: `boxes` [n, 4], x0 y0 x1 y1 in pixels; `labels` [n], from 1; `instances` [n], which lesion of
-    the video; `annotated`. `files` are the names of the frames in the folder of the video.
+    the video; `annotated`. `files` are the names of the frames in the folder of the video; `facts` what every image
+    says beside, such as its patient.
     """
 
     name: str
@@ -29,21 +31,34 @@ class VideoRecord:
     labels: tuple[np.ndarray, ...]
     instances: tuple[np.ndarray, ...]
     annotated: tuple[bool, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_frames(root: Path, name: str, frames: Iterable[np.ndarray]) -> tuple[str, ...]:
-    """Writes frames uint8 [H, W] or [H, W, 3] as PNG files of the video `name`; returns their file names."""
+    """Write frames uint8 `[H, W]` or `[H, W, 3]` as PNG files of the video `name`; return their file names.
+
+    Raises:
+        DataError: naming the file that cannot be written, for example on a full disk.
+    """
     folder = root / FRAMES_FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    names = []
     for number, frame in enumerate(frames):
-        files.append(f"{number:06d}.png")
-        Image.fromarray(frame).save(folder / files[-1])
-    return tuple(files)
+        file = folder / f"{number:06d}.png"
+        try:
+            Image.fromarray(frame).save(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be written ({error.strerror or error})") from error
+        names.append(file.name)
+    return tuple(names)
 
 
 def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Sequence[str]) -> None:
-    """Writes the annotation file of a split, with the keys of BUV that mean something here."""
+    """Write the annotation file of a split, with the keys of BUV that mean something here.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     document: dict = {
         "categories": [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)],
         "videos": [{"id": i, "name": video.name} for i, video in enumerate(videos, start=1)],
@@ -61,6 +76,7 @@ def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Se
                 "width": video.width,
                 "video_id": video_id,
                 "frame_id": frame_id,
+                **video.facts,
             }
             document["images"].append(image if video.annotated[frame_id] else image | {"annotated": False})
             of_frame = (video.boxes[frame_id], video.labels[frame_id], video.instances[frame_id])
@@ -70,14 +86,19 @@ def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Se
                 document["annotations"].append(
                     entry | {"category_id": int(label), "instance_id": number} | _box_keys(box)
                 )
-    file.write_text(json.dumps(document) + "\n")
+    write_text(file, json.dumps(document) + "\n")
 
 
 def prepare_folder(root: Path, marker: str, overwrite: bool) -> None:
-    """Makes an empty folder for a generated data set, or raises `ConfigError`.
+    """Make an empty folder for a generated data set.
 
-    `marker` names the file that such a data set carries; only a folder that has it is emptied, with
-    `overwrite`, of annotation files and frames.
+    Args:
+        root: the folder.
+        marker: the file that such a data set carries; only a folder that has it is emptied.
+        overwrite: whether it may be emptied of annotation files and frames.
+
+    Raises:
+        ConfigError: it holds something else, or must not be emptied.
     """
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root} is a file; name a folder")

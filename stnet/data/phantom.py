@@ -25,10 +25,10 @@ import numpy as np
 
 from stnet.data.index import LESION_CLASSES
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
-from stnet.data.phantom_anatomy import Breast, Lesion, draw_lesion
-from stnet.data.phantom_render import Pose, Renderer, Scanner, draw_scanner
 from stnet.data.progress import counting
-from stnet.data.smooth import wander
+from stnet.data.synthetic.phantom_anatomy import Breast, Lesion, draw_lesion
+from stnet.data.synthetic.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.data.synthetic.smooth import wander
 from stnet.errors import ConfigError, StnetError
 
 FRAMES = 24
@@ -54,8 +54,14 @@ LESION_PATTERN: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhantomVideo:
-    """`frames` uint8 [F, H, W, 3]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n]
-    (1 benign, 2 malignant) and `instances` int64 [n] (which lesion of the video, from 0)."""
+    """A rendered video.
+
+    Attributes:
+        frames: uint8 `[F, H, W, 3]`.
+        boxes: per frame float32 `[n, 4]`, x0 y0 x1 y1 in pixels.
+        labels: per frame int64 `[n]`, 1 benign, 2 malignant.
+        instances: per frame int64 `[n]`, which lesion of the video, from 0.
+    """
 
     frames: np.ndarray
     boxes: tuple[np.ndarray, ...]
@@ -71,7 +77,7 @@ def render_phantom(
     width: int = WIDTH,
     lesions: Sequence[str] | None = None,
 ) -> PhantomVideo:
-    """Renders one video.
+    """Render one video.
 
     `lesions` holds the class names of none, one or two lesions; by default they are drawn. Raises
     `ConfigError` for sizes and classes that cannot be rendered.
@@ -113,7 +119,7 @@ def write_phantoms(
     workers: int = 1,
     on_video: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes a data set of phantom videos and returns its folder.
+    """Write a data set of phantom videos and return its folder.
 
     `workers` processes render in parallel without changing a byte; `on_video` is called after every video.
     Raises `ConfigError` for options that cannot be used and for a folder that is not empty; `overwrite`
@@ -162,7 +168,7 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[VideoRecord]:
 
 
 def _write_video(job: _Job) -> VideoRecord:
-    """Renders and writes the frames of a video; returns what its annotations need."""
+    """Render and write the frames of a video; return what its annotations need."""
     lesions = LESION_PATTERN[job.number % len(LESION_PATTERN)]
     video = render_phantom(
         (job.seed, ("train", "val").index(job.split), job.number),
@@ -234,7 +240,7 @@ def _check_lesions(lesions: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m stnet.data.phantom",
         description="Write synthetic breast ultrasound videos with known lesions as a data set.",

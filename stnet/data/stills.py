@@ -1,344 +1,260 @@
-"""Pseudo-videos from still images with lesion boxes: real texture for training where there is no video.
+"""Data sets from still images with lesion boxes: real texture for training where there is no video.
 
-    python -m stnet.data.stills OUT --train busi/train.json --val busi/val.json --frames 12 --height 160
-    --width 192
+    python -m stnet.data.stills OUT --sets BUSBRA BUS-UCLM Dataset_BUSI_with_GT my_stills --held
+    python -m stnet.data.stills OUT --train a/train.json b/train.json --val a/val.json b/val.json --frames 12
 
-The annotation files are COCO (file names relative to their folder, boxes in pixels, categories mapped by
-name). A hand-held camera looks at each still: it drifts, zooms and turns slowly, the tissue gives, gain and
-speckle change; boxes follow. Where the still has room for it, the view of some videos wanders to a stretch
-without any lesion. A lesion that is cut off by the edge of the view keeps the box of what is left; where less
-than a third is left, the frame counts as not annotated. Good for checks of training, never a benchmark.
+A set is the folder of a public set as its authors publish it (BUS-BRA, BUS-UCLM, BrEaST, BUSI), which is split by
+patient, or a folder with train.json and val.json. Annotation files are COCO: file names relative to their folder,
+boxes in pixels, categories mapped by name, images with their `patient` where it is known. Stills without a box are
+lesion-free; known repeats of public sets are left out. A patient in both splits is refused.
+
+With --held every still is a video of one frame, for `train.py --augmentation stills`, which moves it on the fly.
+Without, each becomes a pseudo-video of a slowly moving view, rendered to frames: good for checks of training, never a
+benchmark.
 """
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from PIL import Image
 
-from stnet.data.annotations import load_json, parse_annotations
+from stnet import command_line, files
 from stnet.data.frames import FrameReader
-from stnet.data.index import DatasetIndex, Frame, build_index
+from stnet.data.index import SPLIT_FILES, Frame, find_annotation_file
 from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
 from stnet.data.progress import counting
-from stnet.data.smooth import SmoothField, wander
-from stnet.errors import ConfigError, DataError, StnetError
+from stnet.data.still_sets.published import published_reader
+from stnet.data.still_sets.repeats import leave_out_repeats
+from stnet.data.still_sets.splits import check_apart, split_by_patient
+from stnet.data.still_sets.stills import Stills, read_coco_stills
+from stnet.data.synthetic.pseudo_video import render_still
+from stnet.errors import ConfigError, DataError
 
-FRAMES = 12
-HEIGHT = 160
-WIDTH = 192
 MIN_SIDE, MAX_SIDE = 32, 1024
 MARKER = "stills.json"
-
-# A lesion keeps its box while this share of it is in view; frames that show less (but something) are not
-# annotated.
-MIN_VISIBLE_SHARE = 0.35
-LESION_FREE_SHARE = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PseudoVideo:
-    """`frames` uint8 [F, H, W]; per frame `boxes` float32 [n, 4] (x0 y0 x1 y1, pixels), `labels` int64 [n],
-    `instances` int64 [n] (which box of the still) and `annotated`."""
-
-    frames: np.ndarray
-    boxes: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...]
-    instances: tuple[np.ndarray, ...]
-    annotated: tuple[bool, ...]
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """A window on the still: its centre and width in pixels of the still, and its turn in radians."""
+class Moving:
+    """Every still becomes a pseudo-video of `frames` frames of `height` x `width` pixels."""
 
-    x: float
-    y: float
-    width: float
-    turn: float
-
-
-def load_stills(annotation_file: Path, class_names: Sequence[str] | None = None) -> DatasetIndex:
-    """Reads a COCO file of stills as an index of videos with one frame each; raises `DataError`."""
-    document = load_json(annotation_file)
-    images = document.get("images")
-    if isinstance(images, list):
-        # Every still is a video of its own, named after its position: file names need not be unique.
-        document = document | {
-            "videos": [{"id": i, "name": f"still_{i:05d}"} for i in range(len(images))],
-            "images": [
-                image | {"video_id": i, "frame_id": 0} if isinstance(image, dict) else image
-                for i, image in enumerate(images)
-            ],
-        }
-    annotations = parse_annotations(document, annotation_file)
-    folder = annotation_file.parent
-    return build_index(annotations, folder, folder, class_names=class_names, errata=False)
+    frames: int = 12
+    height: int = 160
+    width: int = 192
 
 
-def render_still(
-    pixels: np.ndarray, still: Frame, rng: np.random.Generator, *, frames: int, height: int, width: int
-) -> PseudoVideo:
-    """Renders a pseudo-video of a still with gray `pixels` uint8 [h, w] and the boxes of `still`."""
-    time = np.linspace(0, 1, frames) if frames > 1 else np.zeros(1)
-    views = _draw_path(rng, still, height / width, time)
-    tissue = _Tissue(rng, still)
-    display = _Display(rng, height, width)
-    rendered, marks = [], []
-    for view, moment in zip(views, time, strict=True):
-        rows, columns = tissue.coordinates(view, moment, height, width)
-        blurred = gaussian_filter(pixels.astype(np.float32), max(0.0, 0.45 * (view.width / width - 1)))
-        frame = map_coordinates(blurred, (rows - 0.5, columns - 0.5), order=1, mode="mirror")
-        rendered.append(display.show(frame, moment))
-        marks.append(_visible_boxes(still, view, rows, columns))
-    return PseudoVideo(
-        frames=np.stack(rendered),
-        boxes=tuple(np.array([box for _, box in seen], dtype=np.float32).reshape(-1, 4) for seen, _ in marks),
-        labels=tuple(np.array([still.labels[i] for i, _ in seen], dtype=np.int64) for seen, _ in marks),
-        instances=tuple(np.array([i for i, _ in seen], dtype=np.int64) for seen, _ in marks),
-        annotated=tuple(annotated and still.annotated for _, annotated in marks),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Every still becomes a video of one frame, its longer side at most `longest` pixels."""
+
+    longest: int = 320
+
+
+def read_sets(folders: Sequence[Path], val_share: float, seed: int) -> dict[str, list[Stills]]:
+    """Read sets of stills as train and val: as they are split already, or by patient.
+
+    Args:
+        folders: of public sets as published, or with train.json or val.json.
+        val_share: share of the patients of a published set that validate.
+        seed: decides who does.
+
+    Raises:
+        DataError: a folder is no set, or something in it cannot be used.
+    """
+    splits: dict[str, list[Stills]] = {split: [] for split in SPLITS}
+    for folder in folders:
+        read = published_reader(folder)
+        if read is not None:
+            for split, stills in zip(SPLITS, split_by_patient(read(), val_share, seed), strict=True):
+                splits[split].append(stills)
+            continue
+        present = [split for split in SPLITS if any((folder / name).is_file() for name in SPLIT_FILES[split])]
+        if not present:
+            raise DataError(
+                f"{folder}: neither train.json nor val.json, nor a public set as published (BUS-BRA, BUS-UCLM, "
+                "BrEaST, BUSI); give the folder that holds them"
+            )
+        for split in present:
+            splits[split].append(read_coco_stills(find_annotation_file(folder, split)))
+    return {split: [stills for stills in sets if len(stills)] for split, sets in splits.items()}
 
 
 def write_stills(
     root: str | Path,
-    splits: dict[str, DatasetIndex],
+    splits: Mapping[str, Sequence[Stills]],
     seed: int,
+    shape: Moving | Held,
     *,
-    frames: int = FRAMES,
-    height: int = HEIGHT,
-    width: int = WIDTH,
     overwrite: bool = False,
     on_video: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes a data set of one pseudo-video per still and returns its folder.
+    """Write a data set of one video per still.
 
-    `splits` maps "train" and "val" to what `load_stills` read; both must have the same classes. Raises
-    `ConfigError` and `DataError`; `overwrite` replaces an earlier data set of pseudo-videos, and nothing
-    else.
+    Args:
+        root: folder to write.
+        splits: the stills of "train" and "val"; all must have the same classes, and no patient in both.
+        seed: same seed, same pseudo-videos.
+        shape: what becomes of a still.
+        overwrite: replace an earlier data set of stills, and nothing else.
+        on_video: called after every still.
+
+    Returns:
+        `root`.
+
+    Raises:
+        ConfigError: an option cannot be used, or the folder is not empty.
+        DataError: stills that do not go together, or that cannot be read.
     """
     root = Path(root)
-    _check_options(frames, height, width, splits)
+    class_names = _check_options(shape, splits)
+    check_apart(splits)
     prepare_folder(root, MARKER, overwrite)
-    facts = {"seed": seed, "frames": frames, "height": height, "width": width}
-    facts["videos"] = {split: len(index.videos) for split, index in splits.items()}
-    (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
+    counts = {split: {stills.name: len(stills) for stills in sets} for split, sets in splits.items()}
+    files.write_json(root / MARKER, {"seed": seed, **vars(shape), "videos": counts})
     reader = FrameReader(0)
-    for number, (split, index) in enumerate(splits.items()):
+    for number, (split, sets) in enumerate(splits.items()):
         records = []
-        for item, still in enumerate(video.frames[0] for video in index.videos):
-            rng = np.random.default_rng((seed, number, item))
-            pixels = _gray(reader.read(still))
-            video = render_still(pixels, still, rng, frames=frames, height=height, width=width)
-            name = f"{split}_{item:05d}_{still.path.stem}"
-            records.append(
-                VideoRecord(
-                    name=name,
-                    height=height,
-                    width=width,
-                    files=write_frames(root, name, video.frames),
-                    boxes=video.boxes,
-                    labels=video.labels,
-                    instances=video.instances,
-                    annotated=video.annotated,
-                )
-            )
-            on_video()
-        write_annotations(root / f"{split}.json", records, index.class_names)
+        for stills in sets:
+            for video in stills.index.videos:
+                rng = np.random.default_rng((seed, number, len(records)))
+                name = f"{split}_{len(records):05d}_{video.frames[0].path.stem}"
+                write = _write_held if isinstance(shape, Held) else _write_moving
+                facts = {"set": stills.name, **_stated("patient", stills.patients.get(video.name))}
+                records.append(write(root, name, video.frames[0], reader, rng, shape, facts))
+                on_video()
+        write_annotations(root / f"{split}.json", records, class_names)
     return root
+
+
+def _write_held(
+    root: Path, name: str, still: Frame, reader: FrameReader, rng: np.random.Generator, shape: Held, facts: dict
+) -> VideoRecord:
+    scale = min(1.0, shape.longest / max(still.height, still.width))
+    width, height = max(1, round(still.width * scale)), max(1, round(still.height * scale))
+    image = Image.fromarray(_gray(reader.read(still))).resize((width, height), Image.Resampling.BILINEAR)
+    ratio = np.array([width / still.width, height / still.height] * 2)
+    return VideoRecord(
+        name=name,
+        height=height,
+        width=width,
+        files=write_frames(root, name, [np.asarray(image)]),
+        boxes=(still.boxes * ratio,),
+        labels=(still.labels,),
+        instances=(np.arange(len(still.labels)),),
+        annotated=(still.annotated,),
+        facts=facts,
+    )
+
+
+def _write_moving(
+    root: Path, name: str, still: Frame, reader: FrameReader, rng: np.random.Generator, shape: Moving, facts: dict
+) -> VideoRecord:
+    video = render_still(
+        _gray(reader.read(still)), still, rng, frames=shape.frames, height=shape.height, width=shape.width
+    )
+    return VideoRecord(
+        name=name,
+        height=shape.height,
+        width=shape.width,
+        files=write_frames(root, name, video.frames),
+        boxes=video.boxes,
+        labels=video.labels,
+        instances=video.instances,
+        annotated=video.annotated,
+        facts=facts,
+    )
+
+
+def _stated(key: str, value: str | None) -> dict[str, str]:
+    return {} if value is None else {key: value}
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
     return (pixels @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)
 
 
-def _draw_path(rng: np.random.Generator, still: Frame, aspect: float, time: np.ndarray) -> list[View]:
-    """A slow way from one view to another, with the tremor of a hand."""
-    first, second = _view_of_lesions(rng, still, aspect), _view_of_lesions(rng, still, aspect)
-    if rng.random() < LESION_FREE_SHARE:
-        second = _view_without_lesions(rng, still, aspect) or second
-    # From the first view to the second, back, or there and back.
-    way = rng.integers(3)
-    progress = (time, 1 - time, 1 - np.abs(2 * time - 1))[way]
-    progress = progress * progress * (3 - 2 * progress)
-    largest = min(still.width, still.height / aspect)
-    tremor = [0.008 * largest * wander(rng, time) for _ in range(2)]
-    turn = np.deg2rad(rng.uniform(-4, 4) + 1.5 * wander(rng, time))
-    views = []
-    for i, share in enumerate(progress):
-        width = first.width + share * (second.width - first.width)
-        x = first.x + share * (second.x - first.x) + tremor[0][i]
-        y = first.y + share * (second.y - first.y) + tremor[1][i]
-        views.append(_inside(still, View(x=x, y=y, width=width, turn=turn[i]), aspect))
-    return views
-
-
-def _view_of_lesions(rng: np.random.Generator, still: Frame, aspect: float) -> View:
-    """A view that holds one of the lesions whole, where it fits; any view of a still without lesions."""
-    largest = min(still.width, still.height / aspect)
-    width = largest * rng.uniform(0.6, 0.95)
-    if not len(still.boxes):
-        x, y = rng.uniform(0, still.width), rng.uniform(0, still.height)
-        return _inside(still, View(x=x, y=y, width=width, turn=0.0), aspect)
-    x0, y0, x1, y1 = (float(value) for value in still.boxes[rng.integers(len(still.boxes))])
-    width = min(largest, max(width, 1.15 * (x1 - x0), 1.15 * (y1 - y0) / aspect))
-    room_x, room_y = (max(0.0, room / 2) for room in (width - (x1 - x0), width * aspect - (y1 - y0)))
-    x = (x0 + x1) / 2 + rng.uniform(-room_x, room_x)
-    y = (y0 + y1) / 2 + rng.uniform(-room_y, room_y)
-    return _inside(still, View(x=x, y=y, width=width, turn=0.0), aspect)
-
-
-def _view_without_lesions(rng: np.random.Generator, still: Frame, aspect: float) -> View | None:
-    """A view that no lesion reaches into, or None where the tries find none."""
-    largest = min(still.width, still.height / aspect)
-    for _ in range(60):
-        width = largest * rng.uniform(0.38, 0.6)
-        x, y = rng.uniform(0, still.width), rng.uniform(0, still.height)
-        view = _inside(still, View(x=x, y=y, width=width, turn=0.0), aspect)
-        reach = np.array([width, width * aspect]) * 0.58
-        low, high = np.array([view.x, view.y]) - reach, np.array([view.x, view.y]) + reach
-        if ((still.boxes[:, 2:] < low) | (still.boxes[:, :2] > high)).any(axis=1).all():
-            return view
-    return None
-
-
-def _inside(still: Frame, view: View, aspect: float) -> View:
-    """The view moved so that (turned or not) it hardly leaves the still."""
-    half_x, half_y = view.width / 2, view.width * aspect / 2
-    x = min(max(view.x, half_x), max(half_x, still.width - half_x))
-    y = min(max(view.y, half_y), max(half_y, still.height - half_y))
-    return View(x=x, y=y, width=view.width, turn=view.turn)
-
-
-class _Tissue:
-    """The still under a probe that presses: a smooth displacement that changes with time."""
-
-    def __init__(self, rng: np.random.Generator, still: Frame):
-        size = max(still.height, still.width)
-        self._shift = [SmoothField(rng, (size / 4, size / 4, 0.7)) for _ in range(2)]
-        self._amount = size * rng.uniform(0.002, 0.01)
-
-    def coordinates(self, view: View, moment: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where each pixel [H, W] of a view looks in the still: rows and columns, pixel centres at halves."""
-        scale = view.width / width
-        dy, dx = np.mgrid[:height, :width] + 0.5
-        dx, dy = (dx - width / 2) * scale, (dy - height / 2) * scale
-        columns = view.x + dx * np.cos(view.turn) - dy * np.sin(view.turn)
-        rows = view.y + dx * np.sin(view.turn) + dy * np.cos(view.turn)
-        when = np.full(rows.shape, moment)
-        across, down = (shift.sample(columns, rows, when, stride=6) for shift in self._shift)
-        return rows + self._amount * down, columns + self._amount * across
-
-
-class _Display:
-    """Gain that wanders, a gamma, and grain that changes slowly; black stays black."""
-
-    def __init__(self, rng: np.random.Generator, height: int, width: int):
-        self._rng = rng
-        self._gamma = 2.0 ** rng.uniform(-0.25, 0.25)
-        self._gain = rng.uniform(0.85, 1.15)
-        self._sway = 0.05 * rng.standard_normal(3)
-        self._strength = rng.uniform(0.05, 0.16)
-        self._memory = rng.uniform(0.5, 0.8)
-        self._shape = (height, width)
-        self._grain = self._fresh_grain()
-
-    def show(self, frame: np.ndarray, moment: float) -> np.ndarray:
-        sway = self._sway[0] * np.sin(2 * np.pi * (self._sway[1] * 10 + moment)) + self._sway[2] * moment
-        fresh = self._fresh_grain()
-        self._grain = self._memory * self._grain + np.sqrt(1 - self._memory**2) * fresh
-        bright = 255 * (np.clip(frame, 0, 255) / 255) ** self._gamma * self._gain * (1 + sway)
-        return np.clip(bright * np.exp(self._strength * self._grain) + 0.5, 0, 255).astype(np.uint8)
-
-    def _fresh_grain(self) -> np.ndarray:
-        grain = gaussian_filter(self._rng.standard_normal(self._shape), (0.7, 1.1))
-        return grain / grain.std()
-
-
-def _visible_boxes(
-    still: Frame, view: View, rows: np.ndarray, columns: np.ndarray
-) -> tuple[list[tuple[int, np.ndarray]], bool]:
-    """The (number, box) of the lesions in view, and whether the frame is annotated.
-
-    A lesion is the ellipse inscribed in its box: the pixels that look into it make its new box.
-    """
-    seen, annotated = [], True
-    pixel_area = (view.width / rows.shape[1]) ** 2
-    for number, (x0, y0, x1, y1) in enumerate(still.boxes.astype(float)):
-        across, down = (columns - (x0 + x1) / 2) / (x1 - x0), (rows - (y0 + y1) / 2) / (y1 - y0)
-        inside = across**2 + down**2 <= 0.25
-        if not inside.any():
-            continue
-        share = inside.sum() * pixel_area / (np.pi / 4 * (x1 - x0) * (y1 - y0))
-        lines, places = np.nonzero(inside.any(axis=1))[0], np.nonzero(inside.any(axis=0))[0]
-        box = np.array([places[0], lines[0], places[-1] + 1, lines[-1] + 1], dtype=np.float32)
-        if share < MIN_VISIBLE_SHARE or (box[2:] - box[:2]).min() < 4:
-            annotated = False
-            continue
-        seen.append((number, box))
-    # A frame is annotated as a whole or not at all.
-    return (seen, True) if annotated else ([], False)
-
-
-def _check_options(frames: int, height: int, width: int, splits: dict[str, DatasetIndex]) -> None:
-    if frames < 1:
-        raise ConfigError(f"frames {frames}: give at least 1")
-    for name, side in (("height", height), ("width", width)):
-        if not MIN_SIDE <= side <= MAX_SIDE:
-            raise ConfigError(f"{name} {side}: give {MIN_SIDE} to {MAX_SIDE} pixels")
-    if not splits or not set(splits) <= {"train", "val"}:
+def _check_options(shape: Moving | Held, splits: Mapping[str, Sequence[Stills]]) -> tuple[str, ...]:
+    """The classes that all stills have."""
+    for name, value in vars(shape).items():
+        least, most = (1, 10_000) if name == "frames" else (MIN_SIDE, MAX_SIDE)
+        if not least <= value <= most:
+            raise ConfigError(f"{name} {value}: give {least} to {most}")
+    if not splits or not set(splits) <= set(SPLITS) or not any(splits.values()):
         raise ConfigError(f"splits {sorted(splits)}: give train, val or both")
-    classes = {index.class_names for index in splits.values()}
+    classes = {stills.index.class_names: stills for sets in splits.values() for stills in sets}
     if len(classes) > 1:
-        raise DataError(f"train and val have different classes {sorted(classes)}; give both the same categories")
+        where = " and ".join(
+            f"{', '.join(names)} ({stills.index.annotation_file})" for names, stills in classes.items()
+        )
+        raise DataError(f"stills with different classes: {where}; give all the same categories")
+    return next(iter(classes))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m stnet.data.stills",
-        description="Write pseudo-videos of still images with lesion boxes as a data set.",
+        description="Write still images with lesion boxes as a data set of videos.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="folder to write, new or empty")
-    parser.add_argument("--train", type=Path, help="COCO file of the train stills, beside their folder")
-    parser.add_argument("--val", type=Path, help="COCO file of the val stills, beside their folder")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each video")
-    parser.add_argument("--height", type=int, default=HEIGHT, help="height of the frames in pixels")
-    parser.add_argument("--width", type=int, default=WIDTH, help="width of the frames in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="not negative; same seed, same videos")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier data set of pseudo-videos")
+    source = parser.add_argument_group("stills")
+    source.add_argument(
+        "--sets",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of BUS-BRA, BUS-UCLM, BrEaST or BUSI as published, or with train.json and val.json",
+    )
+    source.add_argument("--train", type=Path, nargs="+", default=[], metavar="FILE", help="COCO files of train stills")
+    source.add_argument("--val", type=Path, nargs="+", default=[], metavar="FILE", help="COCO files of val stills")
+    source.add_argument(
+        "--val-share", type=float, default=0.15, metavar="SHARE", help="patients of a published set that validate"
+    )
+    source.add_argument(
+        "--keep-repeats", action="store_true", help="keep stills of public sets that are known to repeat others"
+    )
+    made = parser.add_argument_group("videos")
+    made.add_argument("--held", action="store_true", help="one frame per still, to be moved while training")
+    made.add_argument("--longest", type=int, default=Held.longest, help="longer side of held stills in pixels")
+    made.add_argument("--frames", type=int, default=Moving.frames, help="frames of each moving video")
+    made.add_argument("--height", type=int, default=Moving.height, help="height of moving videos in pixels")
+    made.add_argument("--width", type=int, default=Moving.width, help="width of moving videos in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="not negative; same seed, same videos and split")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier data set of stills")
     options = parser.parse_args(arguments)
-    try:
-        _write_with_progress(options)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(lambda: _write_with_progress(options))
 
 
 def _write_with_progress(options: argparse.Namespace) -> None:
     if options.seed < 0:
-        raise ConfigError(f"seed {options.seed}: give 0 or more")
-    files = {"train": options.train, "val": options.val}
-    splits = {split: load_stills(file) for split, file in files.items() if file is not None}
-    count = sum(len(index.videos) for index in splits.values())
-    with counting("Rendering", count) as advance:
-        write_stills(
-            options.out,
-            splits,
-            options.seed,
-            frames=options.frames,
-            height=options.height,
-            width=options.width,
-            overwrite=options.overwrite,
-            on_video=advance,
-        )
-    print(f"{options.out}: {', '.join(f'{len(index.videos)} {split}' for split, index in splits.items())} videos")
+        raise ConfigError(f"--seed {options.seed}: give 0 or more")
+    if not 0 <= options.val_share <= 1:
+        raise ConfigError(f"--val-share {options.val_share}: give 0 to 1")
+    shape: Moving | Held = Moving(frames=options.frames, height=options.height, width=options.width)
+    if options.held:
+        shape = Held(longest=options.longest)
+    splits = read_sets(options.sets, options.val_share, options.seed)
+    for split in SPLITS:
+        splits[split] += [read_coco_stills(file) for file in getattr(options, split)]
+    if not options.keep_repeats:
+        for split, sets in splits.items():
+            kept = [leave_out_repeats(stills) for stills in sets]
+            splits[split] = [stills for stills, _ in kept]
+            for _, lines in kept:
+                print(*lines, sep=os.linesep, end=os.linesep if lines else "")
+    splits = {split: sets for split, sets in splits.items() if sets}
+    with counting("Writing", sum(len(stills) for sets in splits.values() for stills in sets)) as advance:
+        write_stills(options.out, splits, options.seed, shape, overwrite=options.overwrite, on_video=advance)
+    counts = [f"{sum(map(len, sets))} {split}" for split, sets in splits.items()]
+    print(f"{options.out}: {', '.join(counts)} videos")
 
 
 if __name__ == "__main__":

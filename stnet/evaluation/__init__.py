@@ -1,0 +1,1 @@
+"""How good detections are: figures, curves and reports on videos and stills."""

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stnet.evaluation.calibration import Reliability
 from stnet.evaluation.lesion_metrics import FROC_RATES, LesionCurves
 from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, lesion_groups, roc_curve
 
@@ -68,6 +69,23 @@ def draw_froc(curves: LesionCurves, path: Path) -> None:
         panel.set_xlim(0, end)
 
     _single("Lesions in frames, IoU 0.5, any class", "false positives per frame", "recall", draw, path)
+
+
+def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliability], path: Path) -> None:
+    """Share of detections that are right against their score, by class; dashed: raw scores beside calibrated."""
+
+    def draw(panel: Axes) -> None:
+        panel.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
+        lines = [(found, "-", "") for found in (calibrated.items() or raw.items())]
+        lines += [(found, "--", ", raw") for found in raw.items() if calibrated]
+        for number, ((name, found), style, suffix) in enumerate(lines):
+            if found.error is not None:
+                colour = COLOURS[number % len(raw) % len(COLOURS)]
+                label = f"{name}{suffix}, error {100 * found.error:.1f} %"
+                panel.plot(found.scores, found.shares, style, marker="o", markersize=3, color=colour, label=label)
+        panel.legend(loc="upper left", fontsize=8)
+
+    _single("Reliability of scores", "score", "share of detections that are right", draw, path)
 
 
 def draw_scores(videos: VideoMetrics, path: Path) -> None:

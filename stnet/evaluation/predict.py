@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from stnet.data.clips import LOCAL_FRAMES, Clip
+from stnet.data.clips.planning import LOCAL_FRAMES, Clip
+from stnet.data.clips.transforms import normalize, resize, resized_size
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, Video
-from stnet.data.transforms import normalize, resize, resized_size
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.protocol import planned_clips
 from stnet.model.detector import Detector

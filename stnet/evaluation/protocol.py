@@ -1,6 +1,6 @@
 """Which frames an evaluation scores, and by which clips they are predicted."""
 
-from stnet.data.clips import LOCAL_FRAMES, Clip, plan_clips
+from stnet.data.clips.planning import LOCAL_FRAMES, Clip, plan_clips
 from stnet.data.index import DatasetIndex
 
 PROTOCOLS = ("all", "published")

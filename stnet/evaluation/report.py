@@ -11,30 +11,39 @@ scores.png             histograms of the videos' scores
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
+from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_roc, draw_scores
 from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, evaluate_videos
 
 NUMBERS_FILE = "evaluation.json"
+VIDEO_SAMPLES = 100
+"""Bootstrap samples for the frames of videos, which are many more than stills."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """COCO metrics, whole videos, lesions in frames, and the curves that go with them."""
+    """COCO metrics, whole videos, lesions in frames, figures with intervals by video, and the curves of these."""
 
     metrics: CocoMetrics
     videos: VideoMetrics
     lesions: LesionMetrics
+    images: ImageMetrics
     curves: LesionCurves
 
     def to_dict(self) -> dict:
         """Plain numbers, ready for JSON."""
-        return {**self.metrics.to_dict(), "lesions_in_frames": self.lesions.to_dict(), "videos": self.videos.to_dict()}
+        return {
+            **self.metrics.to_dict(),
+            "lesions_in_frames": self.lesions.to_dict(),
+            "images": asdict(self.images),
+            "videos": self.videos.to_dict(),
+        }
 
 
 def build_report(
@@ -44,6 +53,7 @@ def build_report(
     score_threshold: float,
     video_threshold: float,
     metrics: CocoMetrics | None = None,
+    samples: int = VIDEO_SAMPLES,
 ) -> Report:
     """Evaluate frames in every way.
 
@@ -53,6 +63,7 @@ def build_report(
         score_threshold: see `evaluate_frames`.
         video_threshold: see `evaluate_videos`.
         metrics: what `evaluate_frames` gave for these frames, where that is known already.
+        samples: of the bootstrap by video.
 
     Raises:
         ValueError: see `evaluate_frames`.
@@ -60,7 +71,9 @@ def build_report(
     metrics = metrics or evaluate_frames(frames, class_names, score_threshold)
     lesions, curves = evaluate_lesions(frames, class_names)
     videos = evaluate_videos(frames, class_names, video_threshold)
-    return Report(metrics=metrics, videos=videos, lesions=lesions, curves=curves)
+    patients = {frame.video: frame.video for frame in frames}
+    images = evaluate_images(frames, class_names, patients, samples=samples)
+    return Report(metrics=metrics, videos=videos, lesions=lesions, images=images, curves=curves)
 
 
 def report_files(report: Report, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:

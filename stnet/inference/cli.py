@@ -22,7 +22,7 @@ from stnet.inference.pipeline import THREAD_PREFIX
 from stnet.inference.reading import VideoEnd, VideoStart
 from stnet.inference.report import REPORT_NAME, ReportPage
 from stnet.inference.results import FrameResult
-from stnet.video import DEFAULT_FPS, VideoInput, VideoSource, find_inputs
+from stnet.video import DEFAULT_FPS, VideoInput, VideoSource, find_inputs, write_dicom_key
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -41,8 +41,9 @@ Images of one folder are the frames of one video. For every video a folder is wr
 
 Boxes are in pixels of the original frames. --report adds one page about all videos, report.html, for the browser.
 
-DICOM files are called dicom-1, dicom-2, ... in the order given (in folders by name) and cut to the scan region that
-their header names. No patient data gets into any output, except what is burned into the pixels that are used.
+DICOM files are called after a hash of their content, such as dicom-3f9a1c2b4d5e, the same in every call, and cut to
+the scan regions that their header names. No patient data gets into any output, except what is burned into the pixels
+that are used. --dicom-key FILE writes which file has which name; that table is private.
 
 Research software, not a medical device."""
 
@@ -120,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--full-frame", action="store_true", help="DICOM: use whole frames, burned-in text included")
     add(
+        "--dicom-key",
+        type=Path,
+        metavar="FILE",
+        help="write a private table of the DICOM files behind the names of results; one that exists is added to",
+    )
+    add(
         "--fps",
         type=_fps,
         default=DEFAULT_FPS,
@@ -154,6 +161,8 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     if not jobs:
         raise VideoError("; ".join(problem for row in missing for problem in row.problems))
     _refuse_existing(jobs, arguments)
+    if arguments.dicom_key is not None:
+        write_dicom_key(arguments.dicom_key, [(job.name, job.video.paths[0]) for job in jobs if job.video.dicom])
     detector = VideoDetector(
         arguments.checkpoint,
         device=arguments.device,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stnet.data.transforms import resized_size
+from stnet.data.clips.transforms import resized_size
 from stnet.errors import ConfigError
 from stnet.inference.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
 from stnet.inference.graphs import Function, GraphedFunction

@@ -54,6 +54,7 @@ class VideoOutputs:
                 "height": source.full_height or source.height,
                 "fps": exact(source.fps),
                 **_region(source),
+                **({} if source.pixel_aspect == 1 else {"pixel_aspect": exact(source.pixel_aspect)}),
             },
             "model": model,
         }
@@ -64,7 +65,8 @@ class VideoOutputs:
             self._csv = CsvWriter(csv_file, class_names, score_threshold)
             self._video = None
             if video:
-                writer = VideoWriter(folder / VIDEO_NAME, source.fps, source.height, source.width)
+                size = source.height, source.width
+                writer = VideoWriter(folder / VIDEO_NAME, source.fps, *size, pixel_aspect=source.pixel_aspect)
                 self._video = opened.enter_context(writer)
             self._files = opened.pop_all()
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stnet.data import transforms
-from stnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from stnet.data.clips import transforms
+from stnet.data.clips.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 WEIGHT_BITS = 22
 LOWER_BITS = 11
@@ -26,7 +26,7 @@ class Preprocessor:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # The arithmetic of `stnet.data.transforms.normalize`.
+        # The arithmetic of `stnet.data.clips.transforms.normalize`.
         scale = np.float32(1 / 255) / np.float32(IMAGENET_STD)
         shift = np.float32(IMAGENET_MEAN) / np.float32(IMAGENET_STD)
         self._scale = torch.from_numpy(scale).to(device).view(1, 3, 1, 1)

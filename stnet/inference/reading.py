@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stnet.data.clips import Clip, plan_clips
+from stnet.data.clips.planning import Clip, plan_clips
 from stnet.errors import VideoError
 from stnet.inference.timing import StageTimer
 from stnet.video import VideoFrame, VideoSource

@@ -1,22 +1,14 @@
-"""The two public operators: argument checks and the choice of the backend."""
+"""The two public operators: arguments checked, backend chosen, result computed."""
 
-import os
-import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from stnet.kernels.problem import check_msda, check_stda, level_starts
+from stnet.kernels.backends import REFERENCE, choose
+from stnet.kernels.problem import MsdaTensors, StdaTensors, check_msda, check_stda
 from stnet.kernels.reference import msda_reference, stda_reference
-from stnet.kernels.registration import msda_backward, msda_forward, stda_forward
-
-BACKENDS = ("auto", "triton", "cpu", "reference")
-MAX_FUSED_HEAD_DIM = 256
-
-_HAS_TRITON = find_spec("triton") is not None
-_HAS_NUMBA = find_spec("numba") is not None
+from stnet.kernels.registration import MSDA
 
 
 def spatial_temporal_deform_attn(
@@ -46,6 +38,9 @@ def spatial_temporal_deform_attn(
     are taken in float32. float64 and heads wider than 256 are computed by the reference. Under autocast a float32 value
     is cast to autocast's dtype, as a matrix product would; reference points, offsets and logits are used as they come.
 
+    The kernels have first derivatives in reverse mode, also under `torch.func.grad`, `jacrev` and `vmap`. Forward mode
+    (`jvp`, `jacfwd`, `make_dual`, `linearize`) is taken by the reference, and second derivatives need it by name.
+
     Args:
         value: features of the source frames, `[B, F, S, H, D]`.
         spatial_shapes: (h, w) of each of the L levels (1 to 8); their cells, concatenated, are the S positions.
@@ -70,30 +65,18 @@ def spatial_temporal_deform_attn(
         TypeError: a dtype that is not supported.
         ValueError: shapes, devices or frame indices that do not fit, or a backend that cannot run this call.
     """
-    problem = check_stda(
-        value,
-        spatial_shapes,
-        reference_points,
-        offsets,
-        logits,
-        other_offsets,
-        other_logits,
-        frame_table,
-        other_reference_points,
-    )
     if other_reference_points is None:
         other_reference_points = reference_points
-    inputs = (reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    value = _autocast(value)
-    backend = _choose_backend(backend, value, inputs)
-    if backend == "reference":
-        return stda_reference(problem, value, *inputs)
-    output, _ = stda_forward(
-        value,
+    tensors = StdaTensors(value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
+    problem = check_stda(tensors, spatial_shapes, frame_table)
+    tensors = _autocast(tensors)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        return stda_reference(problem, tensors)
+    output, _ = torch.ops.stnet.stda_forward(
+        *tensors,
         [size for shape in problem.spatial_shapes for size in shape],
-        *inputs[:-1],
         [frame for row in problem.frame_table for frame in row],
-        inputs[-1],
         backend,
         _resolve_deterministic(deterministic),
     )
@@ -103,7 +86,7 @@ def spatial_temporal_deform_attn(
 def ms_deform_attn(
     value: Tensor,
     spatial_shapes: Tensor | Sequence[Sequence[int]],
-    level_start_index: Tensor | Sequence[int],
+    level_start_index: Tensor | Sequence[int] | None,
     sampling_locations: Tensor,
     attention_weights: Tensor,
     im2col_step: int = 64,
@@ -121,7 +104,8 @@ def ms_deform_attn(
     Args:
         value: `[N, S, H, D]`.
         spatial_shapes: (h, w) of each of the L levels (1 to 64), ints or an integer tensor `[L, 2]` on value's device.
-        level_start_index: first position of each level, ints or an integer tensor `[L]` on value's device.
+        level_start_index: first position of each level, ints or an integer tensor `[L]` on value's device; None where
+            the levels follow one another.
         sampling_locations: (x, y) in [0, 1], `[N, Q, H, L, P, 2]`.
         attention_weights: `[N, Q, H, L, P]`.
         im2col_step: accepted and ignored; any batch size works.
@@ -135,23 +119,20 @@ def ms_deform_attn(
         TypeError: a dtype that is not supported.
         ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
-    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    value = _autocast(value)
-    backend = _choose_backend(backend, value, (sampling_locations, attention_weights))
-    on_device = isinstance(spatial_shapes, Tensor)
-    if backend == "reference":
-        shapes = spatial_shapes.tolist() if on_device else spatial_shapes
-        _check_dense_levels(shapes, level_start_index, value.shape[1])
-        return msda_reference(value, shapes, sampling_locations, attention_weights)
-    return msda_forward(
-        value,
-        spatial_shapes if on_device else None,
-        level_start_index if on_device else None,
-        [] if on_device else [size for shape in spatial_shapes for size in shape],
-        sampling_locations,
-        attention_weights,
-        backend,
-        _resolve_deterministic(deterministic),
+    tensors = MsdaTensors(value, sampling_locations, attention_weights)
+    if level_start_index is None and isinstance(spatial_shapes, Tensor):
+        cells = spatial_shapes.prod(-1, dtype=spatial_shapes.dtype)
+        level_start_index = cells.cumsum(-1, dtype=spatial_shapes.dtype) - cells
+    problem = check_msda(tensors, spatial_shapes, level_start_index)
+    if problem.spatial_shapes is None:
+        tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
+    tensors = _autocast(tensors)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        return msda_reference(problem, tensors)
+    known = problem.spatial_shapes or ()
+    return torch.ops.stnet.msda_forward(
+        *tensors, [size for shape in known for size in shape], backend, _resolve_deterministic(deterministic)
     )
 
 
@@ -168,102 +149,43 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `ms_deform_attn` for code that keeps its own autograd function, as the classic operator's users do.
 
-    Args:
-        grad_output: `[N, Q, H * D]`; the others as in `ms_deform_attn`, levels as tensors.
+    The arguments are those of `ms_deform_attn`, levels as tensors, and the gradient of its output `[N, Q, H * D]`.
 
     Returns:
-        Gradients of value, sampling locations and attention weights.
+        Gradients of value, sampling locations and attention weights, each in the dtype of its tensor.
+
+    Raises:
+        TypeError: a dtype that is not supported.
+        ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
-    check_msda(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    inputs = (value, sampling_locations, attention_weights)
-    backend = _choose_backend(backend, value, inputs[1:])
-    if backend == "reference":
-        leaves = [x.detach().requires_grad_() for x in inputs]
+    needed = {"spatial_shapes": spatial_shapes, "level_start_index": level_start_index, "grad_output": grad_output}
+    for name, x in needed.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor")
+    tensors = MsdaTensors(value, sampling_locations, attention_weights)
+    problem = check_msda(tensors, spatial_shapes, level_start_index, grad_output)
+    tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
+    grad_output = grad_output.to(value.dtype)
+    backend = choose(backend, tensors)
+    if backend == REFERENCE:
+        leaves = [x.detach().requires_grad_() for x in tensors[: MSDA.inputs]]
         with torch.enable_grad():
-            output = ms_deform_attn(
-                leaves[0], spatial_shapes, level_start_index, *leaves[1:], backend=backend, deterministic=deterministic
-            )
-        return torch.autograd.grad(output, leaves, grad_output)
-    return tuple(
-        msda_backward(
-            grad_output.to(value.dtype),
-            value,
-            spatial_shapes,
-            level_start_index,
-            [],
-            sampling_locations,
-            attention_weights,
-            [True] * 3,
-            backend,
-            _resolve_deterministic(deterministic),
-        )
+            output = msda_reference(problem, MsdaTensors(*leaves, *tensors[MSDA.inputs :]))
+        return torch.autograd.grad(output, leaves, grad_output, materialize_grads=True)
+    needs = [index < MSDA.inputs for index in range(len(tensors))]
+    gradients = torch.ops.stnet.msda_backward(
+        grad_output, *tensors, [], needs, backend, _resolve_deterministic(deterministic)
     )
+    return tuple(gradients)
 
 
-def _check_dense_levels(shapes, level_start_index, positions: int) -> None:
-    """The reference takes levels one after another; ints were checked already."""
-    if not isinstance(level_start_index, Tensor):
-        return
-    starts, expected = tuple(level_start_index.tolist()), level_starts(shapes)
-    cells = sum(height * width for height, width in shapes)
-    if starts != expected or cells != positions:
-        raise ValueError(
-            f"level_start_index is {list(starts)}, the shapes give {list(expected)}; they have {cells} cells, "
-            f"value has {positions} positions"
-        )
-
-
-def _autocast(value: Tensor) -> Tensor:
+def _autocast(tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]) -> StdaTensors[Tensor] | MsdaTensors[Tensor]:
+    value = tensors.value
     device = value.device.type
     if value.dtype != torch.float32 or device == "meta" or not torch.is_autocast_enabled(device):
-        return value
-    return value.to(torch.get_autocast_dtype(device))
+        return tensors
+    return tensors._replace(value=value.to(torch.get_autocast_dtype(device)))
 
 
 def _resolve_deterministic(deterministic: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
-
-
-def _choose_backend(requested: str, value: Tensor, inputs: Sequence[Tensor]) -> str:
-    if requested not in BACKENDS:
-        raise ValueError(f"backend {requested!r} is not one of {', '.join(BACKENDS)}")
-    if requested == "reference":
-        return requested
-    device, head_dim = value.device.type, value.shape[-1]
-    double = any(x.dtype == torch.float64 for x in (value, *inputs))
-    if requested == "auto":
-        return "reference" if double or head_dim > MAX_FUSED_HEAD_DIM else _fastest_backend(device)
-
-    remedy = 'use backend="reference" or "auto"'
-    if double:
-        raise ValueError(f"backend {requested!r} does not compute float64; {remedy}")
-    if head_dim > MAX_FUSED_HEAD_DIM:
-        raise ValueError(f"backend {requested!r} takes heads up to {MAX_FUSED_HEAD_DIM} wide, not {head_dim}; {remedy}")
-    if requested == "triton" and not _HAS_TRITON:
-        raise ValueError(f"backend 'triton' needs the triton package, which is not installed; {remedy}")
-    if requested == "triton" and device != "cuda" and not (device == "cpu" and _interpreting()):
-        raise ValueError(f"backend 'triton' needs tensors on a GPU, value is on {value.device}; {remedy}")
-    if requested == "cpu" and not _HAS_NUMBA:
-        raise ValueError("backend 'cpu' needs the numba package: pip install 'stnet[cpu]'")
-    if requested == "cpu" and device != "cpu":
-        raise ValueError(f"backend 'cpu' needs tensors on the CPU, value is on {value.device}; {remedy}")
-    return requested
-
-
-def _fastest_backend(device: str) -> str:
-    if device == "cuda":
-        if _HAS_TRITON:
-            return "triton"
-        warnings.warn(
-            "triton is not installed: deformable attention runs by its slow reference implementation",
-            stacklevel=4,
-        )
-        return "reference"
-    if device == "meta":  # shapes only
-        return "cpu"
-    return "cpu" if device == "cpu" and _HAS_NUMBA else "reference"
-
-
-def _interpreting() -> bool:
-    """Whether Triton kernels run in its interpreter, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

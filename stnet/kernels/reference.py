@@ -16,32 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stnet.kernels.problem import StdaProblem, level_starts
+from stnet.kernels.derivatives import forward_mode_is_open, values_are_readable
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, level_starts, read_levels
 
 
-def stda_reference(
-    problem: StdaProblem,
-    value: Tensor,  # [B, F, S, H, D]
-    reference_points: Tensor,  # [B, T, Q, L, R]
-    offsets: Tensor,  # [B, T, Q, H, L, P, 2]
-    logits: Tensor,  # [B, T, Q, H, L, P]
-    other_offsets: Tensor,  # [B, T, Q, H, W, L, Pt, 2]
-    other_logits: Tensor,  # [B, T, Q, H, W, L, Pt]
-    other_reference_points: Tensor,  # [B, T, Q, L, R]
-) -> Tensor:
+def stda_reference(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> Tensor:
     """Spatial-temporal deformable attention (STNet, MICCAI 2023): [B, T, Q, H * D] in the dtype of value.
 
     The own frame is sampled like a group of one frame, the others like a group of W; one softmax spans both.
     """
-    output_dtype, dtype = value.dtype, _compute_dtype(value)
-    value = value.to(dtype)
-    own_weights, other_weights = _shared_softmax(logits.unsqueeze(4).to(dtype), other_logits.to(dtype))
+    output_dtype, dtype = tensors.value.dtype, _compute_dtype(tensors.value)
+    value = tensors.value.to(dtype)
+    offsets, logits = tensors.offsets.unsqueeze(4), tensors.logits.unsqueeze(4)
+    own_weights, other_weights = _shared_softmax(logits.to(dtype), tensors.other_logits.to(dtype))
     own_table = tuple(row[:1] for row in problem.frame_table)
     other_table = tuple(row[1:] for row in problem.frame_table)
     output = value.new_zeros(problem.clips, problem.targets, problem.queries, problem.heads, problem.head_dim)
     for table, references, group_offsets, group_logits, weights in (
-        (own_table, reference_points, offsets.unsqueeze(4), logits.unsqueeze(4), own_weights),
-        (other_table, other_reference_points, other_offsets, other_logits, other_weights),
+        (own_table, tensors.reference_points, offsets, logits, own_weights),
+        (other_table, *tensors.others, other_weights),
     ):
         if weights.numel() == 0:
             continue
@@ -53,34 +46,39 @@ def stda_reference(
             reference = references[:, :, :, level].to(dtype)
             position = _position(reference, group_offsets[..., level, :, :].to(dtype), height, width)
             position = position.masked_fill((group_logits[..., level, :] == -torch.inf)[..., None], torch.nan)
-            maps = frames[:, :, start : start + height * width].permute(0, 1, 3, 4, 2)
-            maps = maps.reshape(-1, problem.head_dim, height, width)
-            sums = _weighted_samples(maps, uses.by_source(position), uses.by_source(weights[..., level, :]))
+            cells = frames[:, :, start : start + height * width].permute(0, 1, 3, 4, 2).flatten(0, 2)
+            samples = uses.by_source(position), uses.by_source(weights[..., level, :])
+            sums = _weighted_samples(cells, height, width, 0, *samples)
             output = output + uses.by_target(sums, output.shape)
     return output.flatten(3).to(output_dtype)
 
 
-def msda_reference(
-    value: Tensor,  # [N, S, H, D]
-    spatial_shapes: tuple[tuple[int, int], ...],
-    sampling_locations: Tensor,  # [N, Q, H, L, P, 2] in [0, 1]
-    attention_weights: Tensor,  # [N, Q, H, L, P]
-) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR, equation 3): [N, Q, H * D] in the dtype of value.
+def msda_reference(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, equation 3): [B, Q, H * D] in the dtype of value.
 
-    The weights are used as they are: no softmax.
+    The weights are used as they are: no softmax. Levels may overlap, stand in any order, and leave positions out. Cells
+    that a level given by tensors claims beyond the end of value count as zero where they cannot be read beforehand.
+
+    Raises:
+        ValueError: levels that do not lie within the positions of value, where they can be read.
     """
+    value, sampling_locations, attention_weights, shapes, starts = tensors
     dtype = _compute_dtype(value)
-    batch, _, heads, head_dim = value.shape
-    queries = attention_weights.shape[1]
-    output = value.new_zeros(batch * heads, head_dim, queries, dtype=dtype)
-    for level, (start, (height, width)) in enumerate(zip(level_starts(spatial_shapes), spatial_shapes, strict=True)):
-        maps = value[:, start : start + height * width].to(dtype).permute(0, 2, 3, 1)
+    clips, heads = problem.clips, problem.heads
+    if problem.spatial_shapes is not None:
+        shapes, starts = problem.spatial_shapes, level_starts(problem.spatial_shapes)
+    elif values_are_readable(shapes):
+        shapes, starts = read_levels(problem, tensors)
+    output = value.new_zeros(clips * heads, problem.head_dim, problem.queries, dtype=dtype)
+    cells = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
+    for level in range(problem.levels):
+        height, width, start = *shapes[level], starts[level]
         location = sampling_locations[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
-        position = location * location.new_tensor((width, height)) - 0.5
+        x, y = location.unbind(-1)
+        position = torch.stack([x * width, y * height], dim=-1) - 0.5
         weight = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
-        output = output + _weighted_samples(maps.reshape(-1, head_dim, height, width), position, weight)
-    return output.view(batch, heads * head_dim, queries).transpose(1, 2).to(value.dtype)
+        output = output + _weighted_samples(cells, height, width, start, position, weight)
+    return output.unflatten(0, (clips, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
@@ -111,10 +109,8 @@ class _FrameUses:
         sources = sorted(uses)
         padded = [pair for frame in sources for pair in uses[frame] + [-1] * (most - len(uses[frame]))]
         slots = [padded.index(pair) for pair in range(len(table) * columns)]
-        pairs = torch.tensor(padded, device=device)
-        return cls(
-            torch.tensor(sources, device=device), pairs.clamp(min=0), pairs >= 0, torch.tensor(slots, device=device)
-        )
+        sources, pairs, slots = (torch.tensor(x, device=device) for x in (sources, padded, slots))
+        return cls(sources, pairs.clamp(min=0), pairs >= 0, slots)
 
     def every(self, source_frames: int) -> bool:
         return len(self.sources) == source_frames
@@ -159,39 +155,56 @@ def _position(reference: Tensor, offsets: Tensor, height: int, width: int) -> Te
 
 
 def _weighted_samples(
-    maps: Tensor,  # [N, D, h, w]
+    cells: Tensor,  # [N, D, S], those of the level from `start` on
+    height: int | Tensor,
+    width: int | Tensor,
+    start: int | Tensor,
     position: Tensor,  # [N, K, P, 2] (x, y) in pixels
     weight: Tensor,  # [N, K, P]
 ) -> Tensor:  # [N, D, K]
-    height, width = maps.shape[2:]
     x, y = position.unbind(-1)
     inside = (x > -1) & (x < width) & (y > -1) & (y < height)
     position = position.masked_fill(~inside[..., None], -2.0)
-    # Looking at the values would break a traced graph; there, infinite values meet corners of weight zero as 0 * inf.
-    finite = torch.compiler.is_compiling() or bool(maps.isfinite().all())
-    samples = (_interpolate if finite else _interpolate_infinite)(maps, position)
+    if not isinstance(start, Tensor):
+        cells, start = cells[:, :, start : start + height * width], 0
+    if not isinstance(start, Tensor) and _interpolated_by_grid_sample(cells):
+        size = position.new_tensor((width, height))
+        maps = cells.unflatten(2, (height, width))
+        samples = F.grid_sample(maps, (2.0 * position + 1.0) / size - 1.0, align_corners=False)
+    else:
+        samples = _interpolate(cells, height, width, start, position)
     return (samples * weight.masked_fill(~inside, 0.0).unsqueeze(1)).sum(dim=-1)
 
 
-def _interpolate(maps: Tensor, position: Tensor) -> Tensor:
-    """Bilinear samples [N, D, K, P] of maps [N, D, h, w] at pixel positions [N, K, P, 2]."""
-    size = position.new_tensor((maps.shape[3], maps.shape[2]))
-    return F.grid_sample(maps, (2.0 * position + 1.0) / size - 1.0, align_corners=False)
+def _interpolated_by_grid_sample(cells: Tensor) -> bool:
+    """Whether `grid_sample` does, many times as fast as `_interpolate`, what is wanted here.
+
+    It has no forward-mode derivative, and an infinite cell with weight zero makes it give NaN. Whether there is one
+    can be seen only where the values can be looked at. An exported program keeps `grid_sample` nevertheless, as the one
+    operation that other runtimes know.
+    """
+    if torch.compiler.is_exporting():
+        return True
+    return values_are_readable(cells) and not forward_mode_is_open() and bool(cells.isfinite().all())
 
 
-def _interpolate_infinite(maps: Tensor, position: Tensor) -> Tensor:
-    """`_interpolate` for maps with infinite or NaN cells, which count only where their weight is not zero."""
-    height, width = maps.shape[2:]
-    cell = position.detach().floor()
+def _interpolate(
+    cells: Tensor, height: int | Tensor, width: int | Tensor, start: int | Tensor, position: Tensor
+) -> Tensor:
+    """Bilinear samples [N, D, K, P] at pixel positions [N, K, P, 2]; cells of weight zero do not count."""
+    corner = position.detach().floor()
+    right, lower = (position - corner).unbind(-1)
+    left_column, upper_row = corner.unbind(-1)
     samples = 0.0
     for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        corner = cell + cell.new_tensor((step_x, step_y))
-        weight = (1.0 - (position - corner).abs()).prod(dim=-1).unsqueeze(1)
-        column, row = corner.unbind(-1)
-        inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).unsqueeze(1)
-        index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
-        values = maps.flatten(2).gather(2, index.unsqueeze(1).expand(-1, maps.shape[1], -1))
-        values = values.unflatten(2, row.shape[1:])
-        unread = ~inside | ((weight == 0) & ~values.isfinite())
+        weight = ((right if step_x else 1.0 - right) * (lower if step_y else 1.0 - lower)).unsqueeze(1)
+        column, row = left_column + step_x, upper_row + step_y
+        # Levels given as tensors may claim cells that value does not have.
+        index = start + row.long() * width + column.long()
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (index >= 0)
+        inside = inside & (index < cells.shape[2])
+        index = index.masked_fill(~inside, 0).flatten(1)
+        values = cells.gather(2, index.unsqueeze(1).expand(-1, cells.shape[1], -1)).unflatten(2, row.shape[1:])
+        unread = ~inside.unsqueeze(1) | ((weight == 0) & ~values.isfinite())
         samples = samples + weight * values.masked_fill(unread, 0.0)
     return samples

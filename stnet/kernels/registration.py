@@ -1,36 +1,83 @@
-"""The fused backends as custom operators of PyTorch, `torch.ops.stnet.*`.
+"""The fused backends as registered operators of PyTorch, `torch.ops.stnet.*`.
 
 They are opaque to `torch.compile` and `torch.export`, have fake implementations and one backward operator each, which
-has no derivative of its own. Shapes and frame table are flat lists of ints; the backend is chosen before. Saved for the
-backward pass are only the inputs, the output and the log-sum-exp. Nothing is cast under autocast here:
+has no derivative of its own, run under `torch.func.grad`, `jacrev` and `vmap`, and refuse forward mode. The arguments
+are flat: the tensors in the order of `StdaTensors` or `MsdaTensors`, then lists of ints, the backend, which is chosen
+before, and whether gradients are deterministic. Inside, the problem is built from them once. Empty calls end here.
+Saved for the backward pass are only the inputs, the output and the log-sum-exp. Nothing is cast under autocast here:
 `stnet.kernels.operators` says what is.
 """
 
-import functools
-from collections.abc import Sequence
-from importlib import import_module
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
-from stnet.kernels.problem import level_starts
+from stnet.kernels.backends import BACKENDS
+from stnet.kernels.derivatives import forward_mode_is_open, has_tangents
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
+
+_LIBRARY = torch.library.Library("stnet", "DEF")
 
 
-def _implementation(backend: str) -> SimpleNamespace:
-    """The four functions of a fused backend, imported when it is first used."""
-    names = ("cpu", "cpu") if backend == "cpu" else ("triton_forward", "triton_backward")
-    forward, backward = (import_module(f"stnet.kernels.{name}") for name in names)
-    return SimpleNamespace(
-        stda_forward=forward.stda_forward,
-        msda_forward=forward.msda_forward,
-        stda_backward=backward.stda_backward,
-        msda_backward=backward.msda_backward,
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """What tells the two operators apart.
+
+    Attributes:
+        name: of its registered operators, `{name}_forward` and `{name}_backward`.
+        tensors: their tensor arguments.
+        inputs: how many of these, from the first on, are differentiable.
+        constants: schema of the arguments between the tensors and the backend.
+        outputs: names of what the forward operator returns; those beyond the first have no gradient.
+        problem: the problem, from the tensors and the constants.
+        allocate: memory for the outputs, from the tensors.
+        saves_outputs: whether the backward operator takes the outputs too.
+    """
+
+    name: str
+    tensors: type[StdaTensors] | type[MsdaTensors]
+    inputs: int
+    constants: str
+    outputs: tuple[str, ...]
+    problem: Callable[..., StdaProblem | MsdaProblem]
+    allocate: Callable[[StdaTensors | MsdaTensors], tuple[Tensor, ...]]
+    saves_outputs: bool
+
+    @cached_property
+    def count(self) -> int:
+        """Tensor arguments."""
+        return len(self.tensors._fields)
+
+
+def _stda_problem(
+    tensors: StdaTensors[Tensor], spatial_shapes: Sequence[int], frame_table: Sequence[int]
+) -> StdaProblem:
+    return StdaProblem.of(
+        tensors, _rows(spatial_shapes, len(spatial_shapes) // 2), _rows(frame_table, tensors.offsets.shape[1])
     )
 
 
-def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    return tuple(zip(flat[::2], flat[1::2], strict=True))
+def _stda_outputs(tensors: StdaTensors[Tensor]) -> tuple[Tensor, Tensor]:
+    rows, value = tensors.logits.shape[:4], tensors.value
+    output = value.new_empty(*rows[:3], rows[3] * value.shape[4])
+    return output, value.new_empty(rows, dtype=torch.float32)
+
+
+def _msda_problem(tensors: MsdaTensors[Tensor], spatial_shapes: Sequence[int]) -> MsdaProblem:
+    known = tensors.spatial_shapes is None
+    return MsdaProblem.of(tensors, _rows(spatial_shapes, len(spatial_shapes) // 2) if known else None)
+
+
+def _msda_outputs(tensors: MsdaTensors[Tensor]) -> tuple[Tensor]:
+    clips, queries, heads = tensors.attention_weights.shape[:3]
+    return (tensors.value.new_empty(clips, queries, heads * tensors.value.shape[3]),)
 
 
 def _rows(flat: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
@@ -38,242 +85,203 @@ def _rows(flat: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(flat[i * length : (i + 1) * length]) for i in range(count))
 
 
-@functools.cache
-def _levels_on(device: torch.device, shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
-    """Levels as tensors; kept for good, since a captured CUDA graph holds their addresses."""
-    return torch.tensor(shapes, device=device), torch.tensor(level_starts(shapes), device=device)
+STDA = Operator(
+    name="stda",
+    tensors=StdaTensors,
+    inputs=7,
+    constants="int[] spatial_shapes, int[] frame_table",
+    outputs=("output", "lse"),
+    problem=_stda_problem,
+    allocate=_stda_outputs,
+    saves_outputs=True,
+)
+MSDA = Operator(
+    name="msda",
+    tensors=MsdaTensors,
+    inputs=3,
+    constants="int[] known_shapes",
+    outputs=("output",),
+    problem=_msda_problem,
+    allocate=_msda_outputs,
+    saves_outputs=False,
+)
 
 
-def _zero_gradients(inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
-    return [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in _needed(inputs, needs)]
+def _forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
+    tensors = operator.tensors(*arguments[: operator.count])
+    *constants, backend, _ = arguments[operator.count :]
+    problem = operator.problem(tensors, *constants)
+    if is_empty(problem):
+        outputs = tuple(x.zero_() for x in operator.allocate(tensors))
+        return outputs if len(outputs) > 1 else outputs[0]
+    return getattr(BACKENDS[backend].forward, f"{operator.name}_forward")(problem, tensors)
 
 
-def _needed(items: Sequence, needs: Sequence[bool]) -> list:
-    return [item for item, need in zip(items, needs, strict=True) if need]
+def _backward(operator: Operator, *arguments) -> list[Tensor]:
+    kept = 1 + len(operator.outputs) * operator.saves_outputs
+    tensors = operator.tensors(*arguments[kept : kept + operator.count])
+    *constants, needs, backend, deterministic = arguments[kept + operator.count :]
+    problem = operator.problem(tensors, *constants)
+    if is_empty(problem):
+        return _gradients_like(tensors, needs, torch.zeros_like)
+    function = getattr(BACKENDS[backend].backward, f"{operator.name}_backward")
+    gradients = function(problem, tensors, *arguments[:kept], operator.tensors(*needs), deterministic)
+    return [gradient.contiguous() for gradient, need in zip(gradients, needs, strict=True) if need]
 
 
-def _spread(gradients: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
-    """Put the gradients that were computed back in the places of their inputs."""
-    remaining = iter(gradients)
-    return [next(remaining) if need else None for need in needs]
+def is_empty(problem: StdaProblem | MsdaProblem) -> bool:
+    """Whether a call has no samples; backends need not run for it."""
+    if isinstance(problem, MsdaProblem):
+        return problem.clips * problem.queries * problem.points == 0
+    return problem.clips * problem.targets * problem.queries == 0
 
 
-@torch.library.custom_op("stnet::stda_forward", mutates_args=())
-def stda_forward(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    other_offsets: Tensor,
-    other_logits: Tensor,
-    frame_table: Sequence[int],
-    other_reference_points: Tensor,
-    backend: str,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor]:
-    if offsets.shape[:3].numel() == 0:
-        return _stda_outputs(value, offsets)
-    return _implementation(backend).stda_forward(
-        value,
-        _pairs(spatial_shapes),
-        reference_points,
-        offsets,
-        logits,
-        other_offsets,
-        other_logits,
-        _rows(frame_table, offsets.shape[1]),
-        other_reference_points,
-    )
+def _fake_forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
+    outputs = operator.allocate(operator.tensors(*arguments[: operator.count]))
+    return outputs if len(outputs) > 1 else outputs[0]
 
 
-def _stda_outputs(value: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    clips, targets, queries, heads = offsets.shape[:4]
-    output = value.new_empty(clips, targets, queries, heads * value.shape[4])
-    return output, value.new_empty(clips, targets, queries, heads, dtype=torch.float32)
+def _fake_backward(operator: Operator, *arguments) -> list[Tensor]:
+    kept = 1 + len(operator.outputs) * operator.saves_outputs
+    return _gradients_like(arguments[kept : kept + operator.count], arguments[-3], torch.empty_like)
 
 
-@stda_forward.register_fake
-def _(value, spatial_shapes, reference_points, offsets, *rest):
-    return _stda_outputs(value, offsets)
+def _gradients_like(tensors: Sequence[Tensor], needs: Sequence[bool], make: Callable) -> list[Tensor]:
+    needed = [x for x, need in zip(tensors, needs, strict=True) if need]
+    return [make(x, memory_format=torch.contiguous_format) for x in needed]
 
 
-@torch.library.custom_op("stnet::stda_backward", mutates_args=())
-def stda_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    other_offsets: Tensor,
-    other_logits: Tensor,
-    frame_table: Sequence[int],
-    other_reference_points: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    needs: Sequence[bool],
-    backend: str,
-    deterministic: bool,
-) -> list[Tensor]:
-    inputs = (value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    if output.numel() == 0:
-        return _zero_gradients(inputs, needs)
-    gradients = _implementation(backend).stda_backward(
-        grad_output,
-        value,
-        _pairs(spatial_shapes),
-        *inputs[1:6],
-        _rows(frame_table, offsets.shape[1]),
-        other_reference_points,
-        output,
-        lse,
-        tuple(needs),
-        deterministic,
-    )
-    return [gradient.contiguous() for gradient in _needed(gradients, needs)]
+class _Derivative(_SingleLevelFunction):
+    """The forward operator with its gradient, at one level of differentiation: `torch.func` nests such levels."""
+
+    @staticmethod
+    def forward(operator, *arguments):
+        with _levels_below():
+            return _overload(operator, "forward")(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        operator, *arguments = inputs
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.operator, ctx.constants = operator, arguments[operator.count :]
+        ctx.save_for_backward(*arguments[: operator.count], *(outputs if operator.saves_outputs else ()))
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_output, *_):
+        operator, saved = ctx.operator, ctx.saved_tensors
+        tensors, outputs = saved[: operator.count], saved[operator.count :]
+        *constants, backend, deterministic = ctx.constants
+        needs = ctx.needs_input_grad[1 : 1 + operator.count]
+        gradients = iter(
+            _overload(operator, "backward")(grad_output, *outputs, *tensors, *constants, needs, backend, deterministic)
+        )
+        return None, *(next(gradients) if need else None for need in needs), *[None] * len(ctx.constants)
 
 
-@stda_backward.register_fake
-def _(grad_output, value, spatial_shapes, *rest):
-    *inputs, _, other_reference_points, _, _, needs, _, _ = rest
-    inputs = (value, *inputs, other_reference_points)
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in _needed(inputs, needs)]
+class _NoDerivative(_SingleLevelFunction):
+    """The backward operator, whose own derivative is an error rather than zero."""
+
+    @staticmethod
+    def forward(operator, *arguments):
+        with _levels_below():
+            return tuple(_overload(operator, "backward")(*arguments))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            'the fused kernels have no second derivative; call the operator with backend="reference" for that'
+        )
 
 
-_STDA_TENSORS = (0, 2, 3, 4, 5, 6, 8)  # places of the tensors among the operator's arguments
+@cache
+def _overload(operator: Operator, direction: str) -> torch._ops.OpOverload:
+    return getattr(torch.ops.stnet, f"{operator.name}_{direction}").default
 
 
-def _stda_save(ctx, inputs, output):
-    ctx.save_for_backward(*(inputs[i] for i in _STDA_TENSORS), *output)
-    ctx.spatial_shapes, ctx.frame_table, ctx.backend, ctx.deterministic = (inputs[i] for i in (1, 7, 9, 10))
-    ctx.set_materialize_grads(False)
+@contextmanager
+def _levels_below() -> Iterator[None]:
+    """Below the differentiation of this level; under `torch.func` other levels, which count as before, may follow.
+
+    Without it they would take the operator for a constant, for an `autograd.Function` is run as one.
+    """
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+        yield
 
 
-def _stda_gradients(ctx, grad_output, grad_lse):
-    *inputs, other_reference_points, output, lse = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in _STDA_TENSORS]
-    gradients = stda_backward(
-        grad_output,
-        inputs[0],
-        ctx.spatial_shapes,
-        *inputs[1:],
-        ctx.frame_table,
-        other_reference_points,
-        output,
-        lse,
-        needs,
-        ctx.backend,
-        ctx.deterministic,
-    )
-    value, *rest, other_references = _spread(gradients, needs)
-    return value, None, *rest, None, other_references, None, None
+def _differentiable(operator: Operator, direction: str, function: type[_SingleLevelFunction]) -> Callable:
+    overload = _overload(operator, direction)
+
+    def call(*arguments):
+        if forward_mode_is_open() and has_tangents(x for x in arguments if isinstance(x, Tensor)):
+            raise NotImplementedError(
+                'the fused kernels have no forward-mode derivative; call the operator with backend="reference" for that'
+            )
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*arguments)
+        transformed = torch._C._are_functorch_transforms_active()
+        with enable_single_level_autograd_function() if transformed else nullcontext():
+            result = function.apply(operator, *arguments)
+        return list(result) if direction == "backward" else result
+
+    return call
 
 
-stda_forward.register_autograd(_stda_gradients, setup_context=_stda_save)
+def _mapped(operator: Operator, direction: str) -> Callable:
+    """The rule for `vmap`: a mapped dimension is folded into the clips, which all tensors but levels have first."""
+    overload = _overload(operator, direction)
+
+    def rule(info, in_dims, *arguments):
+        folded = [_fold(info.batch_size, dim, x) for dim, x in zip(in_dims, arguments, strict=True)]
+        result = overload(*folded)
+        if isinstance(result, Tensor):
+            return result.unflatten(0, (info.batch_size, -1)), 0
+        outputs = type(result)(x.unflatten(0, (info.batch_size, -1)) for x in result)
+        return outputs, type(result)(0 for _ in result)
+
+    return rule
 
 
-@torch.library.custom_op("stnet::msda_forward", mutates_args=())
-def msda_forward(
-    value: Tensor,
-    spatial_shapes: Tensor | None,
-    level_start_index: Tensor | None,
-    static_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    backend: str,
-    deterministic: bool,
-) -> Tensor:
-    if attention_weights.numel() == 0:
-        return _msda_output(value, attention_weights).zero_()
-    if spatial_shapes is None:
-        spatial_shapes, level_start_index = _levels_on(value.device, _pairs(static_shapes))
-    return _implementation(backend).msda_forward(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
+def _fold(size: int, dim: int | None, x: object) -> object:
+    if not isinstance(x, Tensor):
+        return x
+    if x.is_floating_point():
+        return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+    if dim is not None:
+        raise NotImplementedError(
+            "vmap over spatial_shapes or level_start_index: the levels of a call must be the same for all items; "
+            "pass them with in_dims=None"
+        )
+    return x
 
 
-def _msda_output(value: Tensor, attention_weights: Tensor) -> Tensor:
-    batch, queries, heads = attention_weights.shape[:3]
-    return value.new_empty(batch, queries, heads * value.shape[3])
+def _register(operator: Operator) -> None:
+    fields = operator.tensors._fields
+    tensors = ", ".join(f"Tensor{'' if i < operator.inputs else '?'} {name}" for i, name in enumerate(fields))
+    outputs = ", ".join(f"Tensor {name}" for name in operator.outputs)
+    kept = f"Tensor grad_output, {outputs}" if operator.saves_outputs else "Tensor grad_output"
+    common = "str backend, bool deterministic"
+    schemas = {
+        "forward": f"({tensors}, {operator.constants}, {common}) -> ({outputs})",
+        "backward": f"({kept}, {tensors}, {operator.constants}, bool[] needs, {common}) -> Tensor[]",
+    }
+    for direction, run, fake, function in (
+        ("forward", _forward, _fake_forward, _Derivative),
+        ("backward", _backward, _fake_backward, _NoDerivative),
+    ):
+        name = f"{operator.name}_{direction}"
+        _LIBRARY.define(name + schemas[direction], tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, partial(run, operator), "CompositeExplicitAutograd")
+        _LIBRARY.impl(name, _differentiable(operator, direction, function), "Autograd")
+        torch.library.register_fake(f"stnet::{name}", partial(fake, operator), lib=_LIBRARY)
+        torch.library.register_vmap(f"stnet::{name}", _mapped(operator, direction), lib=_LIBRARY)
 
 
-@msda_forward.register_fake
-def _(value, spatial_shapes, level_start_index, static_shapes, sampling_locations, attention_weights, *rest):
-    return _msda_output(value, attention_weights)
-
-
-@torch.library.custom_op("stnet::msda_backward", mutates_args=())
-def msda_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor | None,
-    level_start_index: Tensor | None,
-    static_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs: Sequence[bool],
-    backend: str,
-    deterministic: bool,
-) -> list[Tensor]:
-    if attention_weights.numel() == 0:
-        return _zero_gradients((value, sampling_locations, attention_weights), needs)
-    if spatial_shapes is None:
-        spatial_shapes, level_start_index = _levels_on(value.device, _pairs(static_shapes))
-    gradients = _implementation(backend).msda_backward(
-        grad_output,
-        value,
-        spatial_shapes,
-        level_start_index,
-        sampling_locations,
-        attention_weights,
-        tuple(needs),
-        deterministic,
-    )
-    return [gradient.contiguous() for gradient in _needed(gradients, needs)]
-
-
-@msda_backward.register_fake
-def _(grad_output, value, spatial_shapes, level_start_index, static_shapes, *rest):
-    sampling_locations, attention_weights, needs, _, _ = rest
-    inputs = _needed((value, sampling_locations, attention_weights), needs)
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
-
-
-_MSDA_TENSORS = (0, 4, 5)
-
-
-def _msda_save(ctx, inputs, output):
-    ctx.save_for_backward(*(inputs[i] for i in (*_MSDA_TENSORS, 1, 2)))
-    ctx.static_shapes, ctx.backend, ctx.deterministic = (inputs[i] for i in (3, 6, 7))
-
-
-def _msda_gradients(ctx, grad_output):
-    value, sampling_locations, attention_weights, *levels = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in _MSDA_TENSORS]
-    gradients = msda_backward(
-        grad_output,
-        value,
-        *levels,
-        ctx.static_shapes,
-        sampling_locations,
-        attention_weights,
-        needs,
-        ctx.backend,
-        ctx.deterministic,
-    )
-    value, *rest = _spread(gradients, needs)
-    return value, None, None, None, *rest, None, None
-
-
-msda_forward.register_autograd(_msda_gradients, setup_context=_msda_save)
-
-
-def _no_second_derivative(ctx, *gradients):
-    raise NotImplementedError(
-        'the fused kernels have no second derivative; call the operator with backend="reference" for that'
-    )
-
-
-stda_backward.register_autograd(_no_second_derivative)
-msda_backward.register_autograd(_no_second_derivative)
+for _operator in (STDA, MSDA):
+    _register(_operator)

@@ -1,173 +1,133 @@
 """Measure the launch table's candidates on the present GPU and write a table with the fastest first.
 
-    python -m stnet.kernels.tune --out launch_table.json
+    python -m stnet.kernels.tune --output launch_table.json --minutes 5
     STNET_LAUNCH_TABLE=launch_table.json python train.py ...
 
 Every candidate of the current table is first compared with the reference on a small problem, then timed on the layers
 of the published detector: CUDA events around a CUDA graph of calls on several sets of inputs, so that neither the host
 nor an unusually warm cache is measured. Slower candidates stay in the table with their figures; one whose results are
-wrong is reported and left out.
+wrong is reported and left out. Keys that are used most come first, and the table is written after each.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stnet.errors import ConfigError, StnetError
-from stnet.kernels.launch import (
+from stnet import command_line
+from stnet.errors import ConfigError
+from stnet.kernels import published_layers
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
+from stnet.kernels.reference import msda_reference, stda_reference
+from stnet.kernels.triton.architecture import architecture
+from stnet.kernels.triton.launch_table import (
     DEFAULT_TABLE,
     FEW_QUERIES,
-    KERNEL_MODULES,
+    KERNELS,
+    Candidate,
     Row,
-    architecture,
     candidates,
-    forced,
     padded_head_dim,
     read_table,
     write_table,
 )
-from stnet.kernels.problem import StdaProblem, default_frame_table, level_starts
-from stnet.kernels.reference import msda_reference, stda_reference
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Relative L2 error of the forward pass on the tuner's own small problem; gradients may have ten times as much.
 _LIMITS = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 _INPUT_SETS = 4
+_SMALL_LEVELS = ((7, 9), (4, 5), (2, 3), (1, 2))
+# Kernel, dtype and whether the encoder's many queries: inference first, then training, then other people's models.
+_MOST_USED = (
+    ("stda_forward", "float16", True),
+    ("stda_forward", "float16", False),
+    ("stda_backward", "bfloat16", True),
+    ("stda_forward", "bfloat16", True),
+    ("msda_forward", "float16", True),
+    ("stda_backward", "bfloat16", False),
+    ("stda_forward", "bfloat16", False),
+    ("msda_backward", "float16", True),
+    ("stda_forward", "float32", True),
+    ("stda_backward", "float32", True),
+)
 
 Timer = Callable[[Sequence[Callable[[], object]], float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Random arguments of one call, for both operators; `msda_*` are the classic operator's."""
+class Call:
+    """The arguments of one kernel's launcher; of a backward kernel also what the forward pass left."""
 
-    problem: StdaProblem
-    value: Tensor  # [B, F, S, H, D], stored by heads
-    reference: Tensor  # [B, T, Q, L, R]
-    offsets: Tensor
-    logits: Tensor
-    other_offsets: Tensor
-    other_logits: Tensor
-    grad_output: Tensor  # [B, T, Q, H * D]
+    kernel: str
+    problem: StdaProblem | MsdaProblem
+    tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]
+    grad_output: Tensor
+    results: tuple[Tensor, ...]  # of the forward pass that the backward kernel needs
 
-    @property
-    def stda(self) -> tuple:
-        """Positional arguments of `stda_forward`."""
-        p = self.problem
-        queries = (self.offsets, self.logits, self.other_offsets, self.other_logits)
-        return self.value, p.spatial_shapes, self.reference, *queries, p.frame_table, None
+    @classmethod
+    def of(
+        cls, kernel: str, problem: StdaProblem | MsdaProblem, dtype: torch.dtype, device: torch.device, seed: int
+    ) -> "Call":
+        """Inputs as a trained network gives."""
+        from stnet.kernels.triton import forward
 
-    @property
-    def msda(self) -> tuple:
-        """Positional arguments of `msda_forward`: the first frame and target, offsets turned into locations."""
-        shapes = torch.tensor(self.problem.spatial_shapes, device=self.value.device)
-        starts = torch.tensor(level_starts(self.problem.spatial_shapes), device=self.value.device)
-        reference = self.reference[:, 0, :, None, :, None, :2]
-        locations = reference + self.offsets[:, 0].float() / shapes.flip(1)[:, None]
-        weights = self.logits[:, 0].flatten(3).softmax(-1).view_as(self.logits[:, 0])
-        return self.value[:, 0], shapes, starts, locations, weights
+        if kernel.startswith("stda"):
+            tensors, run_forward = published_layers.stda_inputs(problem, dtype, device, seed), forward.stda_forward
+        else:
+            tensors, run_forward = published_layers.msda_inputs(problem, dtype, device, seed), forward.msda_forward
+        output = run_forward(problem, tensors)
+        results = output if kernel == "stda_backward" else ()
+        grad_output = published_layers.output_gradient(output[0] if isinstance(output, tuple) else output)
+        return cls(kernel=kernel, problem=problem, tensors=tensors, grad_output=grad_output, results=results)
 
 
-def layer(*, queries: int | None, head_dim: int, small: bool) -> StdaProblem:
-    """Sizes of a detector layer: the encoder (queries None) or the decoder, at 512 x 512 or small enough to verify."""
-    shapes = ((7, 9), (4, 5), (2, 3), (1, 2)) if small else ((64, 64), (32, 32), (16, 16), (8, 8))
-    positions = sum(height * width for height, width in shapes)
-    encoder = queries is None
-    targets, frames = (2, 3) if small else (6 if encoder else 3, 6)
-    return StdaProblem(
-        clips=1,
-        source_frames=frames,
-        positions=positions,
-        heads=2 if small else 8,
-        head_dim=head_dim,
-        targets=targets,
-        queries=positions if encoder else queries,
-        points=4,
-        other_frames=frames - 1,
-        other_points=2 if encoder else 4,
-        components=2 if encoder else 4,
-        spatial_shapes=shapes,
-        frame_table=default_frame_table(targets, frames, frames - 1),
-    )
+def layer(kernel: str, many: bool, head_dim: int, *, small: bool) -> StdaProblem | MsdaProblem:
+    """Sizes of a layer: with `many` queries the encoder, else the decoder; at 512 x 512, or small enough to verify."""
+    sizes = {"head_dim": head_dim, "heads": 2} if small else {"head_dim": head_dim}
+    shapes = _SMALL_LEVELS if small else published_layers.level_shapes(*published_layers.IMAGE)
+    if not many:
+        sizes["queries"] = 20 if small else published_layers.QUERIES
+    if kernel.startswith("msda"):
+        return published_layers.classic(shapes, **sizes)
+    if small:
+        sizes |= {"source_frames": 3, "targets": 2}
+    return (published_layers.encoder if many else published_layers.decoder)(shapes, **sizes)
 
 
-def make_inputs(p: StdaProblem, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
-    """Samples within a few pixels of their reference points, as a trained network's are."""
-    generator = torch.Generator(device=device).manual_seed(seed)
+def run(call: Call, candidate: Candidate | None = None) -> tuple[Tensor, ...]:
+    """The output, or the gradients of all inputs, by a candidate of the launch table."""
+    from stnet.kernels.triton import backward, forward
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator, device=device) * scale).to(dtype)
-
-    query = (p.clips, p.targets, p.queries)
-    rows = (*query, p.heads)
-    reference = torch.rand((*query, 1, p.components), generator=generator, device=device)
-    if p.queries == p.positions:
-        reference[..., :2] = torch.cat([_centres(h, w, device) for h, w in p.spatial_shapes])[:, None]
-    return Inputs(
-        problem=p,
-        value=normal(p.clips, p.source_frames, p.heads, p.positions, p.head_dim).transpose(2, 3),
-        reference=reference.expand(-1, -1, -1, p.levels, -1),
-        offsets=normal(*rows, p.levels, p.points, 2, scale=2.0),
-        logits=normal(*rows, p.levels, p.points),
-        other_offsets=normal(*rows, p.other_frames, p.levels, p.other_points, 2, scale=2.0),
-        other_logits=normal(*rows, p.other_frames, p.levels, p.other_points),
-        grad_output=normal(*query, p.heads * p.head_dim),
-    )
+    if call.kernel == "stda_forward":
+        return forward.stda_forward(call.problem, call.tensors, candidate=candidate)[:1]
+    if call.kernel == "msda_forward":
+        return (forward.msda_forward(call.problem, call.tensors, candidate=candidate),)
+    function = backward.stda_backward if call.kernel == "stda_backward" else backward.msda_backward
+    needs = call.tensors._make(x is not None for x in call.tensors)
+    arguments = (call.problem, call.tensors, call.grad_output, *call.results, needs, False)
+    return tuple(x for x in function(*arguments, candidate=candidate) if x is not None)
 
 
-def _centres(height: int, width: int, device: torch.device) -> Tensor:
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.cartesian_prod(y, x).flip(1)
-
-
-def operation(kernel: str, inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
-    """A call of one kernel's launcher: its output or its gradients, of all inputs."""
-    from stnet.kernels import triton_backward, triton_forward
-
-    if kernel == "stda_forward":
-        arguments = inputs.stda
-        return lambda: triton_forward.stda_forward(*arguments)[:1]
-    if kernel == "msda_forward":
-        arguments = inputs.msda
-        return lambda: (triton_forward.msda_forward(*arguments),)
-    if kernel == "stda_backward":
-        arguments = inputs.stda
-        results = triton_forward.stda_forward(*arguments)
-        needs = (True,) * 6 + (False,)
-        return lambda: triton_backward.stda_backward(inputs.grad_output, *arguments, *results, needs, False)[:6]
-    arguments = inputs.msda
-    gradient = inputs.grad_output[:, 0]
-    return lambda: triton_backward.msda_backward(gradient, *arguments, (True,) * 3, False)
-
-
-def expected(kernel: str, inputs: Inputs) -> tuple[Tensor, ...]:
-    """What `operation` should return, computed by the reference in float64."""
-    p, direction = inputs.problem, kernel.partition("_")[2]
-    if kernel.startswith("stda"):
-        floating = [x for x in inputs.stda if isinstance(x, Tensor)]
-        leaves = [x.double().requires_grad_() for x in floating]
-        output = stda_reference(p, *leaves, leaves[1])
-        gradient = inputs.grad_output
-    else:
-        value, _, _, locations, weights = inputs.msda
-        leaves = [x.double().requires_grad_() for x in (value, locations, weights)]
-        output = msda_reference(leaves[0], p.spatial_shapes, *leaves[1:])
-        gradient = inputs.grad_output[:, 0]
-    if direction == "forward":
+def expected(call: Call) -> tuple[Tensor, ...]:
+    """What `run` should return, computed by the reference in float64."""
+    leaves = [x.double().requires_grad_() for x in call.tensors if x is not None]
+    reference = stda_reference if call.kernel.startswith("stda") else msda_reference
+    output = reference(call.problem, type(call.tensors)(*leaves))
+    if call.kernel.endswith("forward"):
         return (output.detach(),)
-    return torch.autograd.grad(output, leaves, gradient.double())
+    return torch.autograd.grad(output, leaves, call.grad_output.double())
 
 
-def largest_error(kernel: str, inputs: Inputs) -> float:
-    """Largest relative L2 error among the results of the candidate in force, as a share of what is allowed."""
-    limit = _LIMITS[inputs.value.dtype] * (10 if kernel.endswith("backward") else 1)
-    pairs = zip(operation(kernel, inputs)(), expected(kernel, inputs), strict=True)
+def largest_error(call: Call, candidate: Candidate | None = None) -> float:
+    """Largest relative L2 error among the results of a candidate, as a share of what is allowed."""
+    limit = _LIMITS[call.tensors.value.dtype] * (10 if call.kernel.endswith("backward") else 1)
+    pairs = zip(run(call, candidate), expected(call), strict=True)
     errors = [((x.double() - truth).norm() / truth.norm().clamp(min=1e-30)).item() for x, truth in pairs]
     return max(error if error == error else float("inf") for error in errors) / limit
 
@@ -209,29 +169,25 @@ def tune_key(
 ) -> Row:
     """The measured row of one key, correct candidates only, the fastest first.
 
-    Args:
-        many: the encoder's number of queries, else the decoder's.
-        seconds: how long each candidate is timed.
-        timer: median milliseconds of the given calls.
+    `many` stands for the encoder's number of queries, else it is the decoder's. Each candidate is timed for `seconds`
+    by `timer`, which returns the median milliseconds of the given calls.
 
     Raises:
         ConfigError: no candidate gave correct results.
     """
     arch, name = architecture(device), str(dtype).removeprefix("torch.")
-    queries = None if many else 300
-    check = make_inputs(layer(queries=queries and 20, head_dim=head_dim, small=True), dtype, device, seed=0)
-    full = layer(queries=queries, head_dim=head_dim, small=False)
-    sets = [make_inputs(full, dtype, device, seed) for seed in range(_INPUT_SETS)]
+    check = Call.of(kernel, layer(kernel, many, head_dim, small=True), dtype, device, seed=0)
+    full = layer(kernel, many, head_dim, small=False)
+    calls = [Call.of(kernel, full, dtype, device, seed) for seed in range(_INPUT_SETS)]
     measured = []
     for candidate in candidates(kernel, arch, dtype, head_dim, FEW_QUERIES + many):
         label = f"{kernel} {name} D={head_dim} {'many' if many else 'few'} {candidate.as_json()}"
         try:
-            with forced(kernel, candidate):
-                share = largest_error(kernel, check)
-                if share > 1:
-                    report(f"{label}: WRONG, {share:.1f} times the allowed error")
-                    continue
-                milliseconds = timer([operation(kernel, inputs) for inputs in sets], seconds)
+            share = largest_error(check, candidate)
+            if share > 1:
+                report(f"{label}: WRONG, {share:.1f} times the allowed error")
+                continue
+            milliseconds = timer([partial(run, call, candidate) for call in calls], seconds)
         except Exception as error:  # whatever a compiler raises: the other candidates may still do
             report(f"{label}: FAILED, {type(error).__name__}: {error}")
             continue
@@ -259,39 +215,65 @@ def merge(measured: Sequence[Row], table: Sequence[Row]) -> list[Row]:
     return [*measured, *(row for row in table if key(row) not in replaced)]
 
 
+def keys(kernels: Sequence[str], dtypes: Sequence[str], head_dims: Sequence[int]) -> list[tuple[str, str, int, bool]]:
+    """(kernel, dtype, head width, many queries) of all combinations, those that are used most first."""
+    found = [(k, dtype, dim, many) for dim in head_dims for k in kernels for dtype in dtypes for many in (True, False)]
+    order = {key: index for index, key in enumerate(_MOST_USED)}
+    return sorted(found, key=lambda key: order.get((key[0], key[1], key[3]), len(order)))
+
+
+def tune(options: argparse.Namespace, device: torch.device, report: Callable[[str], None] = print) -> int:
+    """Measure key after key while there is time, writing the table after each; return how many could not be tuned."""
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
+    table, measured, failed = read_table(DEFAULT_TABLE), [], 0
+    wanted = keys(options.kernels, options.dtypes, options.head_dims)
+    write_table(options.output, table)
+    for kernel, dtype, head_dim, many in wanted:
+        if time.monotonic() > deadline:
+            break
+        try:
+            measured.append(tune_key(kernel, _DTYPES[dtype], head_dim, many, device, options.seconds, report=report))
+        except Exception as error:  # whatever it is, the keys after it are worth their time
+            failed += 1
+            report(f"error: {kernel} {dtype} D={head_dim}: {type(error).__name__}: {error}")
+            continue
+        write_table(options.output, merge(measured, table))
+    report(f"measured {len(measured)} of {len(wanted)} keys; use them with STNET_LAUNCH_TABLE={options.output}")
+    return failed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        if not torch.cuda.is_available():
-            raise ConfigError("the tuner measures on a GPU, and PyTorch finds none here (torch.cuda.is_available())")
-        device = torch.device("cuda", torch.cuda.current_device())
-        print(f"{torch.cuda.get_device_name(device)}, {architecture(device)}", flush=True)
-        measured = [
-            tune_key(kernel, _DTYPES[dtype], head_dim, many, device, options.seconds)
-            for kernel in options.kernels
-            for dtype in options.dtypes
-            for head_dim in options.head_dims
-            for many in (True, False)
-        ]
-        write_table(options.out, merge(measured, read_table(DEFAULT_TABLE)))
-    except (StnetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {options.out}; use it with STNET_LAUNCH_TABLE={options.out}")
-    return 0
+    return command_line.run(lambda: _command(options))
+
+
+def _command(options: argparse.Namespace) -> int:
+    if not torch.cuda.is_available():
+        raise ConfigError("the tuner measures on a GPU, and PyTorch finds none here (torch.cuda.is_available())")
+    device = torch.device("cuda", torch.cuda.current_device())
+    print(f"{torch.cuda.get_device_name(device)}, {architecture(device)}", flush=True)
+    return 1 if tune(options, device, partial(print, flush=True)) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.kernels.tune", description=__doc__.partition("\n")[0], allow_abbrev=False
+        prog="python -m stnet.kernels.tune",
+        description=__doc__.partition("\n")[0],
+        epilog="Exit status: 0 fine; 1 a key could not be tuned; 2 nothing could be measured or written.",
+        allow_abbrev=False,
     )
-    parser.add_argument("--out", type=Path, default=Path("launch_table.json"), help="file to write (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="how long each candidate is timed (%(default)s)")
-    parser.add_argument("--kernels", nargs="+", choices=KERNEL_MODULES, default=list(KERNEL_MODULES))
-    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES))
     parser.add_argument(
-        "--head-dims", nargs="+", type=int, default=[32], metavar="D", help="channels of a head (%(default)s)"
+        "--output", type=Path, default=Path("launch_table.json"), help="file to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="how long each candidate is timed (default: %(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, help="begin no key after this time (default: measure all)")
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default: all)")
+    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="(default: all)")
+    parser.add_argument(
+        "--head-dims", nargs="+", type=int, default=[32], metavar="D", help="channels of a head (default: 32)"
     )
     return parser
 

@@ -69,9 +69,10 @@ class SpatialTemporalDeformableAttention(nn.Module):
         """Attend from every query to the frames its target is given in the frame table.
 
         Args:
-            query: [B, T, Q, d].
-            reference_points: [B, T, Q, L, 2] or [B, T, Q, L, 4], float32, in units of the padded frame.
-            value: [B, F, S, H, D] from `project_values`.
+            query: `[B, T, Q, d]`.
+            reference_points: `[B, T, Q, L, 2]` or `[B, T, Q, L, 4]`, float32, in units of the padded frame.
+            value: `[B, F, S, H, D]` from `project_values`.
+            spatial_shapes: height and width of the L levels.
             frame_table: T rows of own and other source frames.
             other_reference_points: like `reference_points`, for the other frames; default: the same.
 

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import safetensors
 import torch
-import torchvision
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from stnet.errors import CheckpointError, StnetError
-from stnet.model.backbone import ResNet
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 
@@ -172,44 +170,6 @@ def rename_published(key: str) -> str:
     return key
 
 
-def load_backbone(backbone: ResNet, source: str | Path) -> None:
-    """Load torchvision ResNet weights into a backbone; the classifier `fc` is ignored.
-
-    Args:
-        source: a torchvision model name such as "resnet50" (downloaded once), or a `.pth` or `.safetensors` file.
-
-    Raises:
-        CheckpointError: no such name or file, or weights of another network.
-    """
-    if str(source) in torchvision.models.list_models(torchvision.models):
-        weights = torchvision.models.get_model_weights(str(source)).DEFAULT
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except OSError as error:
-            raise CheckpointError(f"{source}: cannot download the weights ({error}); pass a file instead") from error
-    elif not Path(source).is_file():
-        raise CheckpointError(f"{source}: neither a torchvision model nor a file")
-    elif Path(source).suffix == ".safetensors":
-        state, _ = _safetensors_contents(Path(source))
-    else:
-        state = safe_torch_load(Path(source))
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{source}: expected a mapping of parameter names to tensors")
-    own = backbone.state_dict()
-    state = {key: value for key, value in state.items() if not key.startswith("fc.") and not _is_ignored(key)}
-    state |= {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    wrong = [
-        key
-        for key in own.keys() | state.keys()
-        if key not in own or key not in state or own[key].shape != state[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{source}: does not fit the backbone; {len(wrong)} keys differ, such as {sorted(wrong)[:4]}"
-        )
-    backbone.load_state_dict(state)
-
-
 def resolve(name_or_path: str | Path) -> Path:
     """The file behind the name of a shipped checkpoint, or the path itself."""
     if str(name_or_path) in shipped_names():
@@ -221,7 +181,12 @@ def _is_ignored(key: str) -> bool:
     return key.endswith(IGNORED_SUFFIXES)
 
 
-def _safetensors_contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file.
+
+    Raises:
+        CheckpointError: damaged, or no safetensors file.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -230,7 +195,7 @@ def _safetensors_contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    state, metadata = _safetensors_contents(path)
+    state, metadata = read_safetensors(path)
     if CONFIG_KEY not in metadata:
         raise CheckpointError(
             f"{path}: has no model configuration ({CONFIG_KEY}) in its metadata; was it made by stnet?"

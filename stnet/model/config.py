@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-import types
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
 
 from stnet.errors import ConfigError
+from stnet.json_settings import settings_from_json
 
-BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50")
+BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "lite0", "lite1", "lite2")
 BACKBONE_NORMS = ("frozen_batch", "batch", "group")
+BACKBONE_INPUTS = ("imagenet", "half_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,11 @@ class ModelConfig:
     """
 
     backbone: str = "resnet50"
-    backbone_width: int = 64  # channels of the stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
-    backbone_norm: str = "frozen_batch"  # frozen_batch (stem and layer1 not trained) | batch | group
+    backbone_width: int = 64  # of a ResNet's stem; layer1 to layer4 have 1, 2, 4, 8 times as many (x4 for resnet50)
+    backbone_norm: str = "frozen_batch"  # frozen_batch (nothing before stride 8 is trained) | batch | group
+    backbone_input: str = (
+        "imagenet"  # what its weights know: ImageNet's mean and deviation | half_range: (x - 127) / 128
+    )
     hidden_dim: int = 256
     heads: int = 8
     feedforward_dim: int = 1024
@@ -52,6 +55,12 @@ class ModelConfig:
             raise ConfigError(
                 f"model configuration: backbone_norm {self.backbone_norm!r} is not one of {', '.join(BACKBONE_NORMS)}"
             )
+        if self.backbone_input not in BACKBONE_INPUTS:
+            raise ConfigError(
+                f"model configuration: backbone_input {self.backbone_input!r} is none of {', '.join(BACKBONE_INPUTS)}"
+            )
+        if self.backbone_input != "imagenet" and self.backbone.startswith("resnet"):
+            raise ConfigError(f"model configuration: backbone {self.backbone} takes backbone_input 'imagenet' alone")
         if self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
                 f"model configuration: hidden_dim {self.hidden_dim} must be a multiple of 32 and of {self.heads} heads"
@@ -81,62 +90,50 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str) -> "ModelConfig":
-        """`paper`: the published model. `tiny`: trains from scratch on a CPU in minutes."""
+        """Return one of PRESETS.
+
+        `paper`: the published model. `lite0`: fits a processor, starts from ImageNet weights. `tiny`: trains from
+        scratch on a CPU in minutes.
+        """
         if name not in PRESETS:
             raise ConfigError(f"unknown model preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def to_json(self) -> str:
+        """Return a JSON object of all fields."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
-        """The configuration written by `to_json`; missing keys take their defaults.
+        """Return the configuration written by `to_json`; missing keys take their defaults.
 
         Raises:
             ConfigError: no JSON object, an unknown key, or a value of the wrong type.
         """
-        return config_from_json(cls, text, "model configuration")
-
-
-def config_from_json(cls: type, text: str, what: str) -> Any:
-    """Build the flat data class `cls` from a JSON object, refusing unknown keys and wrong types.
-
-    Raises:
-        ConfigError: with `what`, the key and the value.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{what}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{what}: expected a JSON object, found {type(values).__name__}")
-    types_of = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    unknown = [key for key in values if key not in names]
-    if unknown:
-        raise ConfigError(f"{what}: unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(names)}")
-    return cls(**{key: _converted(value, types_of[key], f"{what}: {key}") for key, value in values.items()})
-
-
-def _converted(value: Any, expected: Any, what: str) -> Any:
-    if get_origin(expected) is types.UnionType:
-        if value is None:
-            return None
-        expected = next(arm for arm in get_args(expected) if arm is not type(None))
-    if get_origin(expected) is tuple:
-        element = get_args(expected)[0]
-        if isinstance(value, list | tuple) and all(isinstance(item, element) for item in value):
-            return tuple(value)
-    elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
-        return value
-    raise ConfigError(f"{what} is {value!r}; expected {getattr(expected, '__name__', expected)}")
+        return settings_from_json(cls, text, "model configuration")
 
 
 PRESETS = {
     "paper": ModelConfig(),
+    "lite0": ModelConfig(
+        backbone="lite0",
+        backbone_input="half_range",
+        hidden_dim=128,
+        heads=8,
+        feedforward_dim=512,
+        dropout=0.0,
+        encoder_layers=2,
+        decoder_layers=3,
+        queries=30,
+        frames=3,
+        encoder_points=4,
+        encoder_other_points=2,
+        decoder_points=4,
+        decoder_other_points=2,
+        image_size=224,
+        max_image_size=320,
+        duplicate_iou=0.5,
+    ),
     "tiny": ModelConfig(
         backbone="resnet10",
         backbone_width=24,

@@ -60,6 +60,7 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return box logits `[..., 4]` of features `[..., d]`."""
         first, second, last = self.layers
         return last(F.relu(second(F.relu(first(x)))))
 
@@ -72,6 +73,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = nn.MultiheadAttention(
             config.hidden_dim, config.heads, dropout=config.dropout, batch_first=True
         )
+        nn.init.xavier_uniform_(self.self_attention.out_proj.weight)
         self.self_norm = nn.LayerNorm(config.hidden_dim)
         self.attention = SpatialTemporalDeformableAttention(
             config.hidden_dim,
@@ -136,7 +138,8 @@ class Decoder(nn.Module):
         """Detect in the target frames.
 
         Args:
-            memory: [B, F, S, d] from the encoder.
+            memory: `[B, F, S, d]` from the encoder.
+            geometry: of the clips' frames.
             targets: clip positions of the T target frames.
             extra: queries beside the learned ones.
             all_layers: return the predictions of every layer (for auxiliary losses), else of the last alone.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stnet.model.backbone import ResNet
+from stnet.model.backbone import build_backbone
 from stnet.model.config import ModelConfig
 from stnet.model.decoder import Decoder, ExtraQueries, LayerOutput
 from stnet.model.encoder import Encoder
@@ -25,14 +25,20 @@ class DetectorOutput:
 
 
 class Detector(nn.Module):
-    """STNet (MICCAI 2023): ResNet, STDA encoder and decoder, several target frames per encoder pass."""
+    """STNet (MICCAI 2023): backbone, STDA encoder and decoder, several target frames per encoder pass.
 
-    def __init__(self, config: ModelConfig):
+    Args:
+        config: the architecture.
+        recompute: in training keep only the layers' inputs for the backward pass and recompute the rest there, which
+            trades time for memory.
+    """
+
+    def __init__(self, config: ModelConfig, recompute: bool = False):
         super().__init__()
         self.config = config
-        self.recompute = False  # trade time for memory in training: recompute layers in the backward pass
+        self.recompute = recompute
         dim = config.hidden_dim
-        self.backbone = ResNet(config.backbone, config.backbone_width, config.backbone_norm)
+        self.backbone = build_backbone(config)
         channels = self.backbone.channels
         projections = [nn.Conv2d(c, dim, 1) for c in channels] + [nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1)]
         self.input_proj = nn.ModuleList(
@@ -44,13 +50,6 @@ class Detector(nn.Module):
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
-        for part in (self.encoder, self.decoder):
-            for module in part.modules():
-                if isinstance(module, nn.MultiheadAttention):
-                    nn.init.xavier_uniform_(module.out_proj.weight)
-                if hasattr(module, "linear1"):
-                    nn.init.xavier_uniform_(module.linear1.weight)
-                    nn.init.xavier_uniform_(module.linear2.weight)
 
     def forward(
         self,
@@ -103,8 +102,10 @@ class Detector(nn.Module):
         """Encoder and decoder on the features of whole clips.
 
         Args:
-            features: four levels [B, F, d, h, w].
-            padding_mask, targets, extra: as in `forward`.
+            features: four levels `[B, F, d, h, w]`.
+            padding_mask: as in `forward`.
+            targets: as in `forward`.
+            extra: as in `forward`.
         """
         frames = features[0].shape[1]
         if frames != self.config.frames:

@@ -22,10 +22,13 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(config.hidden_dim, config.feedforward_dim)
         self.linear2 = nn.Linear(config.feedforward_dim, config.hidden_dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features `[..., d]` of features `[..., d]`."""
         hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
@@ -72,9 +75,12 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(self, x: Tensor, position: Tensor, geometry: ClipGeometry, recompute: bool = False) -> Tensor:
-        """Features [B, F, S, d] to memory [B, F, S, d].
+        """Return the memory `[B, F, S, d]`.
 
         Args:
+            x: features `[B, F, S, d]`.
+            position: `[B or 1, 1, S, d]`, added to the queries.
+            geometry: of the clips' frames.
             recompute: keep only the layers' inputs for the backward pass and recompute the rest there.
         """
         for layer in self.layers:

@@ -30,15 +30,17 @@ def select_detections(
     keep_class0: bool = False,
     duplicate_iou: float = 1.0,
 ) -> list[Detections]:
-    """The `top` best (query, class) pairs of each target frame.
+    """Return the `top` best (query, class) pairs of each target frame.
 
     A query's classes share its box, so duplicates are told by queries: with `duplicate_iou` below 1, queries whose
     box overlaps that of a query with a better best score by more than this IoU are left out, with all their classes.
 
     Args:
-        logits: [T, Q, classes].
-        boxes: [T, Q, 4] cx cy w h in [0, 1].
-        height, width: of the original frame in pixels.
+        logits: `[T, Q, classes]`.
+        boxes: `[T, Q, 4]` cx cy w h in [0, 1].
+        height: of the original frame in pixels.
+        width: of the original frame in pixels.
+        top: pairs of each frame.
         keep_class0: keep the class that no annotation uses, as the published code does.
         duplicate_iou: above 0; 1 keeps all, as the published code does.
 

@@ -1,6 +1,6 @@
 """The order in which clips are trained on: a function of seed, epoch and step, whatever the number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,6 +21,8 @@ class ClipOrder:
         accumulate: passes a step is split into.
         seed: of the permutations.
         rank, world: this process and the number of processes.
+        aspects: height over width of every clip; those of a step that are alike are computed together, because clips
+            of one pass are padded to one size.
 
     Raises:
         ConfigError: where the batch size cannot be split evenly.
@@ -36,6 +38,7 @@ class ClipOrder:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        aspects: Sequence[float] | None = None,
     ):
         if batch_size % (accumulate * world):
             raise ConfigError(
@@ -48,6 +51,7 @@ class ClipOrder:
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.aspects = aspects
         self.steps = -(-(clips_per_epoch or items) // batch_size)  # optimizer steps per epoch
         self.epoch = 0
         self.first_step = 0
@@ -63,8 +67,12 @@ class ClipOrder:
         order = self._order()
         for step in range(self.first_step, self.steps):
             whole = order[step * self.batch_size : (step + 1) * self.batch_size]
+            if self.aspects is not None:
+                whole.sort(key=lambda item: self.aspects[item % self.items])
+            size = self.batch_size // (self.accumulate * self.world)
             for part in range(self.accumulate):
-                yield whole[part :: self.accumulate][self.rank :: self.world]
+                first = (part * self.world + self.rank) * size
+                yield whole[first : first + size]
 
     def _order(self) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

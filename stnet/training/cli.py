@@ -4,26 +4,32 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stnet.data.index import DatasetIndex, load_index
-from stnet.errors import ConfigError, DataError, StnetError
+from stnet.console import Reporter
+from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
+from stnet.data.joined import join_indexes
+from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
+from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
-from stnet.evaluation.report import Report, build_report, report_files
+from stnet.evaluation.report import build_report, report_files
+from stnet.evaluation.scored_stills import read_still_files, scored_set
+from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
+from stnet.files import replacing
 from stnet.model.checkpoint import load
+from stnet.model.detector import Detector
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
-from stnet.training.matcher import NonFiniteError
-from stnet.training.progress import Reporter
+from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
-from stnet.training.state import replace_file
 from stnet.training.step import AUTOCAST
 from stnet.training.validation import show, show_report, validate
 
@@ -38,6 +44,8 @@ EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a --resume               go on where it stopped
   train.py --evaluate runs/a/best.safetensors --data miccai_buv --output runs/a/val
                                                                     evaluate only; numbers and curves go to --output
+  train.py --evaluate tiny --data stills/val.json --stills --output figures
+                                                                    evaluate on still images, with operating points
   torchrun --nproc_per_node=8 train.py --data ... --output ...      several GPUs
 """
 
@@ -51,12 +59,25 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--data", required=True, type=Path, metavar="DIR", help="dataset folder (BUV layout)")
+    run.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="dataset folders (BUV layout), trained on together; with --stills annotation files",
+    )
     run.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
     )
     run.add_argument("--resume", action="store_true", help="go on with the run in --output")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
+    )
     run.add_argument(
         "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
     )
@@ -74,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = parser.add_argument_group("evaluation only")
     evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
     evaluation.add_argument("--split", default="val", help="val, train or an annotation file (default %(default)s)")
+    evaluation.add_argument(
+        "--stills", action="store_true", help="--data names COCO files of still images; each is held as a video"
+    )
     evaluation.add_argument(
         "--protocol",
         choices=PROTOCOLS,
@@ -107,6 +131,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal."""
     options = build_parser().parse_args(arguments)
+    try:
+        # Called from Python it stays in its process unless asked otherwise.
+        given = options.processes or (None if arguments is None else 1)
+        count = choose_processes(given, options.device, _shared_clips(options))
+        with Companions(count, sys.argv[1:] if arguments is None else arguments):
+            return _run(options)
+    except CompanionFailedError as error:
+        return _fail(str(error), 1)
+    except StnetError as error:
+        return _fail(str(error), 2)
+
+
+def _run(options: argparse.Namespace) -> int:
     world = None
     try:
         if options.deterministic:
@@ -133,6 +170,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _shared_clips(options: argparse.Namespace) -> int | None:
+    """Clips of a forward pass, which the processes share; None for an evaluation, where they share videos."""
+    if options.evaluate:
+        return None
+    if options.resume and options.output is not None:
+        config = RunFolder(options.output).reopen()
+    else:
+        config = configured(options.preset, given_settings(options))
+    return config.batch_size // config.accumulate
+
+
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     if options.duplicate_iou is not None:
         raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
@@ -145,12 +193,17 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
     else:
         config = configured(options.preset, given)
         if not options.no_check and world.is_first:
-            report_findings(options.data, reporter)
+            for place in options.data:
+                report_findings(place, reporter)
     train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
     val = _load(options, "val", train.class_names, reporter)
     config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
     if not options.resume and world.is_first:
-        facts = {"data": str(options.data.resolve()), "processes": world.size, "device": str(world.device)}
+        facts = {
+            "data": [str(folder.resolve()) for folder in options.data],
+            "processes": world.size,
+            "device": str(world.device),
+        }
         folder.create(config, facts)
     run_options = RunOptions(
         workers=options.workers, save_minutes=options.save_minutes, tensorboard=options.tensorboard
@@ -173,8 +226,11 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     model = load(options.evaluate, device=world.device)
     if options.duplicate_iou is not None:
         model.config = dataclasses.replace(model.config, duplicate_iou=options.duplicate_iou)
-    index = _load(options, options.split, model.config.class_names, reporter)
     predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
+    if options.stills:
+        _evaluate_stills(options, model, predict, settings.score_threshold, world, reporter)
+        return
+    index = _load(options, options.split, model.config.class_names, reporter)
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
         return
@@ -188,20 +244,48 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        _write_report(options, report, model.config.duplicate_iou)
+        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": model.config.duplicate_iou}
+        _write_files(options, report_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
-def _write_report(options: argparse.Namespace, report: Report, duplicate_iou: float) -> None:
-    facts = {"checkpoint": options.evaluate, "data": str(options.data), "split": options.split}
-    files = report_files(report, facts | {"protocol": options.protocol, "duplicate_iou": duplicate_iou})
+def _evaluate_stills(
+    options: argparse.Namespace,
+    model: Detector,
+    predict: PredictionOptions,
+    score_threshold: float,
+    world: World,
+    reporter: Reporter,
+) -> None:
+    names = model.config.class_names
+    sets = []
+    for name, stills in read_still_files(options.data, names).items():
+        result = validate(model, stills.index, predict, score_threshold, world, reporter)
+        if result is not None:
+            sets.append(scored_set(name, stills, result.frames))
+    if not sets:  # not the first process
+        return
+    report = build_stills_report(sets, names, points=read_points(options.evaluate), score_threshold=score_threshold)
+    show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
+    if options.output is not None:
+        facts = {"stills": True, "duplicate_iou": model.config.duplicate_iou}
+        _write_files(options, stills_files(report, _facts(options) | facts))
+        reporter.message(f"numbers, the table of stills and curves are in {options.output}")
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    return {"checkpoint": options.evaluate, "data": [str(path) for path in options.data]}
+
+
+def _write_files(options: argparse.Namespace, files: dict[str, Callable[[Path], Any]]) -> None:
     for name in files:
         if (options.output / name).exists():
             raise ConfigError(f"--output: {options.output / name} exists; choose another folder")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         for name, write in files.items():
-            replace_file(options.output / name, write)
+            with replacing(options.output / name) as temporary:
+                write(temporary)
     except OSError as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
 
@@ -210,9 +294,8 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe settings named on the command line; `model` as a dictionary of texts."""
     names = {known.name for known in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    if "freeze" in given:
-        given["freeze"] = tuple(given["freeze"])
-    return given
+    tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
+    return given | tuples
 
 
 def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
@@ -288,6 +371,13 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -303,14 +393,24 @@ def _load(
     Raises:
         DataError: see `load_index`; or nobody looked at any of its frames.
     """
-    index = load_index(options.data, split, class_names=class_names)
+    index = _joined(options.data, split, class_names)
     if index.repairs:
         reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
         for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair.entry}: {repair.what}")
+            reporter.message(f"  {repair.kind}: {repair}")
     if not any(frame.annotated for video in index.videos for frame in video.frames):
         raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
     return index
+
+
+def _joined(folders: list[Path], split: str, class_names: tuple[str, ...] | None) -> DatasetIndex:
+    """A split of all data sets together; with several, those that have no such split leave it to the others."""
+    if len(folders) > 1:
+        known = SPLIT_FILES.get(split)
+        if known is None:
+            raise ConfigError(f"--split {split}: a file belongs to one data set, but --data names {len(folders)}")
+        folders = [folder for folder in folders if any((folder / name).is_file() for name in known)] or folders[:1]
+    return join_indexes([load_index(folder, split, class_names=class_names) for folder in folders])
 
 
 def _fail(text: str, code: int) -> int:

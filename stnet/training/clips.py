@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
-from stnet.data.clips import LOCAL_FRAMES, sample_clip
-from stnet.data.dataset import ClipDataset, ClipSampler
+from stnet.data.clips.dataset import ClipDataset, ClipSampler
+from stnet.data.clips.planning import LOCAL_FRAMES, sample_clip
+from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.index import DatasetIndex
-from stnet.data.transforms import evaluation_transform, paper_training_transform
+from stnet.data.synthetic.still_clips import Defences, still_training_transform
 from stnet.training.config import TrainConfig
 
 
@@ -23,6 +24,9 @@ def training_clips(index: DatasetIndex, config: TrainConfig) -> ClipDataset:
         "none": lambda: evaluation_transform(size, longest),
         "paper": lambda: paper_training_transform(size, longest),
         "improved": lambda: improved_training_transform(size, longest, strengths),
+        "stills": lambda: still_training_transform(
+            size, longest, index=index, defences=Defences().without(*config.without_defences)
+        ),
     }[config.augmentation]()
     choose = sample_clip
     if config.augmentation == "improved":
@@ -35,6 +39,13 @@ def training_clips(index: DatasetIndex, config: TrainConfig) -> ClipDataset:
         seed=config.seed,
         sampler=_LocalsAndGlobals(choose),
     )
+
+
+def frame_aspect(clips: ClipDataset, item: int) -> float:
+    """Return height over width of the frame a clip is drawn around."""
+    video, frame = clips.centres[item]
+    frame = clips.index.videos[video].frames[frame]
+    return frame.height / frame.width
 
 
 @dataclass(frozen=True)

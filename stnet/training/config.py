@@ -8,11 +8,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from stnet.data.synthetic.still_clips import DEFENCES
 from stnet.errors import ConfigError
+from stnet.json_settings import settings_from_json
 from stnet.model.config import ModelConfig
 from stnet.training.criterion import CLASS_LOSSES
 
-AUGMENTATIONS = ("none", "paper", "improved")
+AUGMENTATIONS = ("none", "paper", "improved", "stills")
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("step", "cosine")
@@ -37,7 +39,10 @@ class TrainConfig:
     accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
     targets: int = setting(3, "frames of a clip that are supervised: up to 3 local ones, then global ones")
-    augmentation: str = setting("paper", "augmentation of training clips", AUGMENTATIONS)
+    augmentation: str = setting("paper", "augmentation of training clips; stills: moves them", AUGMENTATIONS)
+    without_defences: tuple[str, ...] = setting(
+        (), "what augmentation stills leaves out, to measure what it brings", tuple(DEFENCES)
+    )
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 
     optimizer: str = setting("adamw", "muon: weight matrices by Muon, the rest by AdamW", OPTIMIZERS)
@@ -57,7 +62,7 @@ class TrainConfig:
     class_loss: str = setting("focal", "quality: the score to learn is the overlap", CLASS_LOSSES)
 
     backbone_weights: str = setting(
-        "imagenet", "torchvision weights for the backbone: 'imagenet', a torchvision name or a file"
+        "imagenet", "weights for the backbone: 'imagenet', lite0 to lite2, a torchvision name or a file"
     )
     start_from: str = setting(
         "", "checkpoint to start from, a file or a shipped name; what fits is taken, the rest is listed"
@@ -117,42 +122,17 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        values = {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
-        values["model"] = json.loads(self.model.to_json())
-        return json.dumps(values, indent=2)
+        """Return a JSON object of all settings."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str, source: str = "training configuration") -> "TrainConfig":
-        """Read what `to_json` wrote; absent settings keep their defaults.
+        """Return what `to_json` wrote; absent settings keep their defaults.
 
         Raises:
             ConfigError: for text that is no JSON object, unknown settings and values of the wrong type.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{source}: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
-        known = {item.name: item for item in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
-        settings = {name: _typed(source, known[name], value) for name, value in values.items() if name != "model"}
-        if "model" in values:
-            settings["model"] = ModelConfig.from_json(json.dumps(values["model"]))
-        return cls(**settings)
-
-
-def _typed(source: str, known: dataclasses.Field, value: Any) -> Any:
-    wanted = type(known.default)
-    if wanted is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not wanted:
-        raise ConfigError(f"{source}: {known.name} is {value!r}; expected {wanted.__name__}")
-    return value
+        return settings_from_json(cls, text, source)
 
 
 def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
@@ -197,4 +177,24 @@ def _tiny() -> TrainConfig:
     )
 
 
-PRESETS = {"paper": TrainConfig, "improved": _improved, "tiny": _tiny}
+def _lite0() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig.preset("lite0"),
+        epochs=12,
+        batch_size=8,
+        accumulate=2,
+        clips_per_epoch=4000,
+        augmentation="stills",
+        optimizer="muon",
+        learning_rate=5e-4,
+        backbone_learning_rate=2e-4,
+        schedule="cosine",
+        warmup_steps=200,
+        ema_decay=0.999,
+        auxiliary_repeats=4,
+        class_loss="quality",
+        best_metric="agnostic_ap",
+    )
+
+
+PRESETS = {"paper": TrainConfig, "improved": _improved, "lite0": _lite0, "tiny": _tiny}

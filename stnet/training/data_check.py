@@ -3,9 +3,9 @@
 from collections import defaultdict
 from pathlib import Path
 
+from stnet.console import Reporter
 from stnet.data.check import check_dataset
-from stnet.data.findings import Finding
-from stnet.training.progress import Reporter
+from stnet.data.quality.findings import Finding
 
 
 def report_findings(root: Path, reporter: Reporter) -> None:

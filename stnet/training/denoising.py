@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
 from stnet.model.decoder import ExtraQueries
 from stnet.model.detector import Detector, DetectorOutput
 from stnet.training.matcher import Matches

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stnet.errors import ConfigError
+from stnet.devices import resolve_device
 
 TIMEOUT = timedelta(minutes=30)  # one process may evaluate a long video while the others wait
 
@@ -31,6 +31,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -63,6 +64,7 @@ class World:
         )
 
     def close(self) -> None:
+        """Leave the group of processes."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -78,7 +80,7 @@ def join_world(device: str = "auto") -> World:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _device(device, local)
+    chosen = resolve_device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
@@ -87,25 +89,8 @@ def join_world(device: str = "auto") -> World:
     return World(rank=dist.get_rank(), size=size, device=chosen)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cpu":
-        return device
-    number = local_rank if device.index is None else device.index
-    if number >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device("cuda", number)
-
-
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """State of the generators that dropout draws from."""
+    """Return the state of the generators that dropout draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -113,6 +98,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set the generators to what `random_states` returned."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

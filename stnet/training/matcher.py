@@ -9,23 +9,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from stnet.boxes import corners, overlaps
-from stnet.errors import StnetError
+from stnet.errors import NonFiniteError
 from stnet.training.targets import FrameTargets
 
 ALPHA = 0.25  # share of positives in the focal terms, in matching and in the loss
 GAMMA = 2.0
-
-
-class NonFiniteError(StnetError):
-    """Predictions, losses or gradients that are NaN or infinite.
-
-    Attributes:
-        frames: flat indices of the frames concerned; empty where the cause cannot be told apart by frame.
-    """
-
-    def __init__(self, message: str, frames: Sequence[int] = ()):
-        super().__init__(message)
-        self.frames = tuple(frames)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,19 +92,24 @@ class JointOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
         for member in self.members:
             member.zero_grad(set_to_none=set_to_none)
 
     def step(self) -> None:
+        """Let every member make one update."""
         for member in self.members:
             member.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of every member."""
         return {"members": [member.state_dict() for member in self.members]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
         for member, saved in zip(self.members, state["members"], strict=True):
             member.load_state_dict(saved)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
+from stnet.data.clips.transforms import normalize, relative_boxes
 from stnet.data.phantom import PhantomVideo, render_phantom
-from stnet.data.transforms import normalize, relative_boxes
 from stnet.errors import ConfigError, StnetError
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
 from stnet.model.detector import Detector

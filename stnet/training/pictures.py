@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
+from stnet.data.clips.transforms import IMAGENET_MEAN, IMAGENET_STD
 from stnet.data.frames import FrameReader
 from stnet.data.index import Video
-from stnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from stnet.evaluation.coco import ScoredFrame
 
 # Okabe-Ito colours, told apart by colour-blind readers; category id 1 takes the first.

@@ -14,26 +14,16 @@ checkpoints/       what --resume continues from
 """
 
 import csv
-import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import stnet
+from stnet import files
+from stnet.environment import describe
 from stnet.errors import ConfigError
 from stnet.evaluation.report import NUMBERS_FILE
 from stnet.training.config import TrainConfig
-from stnet.training.state import replace_file
-
-PACKAGES = ("numpy", "torch", "torchvision", "triton", "numba", "scipy", "pycocotools")
 
 
 class RunFolder:
@@ -57,6 +47,10 @@ class RunFolder:
     def create(self, config: TrainConfig, facts: Mapping[str, Any]) -> None:
         """Start a run in a new or empty folder.
 
+        Args:
+            config: the recipe.
+            facts: written beside what the run is made on; `device` is the one that computes.
+
         Raises:
             ConfigError: where the folder holds anything.
         """
@@ -66,10 +60,11 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_file(self.config_file, lambda path: path.write_text(config.to_json() + "\n"))
+            files.write_text(self.config_file, config.to_json() + "\n")
         except OSError as error:
             raise ConfigError(f"--output {self.path}: cannot be written ({error})") from error
-        self.write_json("environment.json", environment() | dict(facts))
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        self.write_json("environment.json", describe(facts.get("device", "cpu")) | {"command": command} | dict(facts))
 
     def reopen(self) -> TrainConfig:
         """The recipe of a run that is to go on.
@@ -82,7 +77,8 @@ class RunFolder:
         return TrainConfig.from_json(self.config_file.read_text(), str(self.config_file))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        replace_file(self.path / name, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+        """Write a JSON file of the folder."""
+        files.write_json(self.path / name, content)
 
     def append(self, file: Path, row: Mapping[str, Any]) -> None:
         """Add a row to a CSV file; the first row decides the columns. None becomes an empty cell."""
@@ -109,31 +105,10 @@ class RunFolder:
             with file.open(newline="") as handle:
                 reader = csv.DictReader(handle)
                 columns, kept = reader.fieldnames or [], [row for row in reader if int(row["step"]) <= step]
-
-            def write(path: Path, columns=columns, kept=kept) -> None:
-                with path.open("w", newline="") as handle:
-                    writer = csv.DictWriter(handle, columns)
-                    writer.writeheader()
-                    writer.writerows(kept)
-
-            replace_file(file, write)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit of this process."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "stnet": stnet.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda,
-        "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-    }
+            with files.replacing(file) as temporary, temporary.open("w", newline="") as handle:
+                writer = csv.DictWriter(handle, columns)
+                writer.writeheader()
+                writer.writerows(kept)
 
 
 def _columns(file: Path) -> list[str]:
@@ -141,29 +116,3 @@ def _columns(file: Path) -> list[str]:
         return []
     with file.open(newline="") as handle:
         return next(csv.reader(handle), [])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of the checkout this package runs from, marked where files differ; None when installed."""
-    checkout = Path(stnet.__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from stnet.errors import ConfigError
-from stnet.model.checkpoint import load_backbone, read_checkpoint, resolve
+from stnet.model.checkpoint import read_checkpoint, resolve
 from stnet.model.detector import Detector
+from stnet.model.pretrained import load_backbone
 
 IMAGENET = "imagenet"
 PARTS = {
@@ -27,6 +28,7 @@ class Start:
     unused: tuple[str, ...]
 
     def summary(self) -> str:
+        """Return what was taken and what was not, in lines."""
         lines = [f"{self.taken} tensors taken"]
         for what, names in (
             ("kept their random start, shapes differ", self.different),
@@ -64,7 +66,7 @@ def start_from(model: Detector, path: str) -> Start:
 
 
 def load_backbone_weights(model: Detector, source: str) -> None:
-    """Load torchvision weights: "imagenet" for the default weights of the model's ResNet, a name, or a file.
+    """Load weights: "imagenet" for the default weights of the model's backbone, a name, or a file.
 
     Raises:
         CheckpointError: where they cannot be had, or do not fit.

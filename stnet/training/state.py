@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stnet.errors import CheckpointError
+from stnet.files import synchronize
 
 KEPT = 2
 PREFIX = "step-"
@@ -125,26 +126,6 @@ def load_state(path: Path) -> TrainingState:
         raise CheckpointError(f"{path / 'state.pt'}: refused, holds objects other than a training's state") from error
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write(temporary path)` make a file, then put it in place of `path` in one step."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}{path.suffix}")
-    try:
-        _write(temporary, write)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    synchronize(path.parent)
-
-
-def synchronize(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
+from stnet.errors import NonFiniteError
 from stnet.model.detector import DetectorOutput
 from stnet.training.config import TrainConfig
 from stnet.training.criterion import Criterion, FrameLosses
 from stnet.training.denoising import NoisedLesions, denoising_matches, noised_lesions, split_queries
 from stnet.training.distributed import World
-from stnet.training.matcher import NonFiniteError
 from stnet.training.optimizer import set_rates
 from stnet.training.targets import FrameTargets
 

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stnet.console import Reporter
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
+from stnet.evaluation.figures_table import show_figures
 from stnet.evaluation.lesion_metrics import SIZES
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
-from stnet.training.progress import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,11 @@ def validate(
 
     Args:
         model: on this process's device; put in evaluation mode meanwhile.
+        index: the videos.
+        options: how clips are predicted.
+        score_threshold: operating point of recall and false positives.
+        world: the processes that share the videos.
+        reporter: where progress goes.
         check: called between batches; may raise to leave.
 
     Returns:
@@ -106,6 +112,7 @@ def show_report(report: Report, reporter: Reporter) -> None:
             for name, p in lesions.by_size.items()
         ],
     )
+    show_figures({"frames": report.images}, "lesions in frames, intervals by video", reporter)
     rates = ", ".join(f"{_percent(recall)} % at {rate:g}" for rate, recall in lesions.recall_at.items())
     reporter.message(f"lesions found by false positives per frame: {rates}")
     positive = videos.positive_class

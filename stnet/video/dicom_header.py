@@ -5,7 +5,6 @@ log and its warnings are silenced, and its exceptions are replaced by messages o
 """
 
 import logging
-import math
 import os
 import struct
 import warnings
@@ -18,7 +17,12 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from stnet.errors import VideoError
-from stnet.video.source import FPS_RANGE, check_size
+from stnet.video.dicom_elements import number, numbers, text
+from stnet.video.dicom_regions import ScanArea, read_scan_area
+from stnet.video.geometry import believable_aspect
+from stnet.video.rates import frame_rate
+from stnet.video.scale import PixelScale, uniform_scale
+from stnet.video.source import check_size
 
 MAX_FRAMES = 100_000
 """Most frames that are read from one file: almost an hour at 30 frames per second."""
@@ -41,22 +45,28 @@ PALETTE_ELEMENTS = tuple(
     for prefix, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 )
 TIME_ELEMENTS = ("FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
-REGION_ELEMENTS = ("SequenceOfUltrasoundRegions",)
+REGION_ELEMENTS = ("SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PixelAspectRatio", "PixelSpacing")
+VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence")
 
+ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
-SPATIAL_FORMAT_2D = 1
-TISSUE, COLOUR_FLOW = 1, 2
+SHARED_GROUPS = {
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+"""Functional groups of enhanced files that say the same as elements of other files."""
 
-COMMON_RATES = tuple(Fraction(n) for n in range(1, 241)) + tuple(Fraction(n * 1000, 1001) for n in (24, 30, 60))
-RATE_TOLERANCE = 2e-4
-"""Headers round frame times: 33.333 ms means 30 frames per second."""
-
-Box = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels; the last column and row are outside."""
+UNNAMED_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
+"""Transfer syntaxes of the standard that pydicom does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +74,11 @@ class DicomHeader:
     """The frames of a DICOM file as its header describes them, checked.
 
     `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut
-    to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None
-    where it states none. `region` is the scan region where the header names a usable one.
+    to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None where
+    it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
+    length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
+    width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
+    US Volume.
     """
 
     dataset: Any
@@ -75,8 +88,12 @@ class DicomHeader:
     width: int
     fps: Fraction | None
     times: tuple[float, ...]
-    region: Box | None
-    region_note: str | None
+    photometric: str
+    area: ScanArea
+    pixel_aspect: Fraction | None
+    scale: PixelScale | None
+    timing_note: str | None
+    volume: bool
     value: tuple[int, int]
 
 
@@ -85,12 +102,14 @@ def is_dicom(path: Path) -> bool:
 
     Files without preamble or damaged ones have patients' names for names, too.
     """
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
     try:
         with open(path, "rb") as file:
             start = file.read(PREAMBLE_BYTES + 4)
     except OSError:
         return False
-    return start[PREAMBLE_BYTES:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES or _begins_with_element(start)
+    return start[PREAMBLE_BYTES:] == b"DICM" or _begins_with_element(start)
 
 
 def _begins_with_element(start: bytes) -> bool:
@@ -133,7 +152,7 @@ def read_header(path: Path, name: str) -> DicomHeader:
     """Read and check the header of the DICOM file at `path`, which messages call `name`. Raises `VideoError`."""
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
-        tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS]
+        tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS, *VOLUME_ELEMENTS]
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
         meta = dataset.file_meta
         if meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:
@@ -141,31 +160,96 @@ def read_header(path: Path, name: str) -> DicomHeader:
         syntax = meta.get("TransferSyntaxUID")
         if syntax is None:
             raise VideoError(f"{name}: states no transfer syntax; the file is damaged or was saved without its header")
+        _check_known(syntax, name)
         if syntax == DEFLATED:
             raise VideoError(f"{name}: is deflated as a whole; save it as Explicit VR Little Endian first")
         value = _pixel_value(file, syntax, name)
     return _checked(dataset, syntax, value, name)
 
 
+def cannot_decode(name: str, title: str) -> VideoError:
+    """Return the error for a compression that nothing here can decode."""
+    return VideoError(
+        f"{name}: its compression ({title}) cannot be decoded; export it as JPEG or uncompressed, or as a video file"
+    )
+
+
+def _check_known(syntax: Any, name: str) -> None:
+    try:
+        known = syntax.is_transfer_syntax and syntax.is_encapsulated in (False, True)
+    except ValueError:
+        known = False
+    if not known:
+        private = "a transfer syntax of its maker" if syntax.is_private else "an unknown transfer syntax"
+        raise cannot_decode(name, UNNAMED_SYNTAXES.get(str(syntax), private))
+
+
+def _lift_shared_groups(dataset: Any) -> None:
+    """Put what enhanced files say for all frames together where other files have it."""
+    try:
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        del dataset.SharedFunctionalGroupsSequence
+        for group, keywords in SHARED_GROUPS.items():
+            for keyword in keywords:
+                if group in shared and keyword in shared[group][0] and keyword not in dataset:
+                    dataset[keyword] = shared[group][0][keyword]
+    except Exception:  # absent or damaged
+        return
+
+
 def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> DicomHeader:
-    height, width = (round(_number(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
+    _lift_shared_groups(dataset)
+    height, width = (round(number(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
     check_size(name, height, width)
-    stated = _number(dataset, "NumberOfFrames")
-    frames = 1 if stated is None else round(min(stated, 2**31))
-    region, note = _region(dataset, height, width)
+    stated = number(dataset, "NumberOfFrames")
+    frames = max(1, 1 if stated is None else round(min(stated, 2**31)))
+    area = read_scan_area(dataset, height, width)
     fps, times = _timing(dataset)
+    photometric = text(dataset, "PhotometricInterpretation")
+    if photometric == "YBR_FULL_422" and not syntax.is_encapsulated and _is_full(value[1], height * width, frames):
+        photometric = "YBR_FULL"
     return DicomHeader(
         dataset=dataset,
         syntax=syntax,
-        frames=max(1, frames),
+        frames=frames,
         height=height,
         width=width,
         fps=fps,
         times=times,
-        region=region,
-        region_note=note,
+        photometric=photometric,
+        area=area,
+        pixel_aspect=_pixel_aspect(dataset, area),
+        scale=area.scale or _spacing(dataset),
+        timing_note=_timing_note(dataset) if fps is None else None,
+        volume=dataset.get("SOPClassUID") == ENHANCED_US_VOLUME,
         value=value,
     )
+
+
+def _is_full(length: int, pixels: int, frames: int) -> bool:
+    """Whether pixel data labelled YBR_FULL_422 has all its chroma: three bytes a pixel instead of two.
+
+    Its length says so: for the frames declared, else for whole frames.
+    """
+    for of_frames in (frames, 0):
+        full, halved = (
+            length - size * of_frames in (0, 1) if of_frames else length % size in (0, 1)
+            for size in (3 * pixels, 2 * pixels)
+        )
+        if full != halved:
+            return full
+    return False
+
+
+def _pixel_aspect(dataset: Any, area: ScanArea) -> Fraction | None:
+    """Width of a pixel over its height, as the header has it."""
+    ratio = numbers(dataset, "PixelAspectRatio", 2)  # vertical, horizontal
+    if len(ratio) == 2:
+        return believable_aspect(ratio[1], ratio[0])
+    spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
+    if len(spacing) == 2:
+        return believable_aspect(round(spacing[1], 9), round(spacing[0], 9))
+    return area.pixel_aspect
 
 
 @contextmanager
@@ -191,71 +275,35 @@ def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[int, int]:
     return start, remaining if length == UNDEFINED_LENGTH else min(length, remaining)
 
 
-def _number(dataset: Any, keyword: str) -> float | None:
-    """A finite number, the first of several, or None where the element is absent, empty or no number."""
-    numbers = _numbers(dataset, keyword, 1)
-    return numbers[0] if numbers else None
-
-
-def _numbers(dataset: Any, keyword: str, most: int) -> tuple[float, ...]:
-    try:
-        value = dataset.get(keyword)
-        values = [] if value is None or value == "" else [value] if not hasattr(value, "__iter__") else list(value)
-        numbers = tuple(float(number) for number in values[:most])
-    except Exception:  # damaged elements are as good as absent
-        return ()
-    return numbers if all(map(math.isfinite, numbers)) else ()
+def _spacing(dataset: Any) -> PixelScale | None:
+    """The size of pixels where it is one for the whole frame."""
+    spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
+    return uniform_scale(spacing[1], spacing[0]) if len(spacing) == 2 else None
 
 
 def _timing(dataset: Any) -> tuple[Fraction | None, tuple[float, ...]]:
     """Frame rate, and the frames' own times (seconds) where the header lists them."""
-    steps = _numbers(dataset, "FrameTimeVector", MAX_FRAMES)
+    steps = numbers(dataset, "FrameTimeVector", MAX_FRAMES)
     if len(steps) > 1 and min(steps) >= 0 and sum(steps[1:]) > 0:
         clock, times = 0.0, [0.0]
         for step in steps[1:]:  # the first entry is no interval
             clock += step / 1000
             times.append(clock)
-        rate = _rate((len(steps) - 1) / clock)
+        rate = frame_rate((len(steps) - 1) / clock)
         if rate is not None:
             return rate, tuple(times)
-    interval = _number(dataset, "FrameTime")
-    if interval is not None and interval > 0 and (rate := _rate(1000 / interval)) is not None:
+    interval = number(dataset, "FrameTime")
+    if interval is not None and interval > 0 and (rate := frame_rate(1000 / interval)) is not None:
         return rate, ()
     for keyword in ("CineRate", "RecommendedDisplayFrameRate"):
-        stated = _number(dataset, keyword)
-        if stated is not None and (rate := _rate(stated)) is not None:
+        stated = number(dataset, keyword)
+        if stated is not None and (rate := frame_rate(stated)) is not None:
             return rate, ()
     return None, ()
 
 
-def _rate(value: float) -> Fraction | None:
-    if not FPS_RANGE[0] <= value <= FPS_RANGE[1]:
-        return None
-    nearest = min(COMMON_RATES, key=lambda rate: abs(rate - value))
-    if abs(float(nearest) - value) <= RATE_TOLERANCE * value:
-        return nearest
-    return Fraction(value).limit_denominator(1001)
-
-
-def _region(dataset: Any, height: int, width: int) -> tuple[Box | None, str | None]:
-    """What the 2D tissue regions (else the 2D colour regions) cover together, and what is to be said about it."""
-    boxes: dict[int, list[Box]] = {TISSUE: [], COLOUR_FLOW: []}
-    try:
-        for item in dataset.get("SequenceOfUltrasoundRegions") or ():
-            kind = _number(item, "RegionDataType")
-            corners = [_number(item, f"RegionLocation{corner}") for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
-            if _number(item, "RegionSpatialFormat") == SPATIAL_FORMAT_2D and kind in boxes and None not in corners:
-                x0, y0, x1, y1 = map(round, corners)
-                boxes[round(kind)].append((x0, y0, x1 + 1, y1 + 1))
-    except Exception:  # damaged elements are as good as absent
-        boxes = {TISSUE: [], COLOUR_FLOW: []}
-    found = boxes[TISSUE] or boxes[COLOUR_FLOW]
-    if not found:
-        return None, "its header names no 2D scan region"
-    x0, y0 = min(box[0] for box in found), min(box[1] for box in found)
-    x1, y1 = max(box[2] for box in found), max(box[3] for box in found)
-    # Some scanners count the last column and row from 1.
-    inside = 0 <= x0 < x1 - 1 <= width and 0 <= y0 < y1 - 1 <= height
-    if not inside:
-        return None, "the scan region in its header does not lie within the frame"
-    return (x0, y0, min(x1, width), min(y1, height)), None
+def _timing_note(dataset: Any) -> str:
+    stated = [keyword for keyword in ("FrameTime", "FrameTimeVector", "CineRate") if numbers(dataset, keyword, 1)]
+    if "FrameTime" in stated and number(dataset, "FrameTime") == 0:
+        return "its header states a frame time of 0"
+    return "its header states no believable frame rate" if stated else "its header states no frame rate"

@@ -1,11 +1,14 @@
 """From the bytes of one DICOM frame to uint8 RGB."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from stnet.errors import VideoError
-from stnet.video.dicom_header import DicomHeader, import_pydicom
+from stnet.video.depth import USUAL_BITS, Extremes
+from stnet.video.dicom_codestream import decode_jpeg, read_codestream
+from stnet.video.dicom_header import DicomHeader, cannot_decode, import_pydicom
 
 COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 GRAY = frozenset(("MONOCHROME1", "MONOCHROME2"))
@@ -16,14 +19,15 @@ class FrameDecoder:
     """Decodes frames of one file. Raises `VideoError` for pixels or compression that cannot be read.
 
     Gray levels go through the header's modality and window transforms. Gray of more than 8 bits without a window is
-    stretched from the darkest to the brightest value of the first frame decoded, alike in all frames.
+    stretched, and colour of more than 8 bits scaled, by the extremes of all frames (`survey`), alike in all of them.
+    What a compressed frame says of its colours goes before the header's word.
     """
 
     def __init__(self, header: DicomHeader, name: str) -> None:
         self._header, self._name = header, name
-        self._range: tuple[float, float] | None = None
+        self._range: Extremes | None = None
         dataset = header.dataset
-        self._photometric = str(dataset.get("PhotometricInterpretation", ""))
+        self._photometric = header.photometric
         samples = 3 if self._photometric in COLOUR else 1
         if self._photometric not in COLOUR | GRAY | {PALETTE} or dataset.get("SamplesPerPixel") != samples:
             raise VideoError(
@@ -34,6 +38,8 @@ class FrameDecoder:
         if allocated not in (8, 16) or not isinstance(stored, int) or not 1 <= stored <= allocated:
             raise VideoError(f"{name}: its bits per sample cannot be used; expected 8, or up to 16 stored in 16")
         self._stored = stored
+        # Decoders deliver colours pixel by pixel, whatever the header says of the planes in its compressed frames.
+        planar = dataset.get("PlanarConfiguration") == 1 and not header.syntax.is_encapsulated
         self._options = {
             "rows": header.height,
             "columns": header.width,
@@ -42,29 +48,70 @@ class FrameDecoder:
             "bits_allocated": allocated,
             "bits_stored": stored,
             "pixel_representation": 1 if dataset.get("PixelRepresentation") == 1 else 0,
-            "planar_configuration": 1 if dataset.get("PlanarConfiguration") == 1 else 0,
+            "planar_configuration": int(planar),
             "number_of_frames": 1,
             "pixel_keyword": "PixelData",
             "pixel_vr": "OW" if allocated == 16 else "OB",
         }
         self._pydicom = import_pydicom(name)
         self._decoder = self._find_decoder()
+        self._palette = Palette(dataset, self._pydicom) if self._photometric == PALETTE else None
 
     def __call__(self, data: bytes) -> np.ndarray:
         """uint8 `[H, W, 3]` of the bytes of one frame. Raises anything on damaged bytes."""
-        import_pydicom(self._name)
-        source = self._pydicom.encaps.encapsulate([data]) if self._header.syntax.is_encapsulated else data
-        pixels, properties = self._decoder.as_array(source, index=0, **self._options)
-        expected = (self._header.height, self._header.width) + ((3,) if self._options["samples_per_pixel"] == 3 else ())
-        if pixels.shape != expected:
-            raise ValueError(f"frame of shape {pixels.shape}")
+        pixels = self._pixels(data)
         if self._photometric in GRAY:
-            return _repeated(self._gray(pixels))
+            return np.repeat(self._gray(pixels)[:, :, None], 3, axis=2)
+        if self._palette is not None:
+            return self._palette(pixels)
+        return self._colour(pixels)
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether brightness depends on the extremes of all frames."""
         if self._photometric == PALETTE:
-            return self._paletted(pixels)
-        if properties["photometric_interpretation"] != "RGB":
-            raise ValueError("colours were not converted to RGB")
-        return _to_bytes(pixels, properties["bits_stored"])
+            return False
+        if self._photometric in GRAY:
+            return self._stretched
+        return self._stored > 8
+
+    def survey(self, frames: Iterable[bytes]) -> str | None:
+        """Look at all frames' values before the first one is decoded; return what a user should know of it."""
+        for data in frames:
+            try:
+                values = self._pixels(data)
+                values = self._rescaled(values) if self._photometric in GRAY else values
+            except Exception:  # damaged frames are told of when they are read
+                continue
+            found = Extremes.of(np.asarray(values))
+            self._range = found if self._range is None else self._range | found
+        if self._range is None:
+            return None
+        if self._photometric in GRAY:
+            return f"gray without a window: {self._range.low:g} is shown black and {self._range.high:g} white"
+        bits = self._colour_bits()
+        return None if bits == self._stored else f"colours of {self._stored} bits that use {bits}: shown as {bits} bits"
+
+    def _pixels(self, data: bytes) -> np.ndarray:
+        """The values of one frame, colours as RGB."""
+        import_pydicom(self._name)
+        shape = (self._header.height, self._header.width)
+        options = dict(self._options)
+        compressed = self._header.syntax.is_encapsulated
+        colour = self._photometric in COLOUR
+        stated = read_codestream(data) if compressed and colour else None
+        if stated is not None and stated.colours is not None:
+            options["photometric_interpretation"] = stated.colours
+        if stated is not None and stated.lossy_jpeg:
+            pixels = decode_jpeg(data, options["photometric_interpretation"])
+        else:
+            source = self._pydicom.encaps.encapsulate([data]) if compressed else data
+            pixels, properties = self._decoder.as_array(source, index=0, **options)
+            if colour and properties["photometric_interpretation"] != "RGB":
+                raise ValueError("colours were not converted to RGB")
+        if pixels.shape != shape + ((3,) if colour else ()):
+            raise ValueError(f"frame of shape {pixels.shape}")
+        return pixels
 
     def _find_decoder(self) -> Any:
         syntax = self._header.syntax
@@ -72,10 +119,7 @@ class FrameDecoder:
         try:
             decoder = self._pydicom.pixels.get_decoder(syntax)
         except NotImplementedError:
-            raise VideoError(
-                f"{self._name}: its compression ({title}) cannot be decoded; export it as JPEG or uncompressed, or as "
-                "a video file"
-            ) from None
+            raise cannot_decode(self._name, title) from None
         if not decoder.is_available:
             missing = "; ".join(decoder.missing_dependencies)
             raise VideoError(
@@ -84,34 +128,68 @@ class FrameDecoder:
             )
         return decoder
 
+    @property
+    def _stretched(self) -> bool:
+        """Whether the header leaves open which gray levels are black and white."""
+        dataset = self._header.dataset
+        if "VOILUTSequence" in dataset or _window(dataset) is not None:
+            return False
+        rescaled = any(keyword in dataset for keyword in ("ModalityLUTSequence", "RescaleSlope"))
+        return rescaled or self._stored > 8 or self._options["pixel_representation"] == 1
+
+    def _rescaled(self, pixels: np.ndarray) -> np.ndarray:
+        return self._pydicom.pixels.apply_modality_lut(pixels, self._header.dataset)
+
     def _gray(self, pixels: np.ndarray) -> np.ndarray:
         dataset = self._header.dataset
-        values = self._pydicom.pixels.apply_modality_lut(pixels, dataset)
+        values = self._rescaled(pixels)
         if "VOILUTSequence" in dataset:
             entries = dataset.VOILUTSequence[0].LUTDescriptor
             values = self._pydicom.pixels.processing.apply_voi(np.asarray(values, dtype=np.int32), dataset)
             shares = values / float(2 ** entries[2] - 1)
         elif (window := _window(dataset)) is not None:
             shares = _windowed(np.asarray(values, dtype=np.float64), *window)
-        elif self._stored <= 8 and values is pixels and pixels.dtype == np.uint8:
-            shares = values / float(2**self._stored - 1)
-        else:
-            self._range = self._range or (float(values.min()), float(values.max()))
-            low, high = self._range
+        elif self._range is not None:
+            low, high = self._range.low, self._range.high
             shares = (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-9)
+        else:
+            shares = values / float(2**self._stored - 1)
         shares = 1 - shares if self._photometric == "MONOCHROME1" else shares
         return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
-    def _paletted(self, pixels: np.ndarray) -> np.ndarray:
-        colours = self._pydicom.pixels.apply_color_lut(pixels, self._header.dataset)[..., :3]
-        # Tables of 16 bits that hold bytes are common.
-        deep = colours.dtype.itemsize > 1 and max(self._largest_entry(), int(colours.max())) > 255
-        return np.ascontiguousarray((colours >> 8 if deep else colours).astype(np.uint8))
+    def _colour(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.dtype.itemsize == 1 and self._stored == 8:
+            return np.ascontiguousarray(pixels)
+        shares = pixels / float(2 ** self._colour_bits() - 1)
+        return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
-    def _largest_entry(self) -> int:
-        tables = (self._header.dataset.get(f"{c}PaletteColorLookupTableData") for c in ("Red", "Green", "Blue"))
-        entries = (np.frombuffer(table[: len(table) // 2 * 2], np.uint16) for table in tables if table)
-        return max((int(table.max()) for table in entries if len(table)), default=0)
+    def _colour_bits(self) -> int:
+        """Bits of colour: those stated, unless two or more of them are never used."""
+        if self._range is None or self._range.high >= 2 ** (self._stored - 2):
+            return self._stored
+        return _bits_holding(self._range.high)
+
+
+class Palette:
+    """The colours of a file with a palette, uint8 `[N, 3]`.
+
+    Tables of 16 bits often hold fewer: the largest entry of the whole table, segmented or not, tells how many.
+    """
+
+    def __init__(self, dataset: Any, pydicom: Any) -> None:
+        entries, self._first, _ = (int(value) for value in dataset.RedPaletteColorLookupTableDescriptor)
+        self._last = (entries or 2**16) - 1
+        places = np.arange(self._last + 1, dtype=np.int32) + self._first
+        colours = pydicom.pixels.apply_color_lut(places, dataset)[..., :3]
+        self._colours = (colours >> (_bits_holding(float(colours.max())) - 8)).astype(np.uint8)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """The colours `[H, W, 3]` of palette entries `[H, W]`."""
+        return self._colours[np.clip(pixels.astype(np.int32) - self._first, 0, self._last)]
+
+
+def _bits_holding(largest: float) -> int:
+    return next(bits for bits in USUAL_BITS if largest <= 2**bits - 1)
 
 
 def _window(dataset: Any) -> tuple[float, float, str] | None:
@@ -135,13 +213,3 @@ def _windowed(values: np.ndarray, centre: float, width: float, function: str) ->
     if function == "LINEAR_EXACT":
         return (values - centre) / width + 0.5
     return (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
-
-
-def _to_bytes(pixels: np.ndarray, stored: int) -> np.ndarray:
-    if pixels.dtype.itemsize > 1:
-        pixels = pixels >> max(0, stored - 8)
-    return np.ascontiguousarray(pixels.astype(np.uint8))
-
-
-def _repeated(gray: np.ndarray) -> np.ndarray:
-    return np.repeat(gray[:, :, None], 3, axis=2)

@@ -2,22 +2,28 @@
 
 import glob
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from stnet.errors import VideoError
 from stnet.video.dicom import DicomFile, is_dicom
-from stnet.video.images import IMAGE_SUFFIXES, ImageSequence, images_in, natural_key
+from stnet.video.dicom_names import dicom_name
+from stnet.video.images import ImageSequence
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
 from stnet.video.source import DEFAULT_FPS, VideoSource
+from stnet.video.stacks import ImageStack, is_stack
+from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
+
+UNREADABLE_NAME = "dicom-unreadable"
+"""What a DICOM file is called whose content, and so its name, cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInput:
     """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
 
-    DICOM files are called `dicom-1`, `dicom-2`, ... in the order named, since their own names may tell patients.
+    DICOM files are called after their content (`stnet.video.dicom_names`), since their own names may tell patients.
     """
 
     name: str
@@ -35,33 +41,48 @@ class VideoInput:
         if self.dicom:
             return DicomFile(self.paths[0], self.name, fps, full_frame)
         if all(_is_image(path) for path in self.paths):
+            if len(self.paths) == 1 and is_stack(self.paths[0]):
+                return ImageStack(self.paths[0], self.name, fps)
             return ImageSequence(self.paths, self.name, fps)
         return VideoFile(self.paths[0])
 
 
-def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS) -> VideoSource:
-    """Open one video: a video or DICOM file, a folder or pattern of frames, or an image. Raises `VideoError`."""
+def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
+    """Open one video: a video or DICOM file, a folder or pattern of frames, or an image; see `VideoInput.open`.
+
+    Raises:
+        VideoError: it cannot be read, or the path stands for several videos.
+    """
     inputs = find_inputs([path])
     if len(inputs) != 1:
         raise VideoError(f"{path}: names {len(inputs)} videos; expected one")
-    return inputs[0].open(fps)
+    return inputs[0].open(fps, full_frame)
 
 
-def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
-    """Videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
+def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[VideoInput]:
+    """Find the videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
     A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
     one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them, or
-    by their suffix. Raises `VideoError` for a name that stands for nothing.
+    by their suffix.
+
+    Args:
+        names: what the user named.
+        stills: images are no frames of a video: each is an input of its own, of any size.
+
+    Raises:
+        VideoError: a name stands for nothing.
     """
     inputs: list[VideoInput] = []
     images: dict[Path, list[Path]] = {}
     for name in names:
         for path in _matches(str(name)):
             if path.is_dir():
-                inputs += _in_folder(path)
+                inputs += _in_folder(path, stills)
             elif is_dicom(path):
                 inputs.append(_dicom(path))
+            elif _is_image(path) and stills:
+                inputs.append(_still(path))
             elif _is_image(path):
                 if path.parent not in images:
                     images[path.parent] = []
@@ -70,22 +91,12 @@ def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
                 images[path.parent].append(path)
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
-    return _numbered(_with_images(video, images) for video in inputs)
+    return [_with_images(video, images) for video in inputs]
 
 
 def _dicom(path: Path) -> VideoInput:
-    return VideoInput(name="dicom", paths=(path,), origin="dicom", dicom=True)
-
-
-def _numbered(inputs: Iterable[VideoInput]) -> list[VideoInput]:
-    """The same, with a running number in the names of DICOM files."""
-    numbered, count = [], 0
-    for video in inputs:
-        if video.dicom:
-            count += 1
-            video = replace(video, name=f"dicom-{count}", origin=f"dicom-{count}")
-        numbered.append(video)
-    return numbered
+    name = dicom_name(path) or UNREADABLE_NAME
+    return VideoInput(name=name, paths=(path,), origin=name, dicom=True)
 
 
 def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInput:
@@ -96,7 +107,11 @@ def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInpu
     return VideoInput(name=name, paths=paths, origin=video.origin)
 
 
-def _in_folder(folder: Path) -> list[VideoInput]:
+def _still(path: Path) -> VideoInput:
+    return VideoInput(name=path.stem, paths=(path,), origin=str(path))
+
+
+def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     try:
         files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
         dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
@@ -106,14 +121,15 @@ def _in_folder(folder: Path) -> list[VideoInput]:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
     if dicoms and images:
         raise VideoError("a folder holds DICOM files and images; name the DICOM files, or move the images elsewhere")
-    if images and videos:
+    if images and videos and not stills:
         raise VideoError(
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
         )
-    if images:
+    if images and not stills:
         return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder))]
-    if videos or dicoms:
-        named = [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
+    if images or videos or dicoms:
+        named = [_still(path) for path in images]
+        named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
         return named + [_dicom(path) for path in dicoms]
     raise VideoError(f"{folder}: holds no image, no video and no DICOM file")
 

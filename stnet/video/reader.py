@@ -4,17 +4,23 @@ FFmpeg happily reads play lists that name other files or hosts. Every file is op
 container formats and of no protocol but `file`, so a play list in disguise is refused.
 """
 
+import struct
+from abc import abstractmethod
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
+from av.stream import Disposition
 
 from stnet.errors import VideoError
 from stnet.video.container import open_container
+from stnet.video.depth import DEEP_LEAST
+from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
@@ -23,6 +29,10 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".asf")
     + (".flv", ".ogv", ".gif", ".3gp", ".h264", ".hevc", ".mjpeg", ".mjpg", ".ivf", ".mxf")
 )
+
+PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+PICTURE_CODECS = frozenset(("mjpeg", "png", "bmp", "gif", "webp", "tiff"))
+"""What covers are stored in where nothing marks them; beside a film of another codec, streams of these are covers."""
 
 TOLERATED_SHORTFALL = 0.02
 """Share of the declared frames (or duration) that may be missing, beyond one, before a file counts as cut."""
@@ -33,35 +43,54 @@ class _Tally:
     """What one pass over a file met."""
 
     decoded: int = 0
-    start: float = 0.0  # seconds, of the first frame, on the container's clock
+    orientation: Orientation | None = UPRIGHT  # None for odd angles
+    start: float = 0.0  # seconds, of the first frame, on the container's clock; moved where that clock jumps back
+    first: float = 0.0  # seconds, of the first frame, on the container's clock
     end: float = 0.0  # seconds from the first frame to the end of the last
     last_time: float = 0.0
+    brightest: int | None = None  # of frames with 16 bits per sample, after the reduction to 8
+    jumps: int = 0  # how often the clock went back
     flagged: int = 0  # frames the decoder concealed damage in
     failed_packets: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-class VideoFile(VideoSource):
-    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream.
+class DecodedVideo(VideoSource):
+    """A video that FFmpeg decodes, wherever its bytes come from. Subclasses say how it is opened.
 
-    Rotation stored in the file is applied; `height` and `width` are those of the upright frames.
+    The display matrix stored in the file (turns and mirrors) is applied; `height` and `width` are those of the upright
+    frames. Of several video streams the one that a player shows is read; pictures such as covers are none.
+
+    Args:
+        label: what messages call it.
+        name: what outputs call it.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, label: str, name: str) -> None:
         super().__init__()
-        self.path = Path(path)
-        self.name = self.path.stem
+        self.label, self.name = label, name
         with self._opened() as (container, stream):
-            check_size(str(self.path), stream.codec_context.height, stream.codec_context.width)
+            check_size(self.label, stream.codec_context.height, stream.codec_context.width)
             self.fps = _frame_rate(stream)
             self._duration = _declared_duration(container, stream)
             self._stated_frames = stream.frames or None
-        self.declared_frames = self._stated_frames or self._frames_by_duration()
-        first = next(self._upright(_Tally()), None)
+            stored_aspect = _pixel_aspect(stream)
+            others = len(_films(container)) - 1
+            # AVI knows no other times than those of decoding.
+            self._decode_stamps = "avi" in container.format.name.split(",")
+        tally = _Tally()
+        first = next(self._upright(tally), None)
         if first is None:
-            raise VideoError(f"{self.path}: no frame can be decoded; the file is empty or damaged")
+            raise VideoError(f"{self.label}: no frame can be decoded; the file is empty or damaged")
         _, self._frame_size = first
         self.height, self.width = self._frame_size
+        self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
+        self._duration = self._duration and self._duration.after(tally.first)
+        self.declared_frames = self._stated_frames or self._frames_by_duration()
+        self.notes = tuple(self._remarks(tally.orientation, others))
 
     def __iter__(self) -> Iterator[VideoFrame]:
         tally = _Tally()
@@ -78,18 +107,23 @@ class VideoFile(VideoSource):
         self._judge(tally)
         return Scan(length=tally.decoded, frames=kept)
 
+    @abstractmethod
+    def _container(self) -> Any:
+        """The opened container. Raises what PyAV does."""
+
     @contextmanager
     def _opened(self):
         try:
-            container = open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+            container = self._container()
         except (av.FFmpegError, UnicodeError) as error:
-            raise VideoError(f"{self.path}: cannot be opened as a video ({_reason(error)})") from error
+            raise VideoError(f"{self.label}: cannot be opened as a video ({_reason(error)})") from error
         with container:
-            if not container.streams.video:
-                raise VideoError(f"{self.path}: holds no video stream")
-            stream = container.streams.video[0]
+            films = _films(container)
+            if not films:
+                raise VideoError(f"{self.label}: holds no video stream")
+            stream = films[0]
             if stream.codec_context is None:
-                raise VideoError(f"{self.path}: no decoder for its video stream; convert it to H.264 first")
+                raise VideoError(f"{self.label}: no decoder for its video stream; convert it to H.264 first")
             stream.thread_type = "AUTO"
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
@@ -97,10 +131,14 @@ class VideoFile(VideoSource):
     def _upright(self, tally: _Tally) -> Iterator[tuple[av.VideoFrame, tuple[int, int]]]:
         """Decoded frames and their upright (height, width), until the end, damage or another size."""
         size = getattr(self, "_frame_size", None)
+        turned: float | None = None
         with self._opened() as (container, stream):
-            for frame in _decode(container, stream, tally):
-                upright = (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
-                check_size(str(self.path), *upright)
+            for frame, clock in _decode(container, stream, tally, self._decode_stamps):
+                if frame.rotation != turned:
+                    # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
+                    turned, tally.orientation = frame.rotation, _orientation(frame)
+                upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
+                check_size(self.label, *upright)
                 size = size or upright
                 if upright != size:
                     tally.problems.append(
@@ -108,17 +146,28 @@ class VideoFile(VideoSource):
                         f"at frame {tally.decoded}; nothing is read from there on"
                     )
                     return
-                self._keep_time(frame, tally)
+                self._keep_time(frame, clock, tally)
                 yield frame, upright
 
-    def _keep_time(self, frame: av.VideoFrame, tally: _Tally) -> None:
+    def _remarks(self, orientation: Orientation | None, others: int) -> Iterator[str]:
+        """What a user should know before the video is read."""
+        if others:
+            yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
+        if orientation is None:
+            yield "is to be turned by other than quarter turns for display; its frames are read as they are stored"
+        yield from aspect_notes(self.pixel_aspect)
+
+    def _keep_time(self, frame: av.VideoFrame, clock: float | None, tally: _Tally) -> None:
         interval = float(1 / self.fps)
-        clock = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else None
         if tally.decoded == 0:
-            tally.start = clock or 0.0
-            time = 0.0
-        else:
-            time = clock - tally.start if clock is not None else tally.last_time + interval
+            tally.start = tally.first = clock or 0.0
+        expected = tally.last_time + interval if tally.decoded else 0.0
+        time = clock - tally.start if clock is not None else expected
+        if tally.decoded and time < tally.last_time:
+            # Recordings that were joined: their times go on from here.
+            tally.jumps += 1
+            tally.start += time - expected
+            time = expected
         if frame.duration and frame.time_base:
             interval = float(frame.duration * frame.time_base)
         tally.decoded += 1
@@ -127,9 +176,9 @@ class VideoFile(VideoSource):
         tally.end = max(tally.end, time + interval)
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
-        image = frame.to_ndarray(format="rgb24")
-        turns = _quarter_turns(frame)
-        image = np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        if frame.format.components[0].bits == 16:
+            tally.brightest = max(tally.brightest or 0, int(image.max()))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
 
     def _frames_by_duration(self) -> int | None:
@@ -141,6 +190,13 @@ class VideoFile(VideoSource):
             problems.append(f"{tally.failed_packets} packets could not be decoded")
         if tally.flagged:
             problems.append(f"{tally.flagged} frames are damaged")
+        if tally.brightest is not None and 0 < tally.brightest < DEEP_LEAST:
+            problems.append(
+                f"its samples of 16 bits reach {tally.brightest} of 255 only: they hold fewer bits, so the frames are "
+                "too dark; convert it to 8 bits"
+            )
+        if tally.jumps:
+            problems.append(f"its clock jumps back {tally.jumps} times; times go on at its frame rate there")
         if self._is_short(tally):
             problems.insert(0, f"{tally.decoded} of {self.declared_frames} declared frames could be decoded")
             return self._conclude("truncated", problems)
@@ -162,9 +218,26 @@ class VideoFile(VideoSource):
         return bool(verdicts) and all(verdicts)
 
 
-def _decode(container, stream, tally: _Tally) -> Iterator[av.VideoFrame]:
-    """Frames of a stream; packets that cannot be decoded are counted and skipped, unreadable data ends it."""
+class VideoFile(DecodedVideo):
+    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        super().__init__(str(self.path), self.path.stem)
+
+    def _container(self) -> Any:
+        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+
+
+def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:
+    """Frames of a stream with their times on its clock (seconds, None where unknown).
+
+    Packets that cannot be decoded are counted and skipped, unreadable data ends it. With `decode_stamps` the container
+    states only when packets are to be decoded; frames leave the decoder in another order than packets enter it, at the
+    same times, so the next frame takes the earliest time not taken yet.
+    """
     packets = container.demux(stream)
+    stamps: deque[float] = deque()
     ended = False
     while not ended:
         try:
@@ -173,6 +246,9 @@ def _decode(container, stream, tally: _Tally) -> Iterator[av.VideoFrame]:
             tally.problems.append(f"reading stopped after {tally.decoded} frames ({_reason(error)})")
             packet = None
         ended = packet is None
+        stamped = decode_stamps and packet is not None and packet.dts is not None and packet.time_base
+        if stamped:
+            stamps.append(float(packet.dts * packet.time_base))
         try:
             # None drains the frames that the decoder still holds.
             frames = stream.codec_context.decode(packet)
@@ -180,13 +256,39 @@ def _decode(container, stream, tally: _Tally) -> Iterator[av.VideoFrame]:
             continue
         except (av.FFmpegError, ValueError):
             tally.failed_packets += 1
+            if stamped:
+                stamps.pop()
             continue
-        yield from frames
+        for frame in frames:
+            clock = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else None
+            yield frame, stamps.popleft() if decode_stamps and stamps else clock
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that bring a frame upright (display matrix of phones and tablets)."""
-    return round(getattr(frame, "rotation", 0) / 90) % 4
+def _films(container) -> list:
+    """The video streams that are no pictures (covers, thumbnails), the one a player shows first."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+
+    def rank(stream) -> tuple[bool, bool, int]:
+        context = stream.codec_context
+        area = 0 if context is None else context.height * context.width
+        picture = stream.frames == 1 or (context is not None and context.name in PICTURE_CODECS)
+        return picture, not stream.disposition & Disposition.default, -area
+
+    return sorted(streams, key=rank)
+
+
+def _orientation(frame: av.VideoFrame) -> Orientation | None:
+    """How to lay a frame upright (display matrix of phones and tablets), or None for odd angles."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return UPRIGHT
+    a, b, _, c, d = struct.unpack("=9i", bytes(data)[:36])[:5]
+    return Orientation.from_display_matrix((a, b, c, d))
+
+
+def _pixel_aspect(stream) -> Fraction:
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    return believable_aspect(aspect.numerator, aspect.denominator) if aspect else SQUARE
 
 
 def _frame_rate(stream) -> Fraction:
@@ -196,15 +298,28 @@ def _frame_rate(stream) -> Fraction:
     return DEFAULT_FPS
 
 
-def _declared_duration(container, stream) -> float | None:
-    """Seconds of video that the file declares, or None where it does not say (or only with other streams)."""
+@dataclass(frozen=True, kw_only=True)
+class _Duration:
+    """Seconds that a file declares; `on_clock` where they may count from the zero of its clock, not its first frame."""
+
+    seconds: float
+    on_clock: bool
+
+    def after(self, start: float) -> float:
+        """Seconds from the first frame on, which is at `start` on the clock."""
+        late = self.on_clock and 0 < start < self.seconds
+        return self.seconds - start if late else self.seconds
+
+
+def _declared_duration(container, stream) -> _Duration | None:
+    """Duration of video that the file declares, or None where it does not say (or only with other streams)."""
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        return _Duration(seconds=float(stream.duration * stream.time_base), on_clock=False)
     tag = _seconds(stream.metadata.get("DURATION", ""))
     if tag:
-        return tag
+        return _Duration(seconds=tag, on_clock=True)
     if container.duration and len(container.streams) == 1:
-        return container.duration / av.time_base
+        return _Duration(seconds=container.duration / av.time_base, on_clock=True)
     return None
 
 

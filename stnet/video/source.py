@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 
 from stnet.errors import VideoError
+from stnet.video.geometry import SQUARE
+from stnet.video.scale import PixelScale
 
 Status = Literal["unread", "ok", "truncated", "corrupt"]
 
@@ -50,8 +52,9 @@ class VideoSource(ABC):
     which nothing can be used.
 
     `height` and `width` are those of the images delivered; where these are cut out of larger frames, `origin` is the
-    x, y of their corner and `full_height`, `full_width` the size of the frames. `notes` is what a user should know
-    beforehand.
+    x, y of their corner and `full_height`, `full_width` the size of the frames (`stnet.video.geometry` has the words).
+    `pixel_aspect` is the width of a pixel over its height, `scale` the size of pixels where it is stated. `notes` is
+    what a user should know beforehand.
     """
 
     name: str
@@ -62,6 +65,8 @@ class VideoSource(ABC):
     origin: tuple[int, int] = (0, 0)
     full_height: int | None = None
     full_width: int | None = None
+    pixel_aspect: Fraction = SQUARE
+    scale: PixelScale | None = None
     notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stnet.errors import VideoError
 from stnet.video.container import open_container
+from stnet.video.geometry import SQUARE
 
 TICKS = 16
 """Clock ticks per frame over the rate's numerator: fine enough for variable rates, exact for constant."""
@@ -31,10 +32,20 @@ class VideoWriter:
         path: where the video goes; an existing file is replaced when the new one is complete.
         fps: frame rate, exact.
         height, width: size of all frames, in pixels.
+        pixel_aspect: width of a pixel over its height, for the player.
         crf: constant rate factor of x264, 0 (lossless) to 51; 18 is visually lossless.
     """
 
-    def __init__(self, path: str | Path, fps: Fraction, height: int, width: int, crf: int = 18) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: Fraction,
+        height: int,
+        width: int,
+        *,
+        pixel_aspect: Fraction = SQUARE,
+        crf: int = 18,
+    ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self._fps, self._size, self._last_tick = Fraction(fps), (height, width), -1
@@ -46,6 +57,7 @@ class VideoWriter:
             )
             self._stream.pix_fmt = "yuv420p"
             self._stream.height, self._stream.width = height + height % 2, width + width % 2
+            self._stream.codec_context.sample_aspect_ratio = pixel_aspect
             self._stream.codec_context.time_base = 1 / (Fraction(self._fps.numerator) * TICKS)
             # Creates the file now rather than with the first frame.
             self._container.start_encoding()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ablation
+from bench.studies import ablation
 from stnet.training.cli import build_parser, configured, given_settings
 from stnet.training.config import TrainConfig
 from stnet.training.run_folder import RunFolder

@@ -17,7 +17,7 @@ from bench.compile_report.compare import compare, key_of, merge, notes, unsound
 from bench.compile_report.locality import gather_lines
 from bench.compile_report.measure import lanes_per_row
 from stnet.errors import ConfigError
-from stnet.kernels.launch import Candidate
+from stnet.kernels.triton.launch_table import Candidate
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine compiles slowly
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import figures, report, summary, tables
-from bench.results import CPU_FILE, GPU_FILE, Run, load, load_folder
+from bench.report import __main__ as report
+from bench.report import figures, summary, tables
+from bench.report.results import CPU_FILE, GPU_FILE, Run, load, load_folder
 from stnet.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -260,7 +261,7 @@ def test_check_command_tells_agreement_by_its_exit_status(tmp_path):
     results = _write(tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text(README.format("inference"))
-    arguments = ["--results", str(results), "--readme", str(readme)]
+    arguments = ["--results", str(results), "--figures", str(readme)]
     assert report.main([*arguments, "--check"]) == 1
     assert report.main(arguments) == 0
     assert report.main([*arguments, "--check"]) == 0
@@ -268,10 +269,18 @@ def test_check_command_tells_agreement_by_its_exit_status(tmp_path):
     assert report.main([*arguments, "--check"]) == 1
 
 
-def test_readme_agrees_with_the_committed_results():
-    readme = ROOT / "README.md"
-    if not readme.exists() or "<!-- figures:" not in readme.read_text(encoding="utf-8"):
-        pytest.skip("README.md has no figures")
-    if not load_folder(ROOT / "bench" / "results"):
-        pytest.skip("no results are committed")
-    assert report.main(["--results", str(ROOT / "bench" / "results"), "--readme", str(readme), "--check"]) == 0
+PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"]
+
+
+def test_pages_agree_with_the_committed_results():
+    assert all("<!-- figures:" in page.read_text(encoding="utf-8") for page in PAGES)
+    arguments = ["--results", str(ROOT / "bench" / "results"), "--figures", *map(str, PAGES), "--check"]
+    assert report.main(arguments) == 0
+
+
+def test_the_headline_is_of_the_gpu_where_there_is_one(tmp_path):
+    runs = load_folder(_write(tmp_path))
+    text = figures.fill(README.format("headline"), runs, tmp_path)
+    assert "on 2 CPU cores" in text
+    assert "encoder attention, forward | 2 ms (float16) | 4x" in text
+    assert "No GPU has confirmed" in text

@@ -13,12 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 
-from bench import gpu_suite, tuning
-from bench.processes import Ended, run_logged
-from bench.results import GPU_FILE
-from bench.stages import (
+from bench.gpu_suite import __main__ as gpu_suite
+from bench.gpu_suite.processes import Ended, run_logged
+from bench.gpu_suite.stages import (
     SETTLING_SECONDS,
     STAGES,
     Context,
@@ -30,14 +28,14 @@ from bench.stages import (
     outcomes_in,
     training,
 )
-from stnet.kernels.launch import Candidate, Row, read_table
+from bench.report.results import GPU_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _suite(monkeypatch, out: Path, stages: list[Stage], *arguments: str) -> tuple[int, dict]:
     monkeypatch.setattr(gpu_suite, "STAGES", tuple(stages))
-    status = gpu_suite.main(["--out", str(out), "--device", "cpu", *arguments])
+    status = gpu_suite.main(["--output", str(out), "--device", "cpu", *arguments])
     return status, json.loads((out / GPU_FILE).read_text())["stages"]
 
 
@@ -124,7 +122,7 @@ def _start(monkeypatch, block: Path, out: Path, *arguments: str) -> BaseProcess:
         _stage("last"),
     )
     monkeypatch.setattr(gpu_suite, "STAGES", stages)
-    command = ["--out", str(out), "--device", "cpu", *arguments]
+    command = ["--output", str(out), "--device", "cpu", *arguments]
     process = get_context("fork").Process(target=lambda: sys.exit(gpu_suite.main(command)))
     process.start()
     return process
@@ -173,7 +171,7 @@ def test_stopped_in_a_stage_and_resumed_gives_the_same_report(monkeypatch, tmp_p
 )
 def test_wrong_use_is_explained(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert gpu_suite.main(["--out", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 2
+    assert gpu_suite.main(["--output", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -187,7 +185,7 @@ def test_wrong_use_is_explained(tmp_path, capsys, monkeypatch, arguments, messag
 )
 def test_earlier_results_are_not_overwritten(tmp_path, capsys, content, arguments, message):
     (tmp_path / GPU_FILE).write_text(json.dumps(content))
-    assert gpu_suite.main(["--out", str(tmp_path), "--device", "cpu", *arguments]) == 2
+    assert gpu_suite.main(["--output", str(tmp_path), "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert json.loads((tmp_path / GPU_FILE).read_text()) == content
 
@@ -269,23 +267,9 @@ def test_benchmarks_cut_short_keep_their_times(monkeypatch, tmp_path):
     assert len(stopped.value.result["benchmarks"]) == 2
 
 
-def test_a_key_that_cannot_be_tuned_costs_no_other(monkeypatch, tmp_path):
-    def tune_key(kernel, dtype, head_dim, many, *_, report):
-        if kernel == "stda_forward":
-            raise RuntimeError("out of resource: shared memory")
-        return Row(kernel=kernel, candidates=(Candidate(milliseconds=1.0),), many_queries=many)
-
-    monkeypatch.setattr(tuning, "tune_key", tune_key)
-    lines = []
-    measured = tuning.tune_in_time(tmp_path / "table.json", 60.0, 0.01, torch.device("cpu"), lines.append)
-    failed = [line for line in lines if line.startswith("error: stda_forward")]
-    assert measured + len(failed) == len(tuning.KEYS)
-    assert read_table(tmp_path / "table.json")[0].candidates[0].milliseconds == 1.0
-
-
 def test_making_phantoms_counts_as_training_time(monkeypatch, tmp_path):
     context, given = _context(monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=""))
-    monkeypatch.setattr("bench.stages._phantoms", lambda context, seconds: time.sleep(0.3))
+    monkeypatch.setattr("bench.gpu_suite.stages._phantoms", lambda context, seconds: time.sleep(0.3))
     training(context, 60.0)
     assert given[0] <= 60.0 - SETTLING_SECONDS - 0.3
 
@@ -293,7 +277,7 @@ def test_making_phantoms_counts_as_training_time(monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_whole_flow_on_a_cpu(tmp_path):
-    command = [sys.executable, "-m", "bench.gpu_suite", "--out", str(tmp_path), "--device", "cpu", "--minutes", "20"]
+    command = [sys.executable, "-m", "bench.gpu_suite", "--output", str(tmp_path), "--device", "cpu", "--minutes", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     results = json.loads((tmp_path / GPU_FILE).read_text())["stages"]
     assert {name: stage["status"] for name, stage in results.items()} == {s.name: "done" for s in STAGES}, done.stdout

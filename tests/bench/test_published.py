@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bench.counts import backward_work, forward_work
-from bench.inputs import POSITIONS, msda_inputs, stda_inputs
-from bench.models import clips
-from bench.published import as_published, grid_sample_attention, published_attention
-from bench.shapes import SIZES, level_shapes
-from stnet.kernels.problem import StdaProblem
+from bench.timing.counts import backward_work, forward_work
+from bench.timing.inputs import POSITIONS, msda_inputs, stda_inputs
+from bench.timing.models import clips
+from bench.timing.published import as_published, grid_sample_attention, published_attention
+from bench.timing.shapes import SIZES, level_shapes
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
@@ -54,8 +54,8 @@ def _attend(function, problem, x):
 def test_published_attention_is_the_operator(changes, positions):
     problem = _problem(**changes)
     x = stda_inputs(problem, positions, torch.float32, CPU, seed=1, grad=True)
-    queries = (x.reference_points, x.offsets, x.logits, x.other_offsets, x.other_logits, x.reference_points)
-    expected, output = stda_reference(problem, x.value, *queries), _attend(grid_sample_attention, problem, x)
+    tensors = StdaTensors(**vars(x), other_reference_points=x.reference_points)
+    expected, output = stda_reference(problem, tensors), _attend(grid_sample_attention, problem, x)
     assert torch.allclose(output, expected, atol=1e-5)
     wanted, found = (
         torch.autograd.grad(y.square().sum(), x.differentiable(), materialize_grads=True) for y in (expected, output)
@@ -67,7 +67,8 @@ def test_published_attention_is_the_operator(changes, positions):
 def test_grid_sample_attention_is_the_classic_operator():
     problem = _problem(source_frames=1, targets=1, other_frames=0, frame_table=((0,),))
     x = msda_inputs(problem, "near", torch.float32, CPU, seed=2)
-    expected = msda_reference(x.value, problem.spatial_shapes, x.locations, x.weights)
+    tensors = MsdaTensors(x.value, x.locations, x.weights)
+    expected = msda_reference(MsdaProblem.of(tensors, problem.spatial_shapes), tensors)
     output = grid_sample_attention(x.value, problem.spatial_shapes, x.locations, x.weights)
     assert torch.allclose(output, expected, atol=1e-5)
 

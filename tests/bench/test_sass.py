@@ -16,7 +16,8 @@ pytest.importorskip("triton")
 from bench.sass import CubinError, WalkError, analyse, ordered_arguments, read_cubin
 from bench.sass.__main__ import main
 from bench.sass.cubin import Cubin, Instruction
-from bench.sass.warp import Launch, walk
+from bench.sass.state import Launch
+from bench.sass.walk import walk
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHS = (80, 90, 120)

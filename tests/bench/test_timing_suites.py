@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.timing import WrongResultError, quantiles, relative_error, require_correct
+from bench.timing.stopwatch import WrongResultError, quantiles, relative_error, require_correct
 
 ROOT = Path(__file__).resolve().parents[2]
 # Turns the reference implementation (not what results are checked against) into one that is off by a tenth.
 WRONG = """
-from bench import baselines
+from bench.timing import baselines
 right = baselines._stnet_stda
 baselines._stnet_stda = lambda backend, *a: right(backend, *a) * (1.1 if backend == "reference" else 1.0)
 """
@@ -43,7 +43,7 @@ def test_quantiles_of_a_known_sample():
 def test_a_wrong_implementation_gets_no_time(tmp_path):
     (tmp_path / "wrong_reference.py").write_text(WRONG)
     out = tmp_path / "results.json"
-    command = [sys.executable, "-m", "pytest", "bench/bench_operators.py", "-p", "wrong_reference"]
+    command = [sys.executable, "-m", "pytest", "bench/timing/bench_operators.py", "-p", "wrong_reference"]
     command += ["-k", "test_stda and decoder and forward and near and not transformers", "--bench-device=cpu"]
     command += ["--bench-size=smoke", "--bench-budget=0.01", f"--benchmark-json={out}", "-p", "no:cacheprovider"]
     # Under the variables of a distributed test run, pytest-benchmark would time nothing.
@@ -63,3 +63,26 @@ def test_a_wrong_implementation_gets_no_time(tmp_path):
     machine = results["machine_info"]
     assert machine["limits"]["copy"] > 0
     assert "node" not in machine
+
+
+def test_results_serve_the_tools_of_pytest_benchmark(tmp_path):
+    """`pytest bench -k small`, saving, `--benchmark-compare`, histograms, and `pytest-benchmark compare`."""
+    pytest.importorskip("pygal")
+    storage = f"--benchmark-storage=file://{tmp_path}"
+    command = [sys.executable, "-m", "pytest", "bench/timing/bench_operators.py", "--bench-size=smoke", storage]
+    command += ["-k", "smoke and test_stda and decoder and forward and near and published", "--bench-device=cpu"]
+    command += ["--bench-budget=0.01", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(ROOT)
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(arguments, cwd=tmp_path.parent, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command[3] = str(ROOT / command[3])
+    run(*command, "--benchmark-autosave")
+    compared = run(*command, "--benchmark-compare", f"--benchmark-histogram={tmp_path / 'times'}")
+    assert "published" in compared
+    assert list(tmp_path.glob("times*.svg"))
+    assert "published" in run(sys.executable, "-m", "pytest_benchmark", storage.replace("benchmark-", ""), "compare")

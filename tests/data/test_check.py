@@ -1,5 +1,6 @@
 """The data check finds planted faults, finds nothing on a clean set, and its repair leaves a set that loads."""
 
+import errno
 import json
 import shutil
 
@@ -8,11 +9,11 @@ import pytest
 from PIL import Image
 
 from stnet.data.check import check_dataset, main, repair_dataset
-from stnet.data.dataset import ClipDataset
-from stnet.data.duplicates import perceptual_hash
+from stnet.data.clips.dataset import ClipDataset
+from stnet.data.clips.transforms import evaluation_transform
 from stnet.data.index import load_index
 from stnet.data.phantom import write_phantoms
-from stnet.data.transforms import evaluation_transform
+from stnet.data.quality.duplicates import perceptual_hash
 from stnet.errors import DataError
 
 
@@ -132,14 +133,25 @@ def test_repaired_set_loads_and_says_what_was_done(dataset, capsys):
     with pytest.raises(DataError):
         load_index(dataset, "train")
     before = (dataset / "train.json").read_text()
-    assert main([str(dataset), "--repair"]) == 1
+    # Of two dozen boxes of a class three are a tenth.
+    assert main([str(dataset), "--repair"]) == 2
+    assert "of class 'malignant' (10%); nothing was changed" in capsys.readouterr().err
+    assert (dataset / "train.json").read_text() == before
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 1
     printed = capsys.readouterr().out
     assert "after the repair: 2 findings: 1 size change, 1 duplicate video" in printed
     assert (dataset / "train.json.original").read_text() == before
     assert not (dataset / "val.json.original").exists()
     (log,) = json.loads((dataset / "repairs.json").read_text())
     done = {repair["kind"] for repair in log["repairs"]}
-    assert {"unusable frame", "reversed box", "empty box", "bad box", "frame left without boxes"} <= done
+    assert {
+        "missing frame",
+        "unreadable frame",
+        "reversed box",
+        "empty box",
+        "bad box",
+        "frame left without boxes",
+    } <= done
     index = load_index(dataset, "train")
     assert index.repairs == ()
     clips = ClipDataset(index, 6, evaluation_transform(32, 64))
@@ -152,7 +164,7 @@ def test_originals_are_never_lost(dataset, capsys):
     plant_faults(dataset)
     (dataset / "train.json.original").write_text("precious")
     before = (dataset / "train.json").read_text()
-    assert main([str(dataset), "--repair"]) == 2
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 2
     assert "move it away" in capsys.readouterr().err
     assert (dataset / "train.json.original").read_text() == "precious"
     assert (dataset / "train.json").read_text() == before
@@ -231,7 +243,7 @@ def test_numbers_that_are_none_are_found_with_their_entry(dataset):
     edit(dataset, "train", change)
     report = check_dataset(dataset)
     assert [finding.kind for finding in report.findings] == ["bad box"] * 2
-    repair_dataset(report)
+    repair_dataset(report, accept_loss=True)
     assert check_dataset(dataset).findings == ()
 
 
@@ -302,7 +314,8 @@ def test_errata_and_leak_of_buv_by_name(tmp_path):
     (tmp_path / "imagenet_vid_val.json").write_text(json.dumps(split(["malignant/x9c1c965d274c457"])))
     report = check_dataset(tmp_path)
     found = sorted((finding.kind, finding.file) for finding in report.findings)
-    assert found == [("BUV erratum", "imagenet_vid_train_15frames.json")] * 2 + [("BUV leak", "imagenet_vid_val.json")]
+    errata = [("BUV erratum", "imagenet_vid_train_15frames.json")] * 2 + [("BUV leak", "imagenet_vid_val.json")]
+    assert [finding for finding in found if finding[0].startswith("BUV")] == errata
     repair_dataset(report)
     index = load_index(tmp_path, "train", errata=False)
     assert [video.frames[0].labels.tolist() for video in index.videos] == [[2], [1]]
@@ -317,9 +330,10 @@ def test_schema_example_with_made_frames(tmp_path, shared):
         Image.fromarray(rng.integers(0, 255, (image["height"], image["width"]), dtype=np.uint8)).save(path)
     (tmp_path / "train.json").write_text(json.dumps(document))
     report = check_dataset(tmp_path)
-    assert sorted(finding.kind for finding in report.findings) == ["clipped box", "reversed box"]
+    about_its_size = {"missing split", "videos of one frame"}
+    assert kinds(report) == {"clipped box", "reversed box"} | about_its_size
     repair_dataset(report)
-    assert check_dataset(tmp_path).findings == ()
+    assert kinds(check_dataset(tmp_path)) == about_its_size
 
 
 def test_videos_and_classes_across_splits(dataset):
@@ -369,3 +383,80 @@ def test_hash_survives_brightness_and_size_but_not_content():
     unrelated = perceptual_hash(rng.integers(0, 255, (200, 240, 1), dtype=np.uint8))
     assert (code != unrelated).sum() > 80
     assert perceptual_hash(np.full((50, 50, 1), 7, dtype=np.uint8)) is None
+
+
+def test_too_little_to_train_on_or_to_validate_with(dataset, capsys):
+    (dataset / "val.json").rename(dataset / "kept.json")
+    assert main([str(dataset), "--quick"]) == 1
+    assert "[missing split] val.json: file: there is none" in capsys.readouterr().out
+    (dataset / "kept.json").rename(dataset / "val.json")
+
+    before = json.loads((dataset / "val.json").read_text())
+    for name, change in {
+        "empty split": lambda d: d.update(videos=[], images=[], annotations=[]),
+        "no boxes": lambda d: d.update(annotations=[]),
+        "videos of one frame": lambda d: [image.update(video_id=2) for image in d["images"][1:6]],
+    }.items():
+        (dataset / "val.json").write_text(json.dumps(before))
+        edit(dataset, "val", change)
+        found = kinds(check_dataset(dataset, quick=True))
+        assert name in found and (name == "videos of one frame" or found == {name})
+    (dataset / "val.json").write_text(json.dumps(before))
+    edit(
+        dataset, "val", lambda d: [image.update(annotated=False) for image in d["images"]] and d.update(annotations=[])
+    )
+    assert kinds(check_dataset(dataset, quick=True)) == {"empty split"}
+
+
+def test_class_that_nobody_shows(dataset):
+    edit(dataset, "train", lambda d: d["categories"].append({"id": 3, "name": "cyst"}))
+    edit(dataset, "val", lambda d: d["categories"].append({"id": 3, "name": "cyst"}))
+    (finding,) = check_dataset(dataset, quick=True).findings
+    assert (finding.kind, finding.entry, finding.file) == ("class without boxes", "categories (id 3)", "train.json")
+
+
+def test_a_repair_that_loses_a_tenth_of_anything_has_to_be_asked_for_twice(dataset, capsys):
+    frames = [i["file_name"] for i in json.loads((dataset / "train.json").read_text())["images"]]
+    before = (dataset / "train.json").read_text()
+    for name in frames[::9]:  # 4 of 36
+        (dataset / "rawframes" / name).write_bytes(b"")
+    edit(dataset, "val", lambda d: box_of(d, 0)["bbox"].__setitem__(0, -1))
+    assert main([str(dataset), "--repair"]) == 2
+    captured = capsys.readouterr()
+    assert "4 of 36 frames (11%)" in captured.err and "--accept-loss" in captured.err and captured.err.count("\n") == 1
+    # The other file, whose repair loses nothing, is left alone too.
+    assert (dataset / "train.json").read_text() == before and not list(dataset.glob("*.original"))
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 0
+    assert len(json.loads((dataset / "train.json").read_text())["images"]) == 32
+    assert {entry["file"] for entry in json.loads((dataset / "repairs.json").read_text())} == {"train.json", "val.json"}
+
+
+def test_a_repair_that_would_leave_nothing_says_so(dataset, capsys):
+    for path in (dataset / "rawframes").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    assert main([str(dataset), "--repair"]) == 2
+    captured = capsys.readouterr()
+    assert "36 of 36 frames (100%)" in captured.err and "2 empty split" in captured.out
+    assert main([str(dataset), "--repair", "--accept-loss"]) == 1
+    assert "after the repair: 2 findings: 2 empty split" in capsys.readouterr().out
+
+
+def test_full_disk_leaves_the_set_as_it_was(dataset, capsys, monkeypatch):
+    edit(dataset, "train", lambda d: box_of(d, 0)["bbox"].__setitem__(0, -5))
+    before = {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
+    original = before["train.json"]
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    for allowed in range(4):
+        (dataset / "train.json").write_bytes(original)
+        calls = iter([lambda path: None] * allowed + [full] * 99)
+        monkeypatch.setattr("stnet.files.synchronize", lambda path, calls=calls: next(calls)(path))
+        assert main([str(dataset), "--quick", "--repair"]) == 2
+        assert capsys.readouterr().err.strip().endswith("No space left on device")
+        after = {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
+        if allowed == 3:  # the file is in place, the disk alone did not say so
+            assert after.pop("train.json.original") == original and after["train.json"] != original
+            after["train.json"] = original
+        assert after == before, allowed

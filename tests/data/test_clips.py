@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stnet.data.clips import plan_clips, sample_clip
+from stnet.data.clips.planning import plan_clips, sample_clip
 
 shapes = st.integers(1, 9).flatmap(lambda f: st.tuples(st.just(f), st.integers(1, f)))
 

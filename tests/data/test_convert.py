@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stnet.data.convert import convert, main
-from stnet.data.cvat import read_cvat
+from stnet.data.formats.cvat import read_cvat
 from stnet.data.index import load_index
 from stnet.errors import ConfigError, DataError
 
@@ -66,8 +66,8 @@ TRACKS = """<?xml version="1.0" encoding="utf-8"?>
 IMAGES = """<annotations>
   <image id="0" name="a/000000.png" width="64" height="40"/>
   <image id="1" name="a/000001.png" width="64" height="40">
-    <box label="benign" xtl="1" ytl="2" xbr="11" ybr="12"/><ellipse label="benign" cx="1" cy="1" rx="2"
-    ry="2"/>
+    <box label="benign" xtl="1" ytl="2" xbr="11" ybr="12"/><ellipse label="benign" cx="30" cy="20" rx="2"
+    ry="1"/>
   </image>
 </annotations>
 """
@@ -98,7 +98,7 @@ def test_video_file_with_cvat_tracks(tmp_path):
     video_file(tmp_path / "clip.mkv", 3)
     (tmp_path / "clip.xml").write_text(TRACKS)
     done = convert(tmp_path / "clip.mkv", tmp_path / "clip.xml", tmp_path / "out", split="val")
-    assert done.boxes == 3 and "1 shapes are no boxes" in done.remarks[0]
+    assert done.boxes == 3 and "shapes beside the box of the same track" in done.remarks[0]
     index = load_index(tmp_path / "out", "val")
     assert state(index) == [["-", "1", "12", "-", "-", "-"]]
     assert index.videos[0].frames[1].boxes.tolist() == [[3.5, 4, 20, 18.25]]
@@ -121,7 +121,9 @@ def test_cvat_for_images_and_a_second_split(tmp_path):
     frame_folder(tmp_path / "more" / "c", 5, "frame_{:03d}.png")
     file = coco(tmp_path / "c.json", ["frame_001.png"], {0: [1, 1, 9, 9]})
     convert(tmp_path / "more", file, tmp_path / "out", split="val")
-    assert state(load_index(tmp_path / "out", "train")) == [["-", "1", "u", "u", "u", "u"]]
+    index = load_index(tmp_path / "out", "train")
+    assert state(index) == [["-", "11", "u", "u", "u", "u"]]
+    assert index.videos[0].frames[1].boxes.tolist() == [[1, 2, 11, 12], [28, 19, 32, 21]]
     assert state(load_index(tmp_path / "out", "val")) == [["u", "2", "u", "u", "u", "u"]]
 
 
@@ -135,8 +137,11 @@ def test_folder_of_videos_with_one_cvat_file_each(tmp_path):
     (tmp_path / "marks" / "q.xml").unlink()
     with pytest.raises(DataError, match=r"no q\.xml"):
         convert(tmp_path / "videos", tmp_path / "marks", tmp_path / "other", split="train")
-    with pytest.raises(DataError, match="tracks of one video, but there are 2"):
+    with pytest.raises(DataError, match=r"nothing for the video q \(no q\.xml\)"):
         convert(tmp_path / "videos", tmp_path / "marks" / "p.xml", tmp_path / "other", split="train")
+    (tmp_path / "marks" / "p.xml").rename(tmp_path / "all.xml")
+    with pytest.raises(DataError, match="tracks of one video, but there are 2"):
+        convert(tmp_path / "videos", tmp_path / "all.xml", tmp_path / "other", split="train")
 
 
 def test_other_classes(tmp_path):
@@ -150,9 +155,9 @@ def test_other_classes(tmp_path):
 
 def test_boxes_beyond_the_video_are_reported(tmp_path):
     frame_folder(tmp_path / "clip")
-    (tmp_path / "clip.xml").write_text(TRACKS.replace('frame="1"', 'frame="700"'))
+    (tmp_path / "clip.xml").write_text(TRACKS.replace('frame="3"', 'frame="700"').replace('outside="1"', ""))
     done = convert(tmp_path / "clip", tmp_path / "clip.xml", tmp_path / "out", split="train")
-    assert done.boxes == 2 and "1 of 3 boxes are on frames that the video does not have" in done.remarks[1]
+    assert done.boxes == 3 and "left out 1 entry with 1 mark: the video has only 6 frames" in done.remarks[0]
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]><annotations>&y;</annotations>'
@@ -167,7 +172,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]><annotations>&y;</
         ("<annotations>", "not valid XML"),
         ("", "not valid XML"),
         ("<html/>", "<annotations> is expected"),
-        ("<annotations/>", "no track and no image"),
+        ("<annotations/>", "no track, no image and no task"),
         (TRACKS.replace('xtl="40"', 'xtl="nan"'), "line 9: xtl is 'nan'"),
         (TRACKS.replace('xtl="40"', 'xtl="1e400"'), "xtl is '1e400'"),
         (TRACKS.replace('xtl="40"', ""), "xtl is missing"),
@@ -209,6 +214,6 @@ def test_images_of_no_video(tmp_path):
     frame_folder(tmp_path / "src" / "a")
     frame_folder(tmp_path / "src" / "b")
     file = coco(tmp_path / "x.json", ["c/000000.png"], {})
-    with pytest.raises(DataError, match="belongs to none of the videos a, b"):
+    with pytest.raises(DataError, match="of the video 'c', which is not there"):
         convert(tmp_path / "src", file, tmp_path / "out", split="train")
     assert not (tmp_path / "out").exists()

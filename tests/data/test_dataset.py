@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
-from stnet.data.dataset import ClipDataset, collate_clips
-from stnet.data.frames import FrameReader, decode_image
+from stnet.data.check import check_dataset, main, repair_dataset
+from stnet.data.clips.dataset import ClipDataset, collate_clips
+from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
+from stnet.data.frames import FrameReader
+from stnet.data.images import decode_image, image_size
 from stnet.data.index import load_index
-from stnet.data.transforms import evaluation_transform, paper_training_transform
 from stnet.errors import DataError
+from stnet.video import open_source
 
 LENGTH = 7
 
@@ -210,12 +213,136 @@ def test_damaged_images_are_named(tmp_path):
             assert "bad.png" in str(error)
 
 
-def test_wrong_size_and_sixteen_bits(tmp_path):
+def test_wrong_sizes_and_values_that_are_no_brightness(tmp_path):
     Image.new("L", (5, 4)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match="5x4 but its annotation says 4x5"):
         decode_image(tmp_path / "x.png", 5, 4)
-    Image.fromarray(np.zeros((4, 5), dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((4, 5), -1, dtype=np.int32)).save(tmp_path / "deep.tif")
     with pytest.raises(DataError, match="8 bits"):
-        decode_image(tmp_path / "deep.png", 4, 5)
+        decode_image(tmp_path / "deep.tif", 4, 5)
     with pytest.raises(DataError, match="cannot be decoded"):
         decode_image(tmp_path, 4, 5)
+
+
+def make_set(root, images, boxes=()) -> None:
+    """Write frames (name -> function that saves) as one video; sizes as in the files once upright."""
+    entries = []
+    for number, (name, (save, height, width)) in enumerate(images.items()):
+        path = root / "rawframes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path)
+        entry = {"id": number, "file_name": name, "height": height, "width": width}
+        entries.append(entry | {"video_id": 1, "frame_id": number})
+    document = {
+        "categories": [{"id": 1, "name": "benign"}],
+        "videos": [{"id": 1, "name": "v"}],
+        "images": entries,
+        "annotations": list(boxes),
+    }
+    (root / "train.json").write_text(json.dumps(document))
+
+
+def as_inference_reads(folder) -> np.ndarray:
+    return np.stack([frame.image for frame in open_source(folder)])
+
+
+def as_training_reads(root) -> np.ndarray:
+    (video,) = load_index(root, "train").videos
+    reader = FrameReader(0)
+    return np.stack([reader.read(frame) for frame in video.frames])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mark_stays_on_its_pixel_whatever_the_orientation(tmp_path, orientation):
+    """Boxes are drawn on the upright frame, whichever way it is stored; check finds nothing to correct."""
+    upright = np.full((40, 60), 20, dtype=np.uint8)
+    upright[5:15, 30:50] = 240
+    stored = ImageOps.exif_transpose(exif_image(upright, INVERSE[orientation]))
+
+    def save(path):
+        exif_image(np.asarray(stored), orientation).save(path, exif=exif(orientation))
+
+    boxes = [{"image_id": i, "category_id": 1, "bbox": [30, 5, 20, 10]} for i in range(3)]
+    make_set(tmp_path, {f"v/{i}.png": (save, 40, 60) for i in range(3)}, boxes)
+    np.testing.assert_array_equal(as_training_reads(tmp_path)[0, ..., 0], upright)
+    np.testing.assert_array_equal(as_training_reads(tmp_path), as_inference_reads(tmp_path / "rawframes" / "v"))
+    (video,) = load_index(tmp_path, "train").videos
+    x0, y0, x1, y1 = video.frames[0].boxes[0].astype(int)
+    assert (FrameReader(0).read(video.frames[0])[y0:y1, x0:x1] == 240).all()
+    assert not [repair for split in check_dataset(tmp_path).splits for repair in split.repairs]
+
+
+# What undoes each orientation.
+INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def exif_image(pixels, orientation) -> Image.Image:
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+DEEP = {
+    "12 bits in 16": (np.uint16, 4095, "png"),
+    "16 bits": (np.uint16, 65535, "png"),
+    "32 bits": (np.int32, 4095, "tif"),
+    "floats to 1": (np.float32, 1, "tif"),
+    "floats to 255": (np.float32, 255, "tif"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.filterwarnings("ignore:.*is taken for white")
+def test_deep_pixels_are_read_as_by_inference_alike_in_all_frames(tmp_path, name):
+    """A dark frame stays dark among bright ones, in training and in the check, and repairing leaves it."""
+    dtype, top, ending = DEEP[name]
+    ramp = np.linspace(0, 1, 40 * 60).reshape(40, 60)
+
+    def saved(part):
+        return lambda path: Image.fromarray((ramp * part * top).astype(dtype)).save(path)
+
+    make_set(tmp_path, {f"v/{i}.{ending}": (saved(part), 40, 60) for i, part in enumerate((1, 0.1, 0.5))})
+    pixels = as_training_reads(tmp_path)
+    np.testing.assert_array_equal(pixels, as_inference_reads(tmp_path / "rawframes" / "v"))
+    assert abs(int(pixels[0].max()) - 255) <= 1 and abs(int(pixels[1].max()) - 25) <= 1
+    before = (tmp_path / "train.json").read_text()
+    main([str(tmp_path), "--repair"])
+    assert (tmp_path / "train.json").read_text() == before
+
+
+def test_frames_that_are_no_brightness_are_found_and_left_out(tmp_path):
+    def saved(least):
+        return lambda path: Image.fromarray(np.full((40, 60), least, dtype=np.int32)).save(path)
+
+    make_set(tmp_path, {f"v/{i}.tif": (saved(-3 if i == 4 else i * 300), 40, 60) for i in range(12)})
+    with pytest.raises(DataError, match="its pixels go from -3"):
+        load_index(tmp_path, "train")
+    report = check_dataset(tmp_path)
+    (repair,) = report.splits[0].repairs
+    assert repair.kind == "unreadable frame" and "images[4]" in repair.entry
+    repair_dataset(report)
+    with pytest.warns(UserWarning, match="4095 is taken for white"):
+        assert len(load_index(tmp_path, "train").videos[0].frames) == 11
+
+
+def test_orientation_that_follows_the_pixels_of_a_png_file(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("L", (60, 40)).save(path, exif=exif(6))
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    path.write_bytes(content.replace(chunk, b"").replace(content[-12:], chunk + content[-12:]))
+    assert path.read_bytes().index(b"eXIf") > path.read_bytes().index(b"IDAT")
+    assert image_size(path) == (60, 40) and decode_image(path, 60, 40).shape == (60, 40, 1)
+
+
+def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
+    Image.new("L", (60, 40)).save(tmp_path / "x.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert image_size(tmp_path / "x.png") == (40, 60)

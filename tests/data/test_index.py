@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stnet.data.annotations.plan import repair_box
 from stnet.data.index import load_index
-from stnet.data.repairs import repair_box, summarize_repairs
 from stnet.errors import DataError
 
 SMALL = {
@@ -78,7 +78,7 @@ def test_schema_example_of_buv(tmp_path, shared):
     assert first.frames[1].boxes.tolist() == [[0, 71, 189, 233], [300, 200, 360, 240]]
     assert second.frames[0].boxes.tolist() == [[1, 92, 142, 206]] and second.frames[0].labels.tolist() == [1]
     assert [repair.kind for repair in index.repairs] == ["clipped box", "reversed box"]
-    assert "annotations[1] (id 2)" in summarize_repairs(index.repairs)[0]
+    assert "annotations[1] (id 2)" in str(index.repairs[0])
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,8 @@ REFUSED = {
     "unc": (changed(images__0__file_name="\\\\host\\share.png"), "Windows path"),
     "drive": (changed(images__0__file_name="C:/x.png"), "Windows path"),
     "long name": (changed(images__0__file_name="x" * 5000), "5000 characters"),
+    "half a character": (changed(images__0__file_name="left/\ud800.png"), "half a character"),
+    "name no disk holds": (changed(images__0__file_name="x" * 300), "File name too long"),
     "empty name": (changed(images__0__file_name=""), "0 characters"),
     "name type": (changed(images__0__file_name=["x"]), "write a string"),
     "video name": (changed(videos__0__name="../left"), r"videos\[0\] \(id 1\).*leaves the folder"),
@@ -246,7 +248,7 @@ def test_invalid_encoding(tmp_path):
 
 def test_file_beyond_the_size_limit(tmp_path, monkeypatch):
     write(tmp_path, SMALL)
-    monkeypatch.setattr("stnet.data.annotations.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("stnet.data.annotations.entries.MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="only 100 are read"):
         load_index(tmp_path, "train")
 

@@ -9,8 +9,8 @@ import pytest
 
 from stnet.data.index import load_index
 from stnet.data.phantom import PhantomVideo, main, render_phantom, write_phantoms
-from stnet.data.phantom_anatomy import MIN_SECTION_MM, Breast, draw_lesion
-from stnet.data.phantom_render import Pose, Renderer, draw_scanner
+from stnet.data.synthetic.phantom_anatomy import MIN_SECTION_MM, Breast, draw_lesion
+from stnet.data.synthetic.phantom_render import Pose, Renderer, draw_scanner
 from stnet.errors import ConfigError
 
 

@@ -2,13 +2,17 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stnet.data.index import load_index
-from stnet.data.stills import load_stills, main, render_still, write_stills
+from stnet.data.still_sets.repeats import leave_out_repeats
+from stnet.data.still_sets.stills import read_coco_stills
+from stnet.data.stills import Held, Moving, main, write_stills
+from stnet.data.synthetic.pseudo_video import render_still
 from stnet.errors import ConfigError, DataError
 
 SIZE = {"height": 48, "width": 60}
@@ -19,6 +23,14 @@ def ellipse(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarr
     y, x = np.mgrid[:height, :width] + 0.5
     inside = ((x - (x0 + x1) / 2) / (x1 - x0)) ** 2 + ((y - (y0 + y1) / 2) / (y1 - y0)) ** 2 <= 0.25
     return np.where(inside, 230, 40).astype(np.uint8)
+
+
+def brighter(annotation_file, folder):
+    """A copy of a set with other pixels."""
+    shutil.copytree(annotation_file.parent, folder)
+    for path in folder.rglob("*.png"):
+        Image.fromarray(np.array(Image.open(path)) + np.uint8(9)).save(path)
+    return folder / annotation_file.name
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,7 @@ def coco(tmp_path_factory):
 
 
 def videos(coco, seeds):
-    index = load_stills(coco)
+    index = read_coco_stills(coco).index
     for seed in seeds:
         for video in index.videos[:6]:
             (still,) = video.frames
@@ -86,7 +98,7 @@ def test_views_move_slowly_and_lesion_free_stretches_exist(coco):
 
 
 def test_gain_and_grain_change_from_frame_to_frame(coco):
-    still = load_stills(coco).videos[6].frames[0]
+    still = read_coco_stills(coco).index.videos[6].frames[0]
     pixels = np.full((120, 160), 100, dtype=np.uint8)
     frames = render_still(pixels, still, np.random.default_rng(0), frames=6, **SIZE).frames.astype(float)
     assert all((a != b).mean() > 0.3 for a, b in itertools.pairwise(frames))
@@ -98,9 +110,10 @@ def test_gain_and_grain_change_from_frame_to_frame(coco):
 
 
 def test_written_data_set_is_reproducible_and_loads(coco, tmp_path):
-    splits = {"train": load_stills(coco), "val": load_stills(coco)}
+    other = brighter(coco, tmp_path / "brighter")
+    splits = {"train": [read_coco_stills(coco)], "val": [read_coco_stills(other)]}
     for name in "ab":
-        write_stills(tmp_path / name, splits, 3, frames=4, **SIZE)
+        write_stills(tmp_path / name, splits, 3, Moving(frames=4, **SIZE))
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert len(files) == 2 * 7 * 4 + 3
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
@@ -118,7 +131,7 @@ def test_stills_whose_box_is_empty_are_not_annotated(coco, tmp_path):
     document["annotations"][0]["bbox"] = [10, 10, 0, 5]
     bad = coco.with_name("bad.json")
     bad.write_text(json.dumps(document))
-    write_stills(tmp_path / "o", {"train": load_stills(bad)}, 0, frames=2, **SIZE)
+    write_stills(tmp_path / "o", {"train": [read_coco_stills(bad)]}, 0, Moving(frames=2, **SIZE))
     first = load_index(tmp_path / "o", "train").videos[0]
     assert not any(frame.annotated for frame in first.frames)
 
@@ -138,24 +151,60 @@ def test_bad_annotations_are_named(coco, change, message):
     bad = coco.with_name("bad.json")
     bad.write_text(json.dumps(document))
     with pytest.raises(DataError, match=message):
-        load_stills(bad)
+        read_coco_stills(bad)
 
 
 def test_options_that_cannot_be_used(coco, tmp_path):
-    index = load_stills(coco)
-    for options, message in (
-        ({"frames": 0}, "frames 0"),
-        ({"height": 8}, "height 8"),
-        ({"width": 9999}, "width 9999"),
+    stills = read_coco_stills(coco)
+    for shape, message in (
+        (Moving(frames=0), "frames 0"),
+        (Moving(height=8), "height 8"),
+        (Moving(width=9999), "width 9999"),
+        (Held(longest=5), "longest 5"),
     ):
         with pytest.raises(ConfigError, match=message):
-            write_stills(tmp_path / "o", {"train": index}, 0, **options)
+            write_stills(tmp_path / "o", {"train": [stills]}, 0, shape)
     with pytest.raises(ConfigError, match="train, val or both"):
-        write_stills(tmp_path / "o", {}, 0)
-    other = load_stills(coco, class_names=("malignant", "benign"))
+        write_stills(tmp_path / "o", {}, 0, Held())
+    other = read_coco_stills(coco, class_names=("malignant", "benign"))
     with pytest.raises(DataError, match="different classes"):
-        write_stills(tmp_path / "o", {"train": index, "val": other}, 0)
+        write_stills(tmp_path / "o", {"train": [stills], "val": [other]}, 0, Held())
     assert not (tmp_path / "o").exists()
+
+
+def test_held_stills_are_videos_of_one_frame(coco, tmp_path):
+    write_stills(tmp_path / "o", {"train": [read_coco_stills(coco)] * 2}, 0, Held(longest=80))
+    index = load_index(tmp_path / "o", "train")
+    assert len(index.videos) == 14 and {len(video.frames) for video in index.videos} == {1}
+    frame = index.videos[8].frames[0]
+    assert (frame.height, frame.width) == (60, 80)
+    np.testing.assert_allclose(frame.boxes, [[15, 15, 30, 25]], atol=0.01)
+    rows, columns = np.nonzero(np.array(Image.open(frame.path)) > 130)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == pytest.approx((15, 15, 30, 25), abs=1)
+    assert len(index.videos[6].frames[0].boxes) == 0 and index.videos[6].frames[0].annotated
+
+
+def test_a_patient_in_two_splits_is_refused(coco, tmp_path):
+    files = {}
+    for split, path in (("train", coco), ("val", brighter(coco, tmp_path / "v"))):
+        document = json.loads(path.read_text())
+        for number, image in enumerate(document["images"]):
+            image["patient"] = f"{split}_{number}" if number != 3 else "same"
+        files[split] = path.with_name("patients.json")
+        files[split].write_text(json.dumps(document))
+    splits = {split: [read_coco_stills(path)] for split, path in files.items()}
+    with pytest.raises(DataError, match=r"s3.png: patient 'same' is in val and in train"):
+        write_stills(tmp_path / "o", splits, 0, Held())
+    with pytest.raises(DataError, match="the same image is in val and in train"):
+        write_stills(tmp_path / "o", {"train": [read_coco_stills(coco)], "val": [read_coco_stills(coco)]}, 0, Held())
+    assert not (tmp_path / "o").exists()
+    write_stills(tmp_path / "o", {"train": [splits["train"][0]]}, 0, Held(longest=32))
+    stated = json.loads((tmp_path / "o" / "train.json").read_text())["images"][3]
+    assert stated["patient"] == "same" and stated["set"] == coco.parent.name
+    document["images"][0]["patient"] = 7
+    files["val"].write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"images\[0\]: patient is 7"):
+        read_coco_stills(files["val"])
 
 
 def test_command_line(coco, tmp_path, capsys):
@@ -175,9 +224,11 @@ def test_real_stills(shared, tmp_path):
     file = shared / "data" / "busi" / "val.json"
     if not file.is_file():
         pytest.skip("no stills")
-    index = load_stills(file)
-    assert index.class_names == ("benign", "malignant") and len(index.videos) == 124
-    still = index.videos[3].frames[0]
+    stills = read_coco_stills(file)
+    assert stills.index.class_names == ("benign", "malignant") and len(stills) == 124 and stills.patients == {}
+    still = stills.index.videos[3].frames[0]
     pixels = np.array(Image.open(still.path).convert("L"))
     video = render_still(pixels, still, np.random.default_rng(0), frames=3, **SIZE)
     assert video.frames.shape == (3, 48, 60) and video.frames.std() > 10
+    kept, lines = leave_out_repeats(stills)
+    assert len(kept) == 122 and lines[0] == "busi: benign_061 left out: it is the scan of benign_094"

@@ -16,8 +16,8 @@ from stnet.data.augment import (
     improved_training_transform,
     tilt,
 )
-from stnet.data.clips import sample_clip
-from stnet.data.transforms import (
+from stnet.data.clips.planning import sample_clip
+from stnet.data.clips.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FrameStack,

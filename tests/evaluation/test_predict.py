@@ -91,8 +91,8 @@ def test_batches_and_shares_change_nothing(model, tmp_path):
 
 
 def test_cached_features_give_what_whole_clips_give(model, tmp_path):
+    from stnet.data.clips.transforms import prepare_frames
     from stnet.data.frames import FrameReader
-    from stnet.data.transforms import prepare_frames
     from stnet.model.postprocess import select_detections
 
     index = index_of(tmp_path, [9])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stnet.video import open_source
+from stnet.video import find_inputs, open_source
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import examples  # noqa: E402
@@ -58,17 +58,21 @@ def test_no_canary_in_any_output(checkpoint, tmp_path):
     (folder / f"{CANARY}index").write_bytes(Path(examples.get_path("dicomdir")).read_bytes())
     (folder / f"{CANARY}header").write_bytes(data[:700])
     command = [sys.executable, "-X", "dev", str(ROOT / "infer.py"), str(folder), "--checkpoint", str(checkpoint)]
-    command += ["--output", str(tmp_path / "out"), "--report", "--device", "cpu", "--fps", "20"]
+    command += ["--output", str(tmp_path / "out"), "--report", "--device", "cpu", "--fps", "20", "--full-frame"]
+    command += ["--dicom-key", str(tmp_path / "key.csv")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "dicom-1: ok, 30 frames" in done.stdout and done.stdout.count("unreadable") == 3
+    name = find_inputs([whole])[0].name
+    assert f"{name}: ok, 30 frames" in done.stdout and done.stdout.count("unreadable") == 3
     assert done.stdout.count("truncated") == 1 and "is a DICOMDIR" in done.stderr
+    key = tmp_path / "key.csv"
+    assert f"{name},{whole}\n" in key.read_text() and key.stat().st_mode & 0o077 == 0
     written = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     texts = [done.stdout.encode(), done.stderr.encode(), *written.values()]
     texts += [str(path.relative_to(tmp_path)).encode() for path in (tmp_path / "out").rglob("*")]
     for secret in (CANARY, UID_CANARY, "CANARYDO", "MZ" + CANARY):
         assert [text[:80] for text in texts if secret.lower().encode() in text.lower()] == []
-    assert len(list(open_source(tmp_path / "out/dicom-1/annotated.mp4"))) == 30
-    assert json.loads((tmp_path / "out/dicom-1/detections.json").read_text())["video"]["source"] == "dicom-1"
+    assert len(list(open_source(tmp_path / "out" / name / "annotated.mp4"))) == 30
+    assert json.loads((tmp_path / "out" / name / "detections.json").read_text())["video"]["source"] == name
     assert (tmp_path / "out/report.html") in written

@@ -183,7 +183,7 @@ def test_targets_out_of_range(small_model):
 
 
 def test_images_are_those_of_evaluation(small_model, make_frames):
-    from stnet.data.transforms import prepare_frames
+    from stnet.data.clips.transforms import prepare_frames
 
     engine = Engine(small_model, PLAIN)
     frames = make_frames(3, 50, 90)

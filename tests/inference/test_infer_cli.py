@@ -248,8 +248,11 @@ def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
     options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
     assert options == [
-        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dtype", "--duplicate-iou", "--fps"),
+        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dicom-key"),
         *(
+            "--dtype",
+            "--duplicate-iou",
+            "--fps",
             "--full-frame",
             "--help",
             "--live",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.data.transforms import prepare_frames
+from stnet.data.clips.transforms import prepare_frames
 from stnet.errors import ConfigError, VideoError
 from stnet.inference import VideoDetector
 from stnet.inference.engine import Engine

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.data.transforms import prepare_frames, resized_size
-from stnet.data.transforms import resize as resize_with_pillow
+from stnet.data.clips.transforms import prepare_frames, resized_size
+from stnet.data.clips.transforms import resize as resize_with_pillow
 from stnet.inference.preprocess import Preprocessor, resize
 
 SIZES = [

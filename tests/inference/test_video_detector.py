@@ -8,8 +8,8 @@ import torch
 from torchvision.ops import box_iou
 
 import stnet
-from stnet.data.clips import plan_clips
-from stnet.data.transforms import prepare_frames
+from stnet.data.clips.planning import plan_clips
+from stnet.data.clips.transforms import prepare_frames
 from stnet.errors import ConfigError, StnetError, VideoError
 from stnet.inference import VideoDetector
 from stnet.inference.engine import Engine, EngineOptions

@@ -26,7 +26,7 @@ def installed():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_operator_equals_the_function_in_pytorch(dtype):
-    """mmcv's own test (test_forward_equal_with_pytorch_*), with bounds that are not loose."""
+    """Repeat mmcv's own test (test_forward_equal_with_pytorch_*), with bounds that are not loose."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 
     own = multi_scale_deformable_attn_pytorch.__wrapped__
@@ -43,7 +43,7 @@ def test_operator_equals_the_function_in_pytorch(dtype):
 
 @pytest.mark.parametrize("channels", [4, 30, 32, 64, 71, 1025])
 def test_gradient_is_the_numerical_one(channels):
-    """mmcv's own test (test_gradient_numerical): nine tensors, of which three are written."""
+    """Repeat mmcv's own test (test_gradient_numerical): nine tensors, of which three are written."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
     shapes = torch.tensor([(3, 2), (2, 1)])

@@ -9,18 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.kernels import ms_deform_attn, registration, spatial_temporal_deform_attn
-
-STDA_TENSORS = (
-    "value",
-    "reference_points",
-    "offsets",
-    "logits",
-    "other_offsets",
-    "other_logits",
-    "other_reference_points",
-)
-MSDA_TENSORS = ("value", "sampling_locations", "attention_weights")
+from stnet.kernels import ms_deform_attn, spatial_temporal_deform_attn
+from stnet.kernels.backends import BACKENDS
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, check_msda, check_stda
 
 
 @dataclass
@@ -42,6 +33,16 @@ class Case:
         if device != "cpu":
             arguments = {n: x.to(device) if isinstance(x, torch.Tensor) else x for n, x in arguments.items()}
         return self.operator(**arguments, backend=backend, **options)
+
+    @property
+    def checked(self) -> tuple[StdaProblem | MsdaProblem, StdaTensors | MsdaTensors]:
+        """The problem and its tensors, as the functions of a backend take them."""
+        if self.operator is spatial_temporal_deform_attn:
+            tensors = StdaTensors(**self.tensors)
+            return check_stda(tensors, **self.others), tensors
+        problem = check_msda(MsdaTensors(**self.tensors), **self.others)
+        levels = {} if problem.spatial_shapes else self.others
+        return problem, MsdaTensors(**self.tensors, **levels)
 
     def gradients(self, backend: str, device: str = "cpu", weight: torch.Tensor | None = None, **options):
         """The output and the gradients by name of (output * weight).sum()."""
@@ -109,23 +110,47 @@ def backend(request, monkeypatch) -> Backend:
         pytest.skip("triton is not installed")
     device = "cuda" if name == "triton" and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
     backend = Backend(name, device)
-    real = registration._implementation
 
-    def counting(chosen: str) -> SimpleNamespace:
-        assert chosen == name
+    def watched(direction: str, function, *arguments):
+        backend.calls[direction] = backend.calls.get(direction, 0) + 1
+        return function(*arguments)
 
-        def count(direction, function):
-            def call(*args):
-                backend.calls[direction] = backend.calls.get(direction, 0) + 1
-                return function(*args)
-
-            return call
-
-        functions = vars(real(chosen))
-        return SimpleNamespace(**{key: count(key.split("_")[1], f) for key, f in functions.items()})
-
-    monkeypatch.setattr(registration, "_implementation", counting)
+    for chosen in BACKENDS:
+        watch_backend(monkeypatch, chosen, watched if chosen == name else _not_expected)
     return backend
+
+
+def _not_expected(direction, function, *arguments):
+    raise AssertionError(f"the kernels of another backend ran: {function}")
+
+
+def watch_backend(monkeypatch, name: str, watched) -> None:
+    """Let `watched(direction, function, *arguments)` run the functions of a backend, which load when they are used."""
+    real = BACKENDS[name]
+
+    def functions(direction: str) -> SimpleNamespace:
+        def of(operator: str):
+            function = f"{operator}_{direction}"
+            return lambda *arguments: watched(direction, getattr(getattr(real, direction), function), *arguments)
+
+        return SimpleNamespace(**{f"{operator}_{direction}": of(operator) for operator in ("stda", "msda")})
+
+    watching = {"forward": functions("forward"), "backward": functions("backward")}
+    fake = SimpleNamespace(name=name, devices=real.devices, refusal=real.refusal, **watching)
+    monkeypatch.setitem(BACKENDS, name, fake)
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[str]:
+    """Names of the backends whose functions run, in order."""
+    asked = []
+
+    def watching(name: str):
+        return lambda direction, function, *arguments: asked.append(name) or function(*arguments)
+
+    for name in BACKENDS:
+        watch_backend(monkeypatch, name, watching(name))
+    return asked
 
 
 def make_stda(
@@ -143,8 +168,10 @@ def make_stda(
     frame_table=None,
     seed=0,
 ) -> Case:
-    """Random arguments in float64. Samples lie up to two cells outside and at least 0.05 pixels from integer positions,
-    where the gradient of a position jumps."""
+    """Random arguments in float64.
+
+    Samples lie up to two cells outside and at least 0.05 pixels from integer positions, where the gradient jumps.
+    """
     generator = torch.Generator().manual_seed(seed)
     cells, levels = sum(h * w for h, w in shapes), len(shapes)
     others = frames - 1 if other_frames is None else other_frames
@@ -215,6 +242,11 @@ def relative_error(computed: torch.Tensor, expected: torch.Tensor) -> float:
     expected = expected.detach().double().cpu()
     scale = expected.norm() if expected.norm() > 0 else 1.0
     return float((computed.detach().double().cpu() - expected).norm() / scale)
+
+
+@pytest.fixture(name="watch_backend")
+def watch_backend_fixture():
+    return watch_backend
 
 
 @pytest.fixture

@@ -323,8 +323,11 @@ class Program:
             self.write(d[i], _bits(D[group + 8 * (i // 2), 2 * member + i % 2], "f32"), mask)
 
     def matrix_access(self, op, operands):
-        """8 x 8 matrices of 16 bits: lane 8 j + i has the address of row i of matrix j; lane l holds columns
-        2 (l % 4) and 2 (l % 4) + 1 of row l / 4."""
+        """8 x 8 matrices of 16 bits.
+
+        Lane 8 j + i has the address of row i of matrix j; lane l holds columns 2 (l % 4) and 2 (l % 4) + 1 of row
+        l / 4.
+        """
         assert "trans" not in op, op
         store = op[0] == "stmatrix"
         pointer, names = operands if store else operands[::-1]

@@ -11,15 +11,17 @@ import sys
 import numpy as np
 import torch
 import triton
-from conftest import STDA_TENSORS, make_stda, relative_error
+from conftest import make_stda, relative_error
 from ptx_simulator import Memory, Program
 from triton.backends.compiler import GPUTarget
 
-from stnet.kernels import triton_backward, triton_forward
-from stnet.kernels.fixed_point import FixedPoint
-from stnet.kernels.launch import Candidate, KernelCall
-from stnet.kernels.problem import check_stda
+from stnet.kernels.problem import StdaTensors
 from stnet.kernels.reference import stda_reference
+from stnet.kernels.triton import backward as triton_backward
+from stnet.kernels.triton import forward as triton_forward
+from stnet.kernels.triton.fixed_point import FixedPoint
+from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch_table import Candidate
 
 SMALL = {"shapes": ((4, 6), (2, 3)), "clips": 1, "heads": 2, "targets": 1, "dim": 32}
 
@@ -44,52 +46,49 @@ def _place(tensor: torch.Tensor, memory: Memory) -> int:
 
 
 def inputs_of(dtype: torch.dtype, sizes: dict):
-    """Arguments by name, their problem, and the reference's float64 output with leaves to differentiate it by."""
+    """The problem, its tensors, and the reference's float64 output with leaves to differentiate it by."""
     case = make_stda(**{**SMALL, **sizes})
     tensors = {name: x.to(torch.float32 if "reference" in name else dtype) for name, x in case.tensors.items()}
-    problem = check_stda(**tensors, **case.others)
-    leaves = {name: tensors[name].double().requires_grad_() for name in STDA_TENSORS}
-    return tensors, problem, leaves, stda_reference(problem, *leaves.values())
+    problem, tensors = case.replaced(**tensors).checked
+    leaves = StdaTensors(*(x.double().requires_grad_() for x in tensors))
+    return problem, tensors, leaves, stda_reference(problem, leaves)
+
+
+def log_sum_exp(tensors: StdaTensors) -> torch.Tensor:
+    return torch.cat([tensors.logits.flatten(4), tensors.other_logits.flatten(4)], -1).double().logsumexp(-1)
 
 
 def forward(arch: str, dtype: torch.dtype, arithmetic: str, sizes: dict) -> tuple[dict[str, float], Program]:
-    tensors, problem, _, expected = inputs_of(dtype, sizes)
-    logits = torch.cat([tensors["logits"].flatten(4), tensors["other_logits"].flatten(4)], -1).double()
+    problem, tensors, _, expected = inputs_of(dtype, sizes)
     output = torch.full(expected.shape, torch.nan, dtype=dtype)
-    lse = torch.full(logits.shape[:4], torch.nan)
-    value, *rest, other_reference = (tensors[name] for name in STDA_TENSORS)
-    call = triton_forward.stda_forward_call(
-        value, problem.spatial_shapes, *rest, problem.frame_table, other_reference,
-        output, lse, Candidate(arithmetic=arithmetic), arch,
-    )  # fmt: skip
-    assert call.constants["ARITHMETIC"] == arithmetic
+    lse = torch.full(tensors.logits.shape[:4], torch.nan)
+    call = triton_forward.stda_forward_call(problem, tensors, output, lse, Candidate(arithmetic=arithmetic), arch)
+    assert arithmetic == call.constants["config"].ARITHMETIC
     program = simulate(call, arch)
-    errors = {"output": relative_error(output, expected), "lse": relative_error(lse, logits.logsumexp(-1))}
+    errors = {"output": relative_error(output, expected), "lse": relative_error(lse, log_sum_exp(tensors))}
     return errors, program
 
 
 def backward(arch: str, dtype: torch.dtype, deterministic: bool, sizes: dict) -> tuple[dict[str, float], Program]:
-    tensors, problem, leaves, output = inputs_of(dtype, sizes)
+    problem, tensors, leaves, output = inputs_of(dtype, sizes)
     weight = torch.linspace(-1, 2, output.numel()).view(output.shape).to(dtype)
-    expected = torch.autograd.grad(output, list(leaves.values()), weight.double())
-    logits = torch.cat([tensors["logits"].flatten(4), tensors["other_logits"].flatten(4)], -1).double()
-    inputs = tuple(tensors[name] for name in STDA_TENSORS)
-    gradients = [torch.full(x.shape, torch.nan, dtype=x.dtype) for x in inputs]
+    expected = torch.autograd.grad(output, leaves, weight.double())
     fixed = None
     if deterministic:
         fixed = FixedPoint.for_bound(weight.abs().amax(), problem.targets * problem.queries)
-    gradients[0] = torch.zeros(inputs[0].shape, dtype=torch.int64 if deterministic else torch.float32)
-    gradients[1], gradients[6] = (torch.zeros(inputs[i].shape) for i in (1, 6))
-    call = triton_backward.stda_backward_call(
-        weight, problem.spatial_shapes, inputs, problem.frame_table, output.detach().to(dtype),
-        logits.logsumexp(-1).float().contiguous(), gradients, fixed, False, range(problem.heads),
-        Candidate(block_queries=16), arch,
-    )  # fmt: skip
+    gradients = StdaTensors(*(torch.full(x.shape, torch.nan, dtype=x.dtype) for x in tensors))._replace(
+        value=torch.zeros(tensors.value.shape, dtype=torch.int64 if deterministic else torch.float32),
+        reference_points=torch.zeros(tensors.reference_points.shape),
+        other_reference_points=torch.zeros(tensors.reference_points.shape),
+    )
+    saved = (weight, output.detach().to(dtype), log_sum_exp(tensors).float())
+    part, candidate = range(problem.heads), Candidate(block_queries=16)
+    call = triton_backward.stda_backward_call(problem, tensors, *saved, gradients, fixed, False, part, candidate, arch)
     program = simulate(call, arch)
     if deterministic:
-        sums, gradients[0] = gradients[0], torch.empty(inputs[0].shape)
-        fixed.write(sums, gradients[0])
-    pairs = zip(STDA_TENSORS, gradients, expected, strict=True)
+        sums, gradients = gradients.value, gradients._replace(value=torch.empty(tensors.value.shape))
+        fixed.write(sums, gradients.value)
+    pairs = zip(StdaTensors._fields, gradients, expected, strict=True)
     return {name: relative_error(computed, exact) for name, computed, exact in pairs}, program
 
 

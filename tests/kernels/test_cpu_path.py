@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numba.core import caching
 
-from stnet.kernels import cpu_jobs, cpu_simd
+from stnet.kernels.cpu import jobs, simd
 
 ENCODER_LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5))
 
@@ -52,7 +52,7 @@ def test_accuracy_at_realistic_sizes(stda_case, error, width):
 def test_exponential_is_accurate_and_handles_special_numbers():
     @njit
     def evaluate(numbers):
-        return np.array([cpu_simd.exp(x) for x in numbers], np.float32)
+        return np.array([simd.exp(x) for x in numbers], np.float32)
 
     numbers = np.concatenate([np.linspace(-86.9, 0, 10001), [-0.0, -1e-20]]).astype(np.float32)
     expected = np.exp(numbers.astype(np.float64))
@@ -112,11 +112,11 @@ def test_works_in_forked_workers(stda_case, threads):
 def test_jobs_run_once_each_and_failures_are_raised(threads):
     threads(3)
     done = []
-    cpu_jobs.run_jobs(done.append, 100)
+    jobs.run_jobs(done.append, 100)
     assert sorted(done) == list(range(100))
     with pytest.raises(ZeroDivisionError):
-        cpu_jobs.run_jobs(lambda number: 1 // (number - 50), 100)
-    cpu_jobs.run_jobs(done.append, 0)
+        jobs.run_jobs(lambda number: 1 // (number - 50), 100)
+    jobs.run_jobs(done.append, 0)
     assert len(done) == 100
 
 
@@ -125,7 +125,7 @@ def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
         return 2 * x
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert cpu_simd.kernel(double)(21) == 42
+    assert simd.kernel(double)(21) == 42
 
 
 def published_formulation(case):

@@ -12,24 +12,22 @@ import torch
 
 from bench.compile_report.cases import DTYPES, LAYERS, layers_of
 from stnet.errors import ConfigError
-from stnet.kernels import launch
-from stnet.kernels.launch import (
+from stnet.kernels.triton import launch_table
+from stnet.kernels.triton.ahead_of_time import calls
+from stnet.kernels.triton.launch_table import (
     ARCHITECTURES,
     DEFAULT_TABLE,
-    KERNEL_MODULES,
+    KERNELS,
     TABLE_VARIABLE,
     Candidate,
     Row,
-    alignment,
-    calls,
     candidates,
     choose,
-    forced,
-    packed,
     padded_head_dim,
     read_table,
     write_table,
 )
+from stnet.kernels.triton.layout import alignment, packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +46,7 @@ def table(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "sm_103", "cpu"])
-@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_shipped_table_has_several_candidates_for_everything(kernel, arch):
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         for head_dim in (1, 8, 16, 24, 32, 64, 128, 256):
@@ -60,7 +58,7 @@ def test_shipped_table_has_several_candidates_for_everything(kernel, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_shipped_candidates_of_a_key_are_different_kernels(kernel, arch):
     """On the published layers: a tile may be raised, a block cut to a head, an arithmetic replaced."""
     pytest.importorskip("triton")
@@ -105,18 +103,8 @@ def test_rows_may_be_for_versions_of_triton(table, monkeypatch):
         {"kernel": "stda_forward", "candidates": [{"num_warps": 4}]},
     )
     for version, warps in (("3.6", 2), ("3.7", 2), ("3.60", 4), ("", 4)):
-        monkeypatch.setattr(launch, "triton_version", lambda version=version: version)
+        monkeypatch.setattr(launch_table, "triton_version", lambda version=version: version)
         assert choose("stda_forward", "sm_90", torch.float16, 32, 300).num_warps == warps
-
-
-def test_forced_candidate_holds_inside_only():
-    special = Candidate(block_queries=64, num_warps=8)
-    before = choose("stda_forward", "sm_90", torch.float16, 32, 300)
-    with pytest.raises(RuntimeError), forced("stda_forward", special):
-        assert choose("stda_forward", "sm_90", torch.float16, 32, 300) == special
-        assert choose("msda_forward", "sm_90", torch.float16, 32, 300) != special
-        raise RuntimeError
-    assert choose("stda_forward", "sm_90", torch.float16, 32, 300) == before
 
 
 def test_table_survives_writing_and_reading(tmp_path):
@@ -200,7 +188,8 @@ import sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from bench.compile_report.cases import LAYERS
 from bench.sass import analyse_kernel
-from stnet.kernels.launch import ast_sources, calls, choose
+from stnet.kernels.triton.ahead_of_time import ast_sources, calls
+from stnet.kernels.triton.launch_table import choose
 
 kernel, arch, name = sys.argv[1:]
 dtype, layer = getattr(torch, name), LAYERS["encoder" if kernel.startswith("stda") else "classic"]
@@ -244,7 +233,8 @@ from types import SimpleNamespace
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from bench.compile_report.cases import LAYERS
-from stnet.kernels.launch import calls, choose
+from stnet.kernels.triton.ahead_of_time import calls
+from stnet.kernels.triton.launch_table import choose
 
 kernel = sys.argv[1]
 target, layer = GPUTarget("cuda", 90, 32), LAYERS["encoder" if kernel.startswith("stda") else "classic"]
@@ -265,7 +255,7 @@ assert warm() is first, "compiled anew for another number of queries"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_launches_run_what_is_compiled_ahead_of_time(kernel, tmp_path):
     """Triton's launcher, with a driver that knows no device: as far as a machine without a GPU goes."""
     pytest.importorskip("triton")
@@ -282,7 +272,8 @@ from dataclasses import replace
 from triton.backends.compiler import GPUTarget
 from bench.compile_report.cases import LAYERS
 from bench.sass import read_cubin
-from stnet.kernels.launch import ast_sources, choose
+from stnet.kernels.triton.ahead_of_time import ast_sources
+from stnet.kernels.triton.launch_table import choose
 
 kernel, arch = sys.argv[1:]
 target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
@@ -308,7 +299,7 @@ for name, layer in layers.items():
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("kernel", KERNEL_MODULES)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_no_default_spills(kernel, arch):
     """Every default: dtypes, head widths, few and many queries, with and without gradients of reference points."""
     triton = pytest.importorskip("triton")

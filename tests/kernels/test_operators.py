@@ -2,10 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from stnet.kernels import operators, registration
+import stnet.integrations.msda
+from stnet.kernels import backends
+from stnet.kernels.operators import ms_deform_attn, ms_deform_attn_backward
 
 
 def refuses(kind, message, case, **options):
@@ -16,15 +19,6 @@ def refuses(kind, message, case, **options):
 @pytest.fixture
 def case(stda_case):
     return stda_case().to(dtype=torch.float32)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """Names of the backends asked for their kernels."""
-    asked = []
-    real = registration._implementation
-    monkeypatch.setattr(registration, "_implementation", lambda name: asked.append(name) or real(name))
-    return asked
 
 
 @pytest.mark.parametrize(
@@ -128,7 +122,7 @@ def test_auto_takes_the_cpu_path_on_the_cpu(case, launches):
 
 
 def test_auto_takes_the_reference_without_numba(case, launches, monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_NUMBA", False)
+    monkeypatch.setattr(backends, "_HAS_NUMBA", False)
     torch.testing.assert_close(case.run("auto"), case.run("reference"), rtol=0, atol=0)
     assert launches == []
     refuses(ValueError, "backend 'cpu' needs the numba package: pip install 'stnet[cpu]'", case, backend="cpu")
@@ -160,23 +154,25 @@ def test_triton_needs_a_gpu_or_its_interpreter(case, launches, monkeypatch):
 
 
 def test_triton_that_is_not_installed_is_refused(case, monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_TRITON", False)
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
     refuses(ValueError, "backend 'triton' needs the triton package", case, backend="triton")
 
 
 def test_gpu_without_triton_warns_and_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(operators, "_HAS_TRITON", False)
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
     with pytest.warns(UserWarning, match="triton is not installed"):
-        assert operators._fastest_backend("cuda") == "reference"
+        assert backends._fastest(torch.device("cuda")) == "reference"
 
 
-def test_deterministic_follows_pytorch(case, monkeypatch):
+def test_deterministic_follows_pytorch(case, monkeypatch, watch_backend):
     pytest.importorskip("numba")
     seen = []
-    functions = registration._implementation("cpu")
-    real = functions.stda_backward
-    functions.stda_backward = lambda *args: seen.append(args[-1]) or real(*args)
-    monkeypatch.setattr(registration, "_implementation", lambda name: functions)
+
+    def watched(direction, function, *arguments):
+        seen.extend([arguments[-1]] if direction == "backward" else [])
+        return function(*arguments)
+
+    watch_backend(monkeypatch, "cpu", watched)
     case.gradients("cpu")
     case.gradients("cpu", deterministic=True)
     torch.use_deterministic_algorithms(True)
@@ -209,3 +205,90 @@ def test_autocast_casts_the_value_only(case, backend):
 def test_meta_tensors_have_shapes(case, msda_case):
     assert case.to(device="meta").run("auto", "meta").shape == (2, 2, 5, 16)
     assert msda_case(ints=True).to(device="meta", dtype=torch.float32).run("auto", "meta").shape == (2, 5, 16)
+
+
+def one_wrong_argument(case):
+    """(name, changed case) for every tensor of a case: of another rank, size, dtype, device, layout, and no tensor."""
+    for name, x in {**case.tensors, **{n: x for n, x in case.others.items() if isinstance(x, torch.Tensor)}}.items():
+        other = torch.complex64 if x.is_floating_point() else torch.float32
+        changes = [x[None], x[0], x.to(other), x.to("meta"), x.to_sparse(), None, x.tolist(), x.numpy()]
+        # A wider head is no mistake, nor is a cell more where levels are tensors.
+        dims = [dim for dim in range(x.dim()) if name != "value" or dim not in (x.dim() - 3, x.dim() - 1)]
+        changes += [x.narrow(dim, 0, x.shape[dim] - 1) for dim in dims]
+        changes += [torch.cat([x, x.narrow(dim, 0, 1)], dim) for dim in dims]
+        for change in changes:
+            yield name, case.replaced(**{name: change}) if name in case.tensors else with_other(case, name, change)
+
+
+def with_other(case, name, change):
+    copy = case.replaced()
+    copy.others = {**case.others, name: change}
+    return copy
+
+
+@pytest.mark.parametrize("operator", ["stda", "msda", "gradients"])
+def test_no_wrong_argument_is_computed_with(operator, stda_case, msda_case, launches):
+    case = (stda_case() if operator == "stda" else msda_case()).to(dtype=torch.float32)
+    if operator == "gradients":
+        case.operator = ms_deform_attn_backward
+        case.tensors["grad_output"] = torch.ones(2, 5, 16)
+    tried = 0
+    for name, wrong in one_wrong_argument(case):
+        if operator == "stda" and name == "other_reference_points" and wrong.tensors[name] is None:
+            continue
+        if operator == "msda" and name == "level_start_index" and wrong.others[name] is None:
+            continue
+        with pytest.raises((TypeError, ValueError)) as caught:
+            wrong.run("auto")
+        # Of two sizes that do not fit either may be the wrong one.
+        assert any(part in str(caught.value) for part in (*case.tensors, *case.others, "points per level")), name
+        tried += 1
+    assert tried > 60
+    assert launches == []
+
+
+def test_too_small_gradients_are_not_read(msda_case):
+    case = msda_case(batch=2, queries=400).to(dtype=torch.float32)
+    for grad_output in (torch.ones(1, 1, 16), torch.ones(2, 399, 16), torch.ones(2, 400, 8), torch.ones(2, 400)):
+        with pytest.raises(ValueError, match="grad_output has"):
+            stnet.integrations.msda.ms_deform_attn_backward(
+                case.tensors["value"], *case.others.values(), *list(case.tensors.values())[1:], grad_output, 64
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("spatial_shapes", ((4.5, 6), (2, 3))),
+        ("spatial_shapes", (("4", 6), (2, 3))),
+        ("spatial_shapes", 24),
+        ("frame_table", [[0, 1.5, 2], [1, 0, 2]]),
+        ("frame_table", [0, 1]),
+        ("frame_table", 1),
+    ],
+)
+def test_numbers_that_are_no_integers_are_named(case, launches, name, rows):
+    case.others[name] = rows
+    refuses(TypeError, name, case)
+    assert launches == []
+
+
+def test_integers_of_numpy_and_tensors_will_do(case):
+    expected = case.run("auto")
+    case.others["spatial_shapes"] = torch.tensor(case.others["spatial_shapes"])
+    case.others["frame_table"] = np.array([[0, 1, 2], [1, 0, 2]])
+    torch.testing.assert_close(case.run("auto"), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_levels_that_follow_one_another_need_no_starts(backend):
+    value, weights = torch.randn(2, 30, 2, 4), torch.rand(2, 5, 2, 2, 3)
+    locations = torch.rand(2, 5, 2, 2, 3, 2)
+    shapes = [(4, 6), (2, 3)]
+    expected = ms_deform_attn(value, shapes, [0, 24], locations, weights, backend=backend)
+    for given in (shapes, torch.tensor(shapes), torch.tensor(shapes, dtype=torch.int32)):
+        assert torch.equal(ms_deform_attn(value, given, None, locations, weights, backend=backend), expected)
+    with pytest.raises(ValueError, match="30 positions"):
+        ms_deform_attn(value, [(4, 6), (2, 2)], None, locations, weights, backend=backend)
+    with pytest.raises(TypeError, match="spatial_shapes has dtype"):
+        ms_deform_attn(value, torch.tensor(shapes).float(), None, locations, weights, backend=backend)

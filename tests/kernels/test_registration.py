@@ -5,8 +5,6 @@ import shutil
 import pytest
 import torch
 
-from stnet.kernels import registration
-
 
 def _flat(rows):
     return [number for row in rows for number in row]
@@ -15,14 +13,14 @@ def _flat(rows):
 def stda_arguments(case, backend):
     tensors = list(case.tensors.values())
     table = [0, 1, 2, 1, 0, 2]
-    return (tensors[0], _flat(case.others["spatial_shapes"]), *tensors[1:6], table, tensors[6], backend, False)
+    return (*tensors, _flat(case.others["spatial_shapes"]), table, backend, False)
 
 
 def msda_arguments(case, backend, ints):
     value, *rest = case.tensors.values()
     shapes, starts = case.others.values()
     levels = (None, None, _flat(shapes)) if ints else (shapes, starts, [])
-    return (value, *levels, *rest, backend, False)
+    return (value, *rest, *levels, backend, False)
 
 
 def leaves(case):
@@ -51,7 +49,7 @@ def test_opcheck_of_the_backward_operator(stda_case, needs):
     case = stda_case().to(dtype=torch.float32)
     *inputs, backend, deterministic = stda_arguments(case, "cpu")
     output, lse = torch.ops.stnet.stda_forward(*inputs, backend, deterministic)
-    arguments = (torch.ones_like(output), *inputs, output, lse, list(needs), backend, deterministic)
+    arguments = (torch.ones_like(output), output, lse, *inputs, list(needs), backend, deterministic)
     torch.library.opcheck(torch.ops.stnet.stda_backward.default, arguments)
 
 
@@ -59,7 +57,7 @@ def test_opcheck_of_the_msda_backward_operator(msda_case):
     pytest.importorskip("numba")
     *inputs, backend, deterministic = msda_arguments(msda_case().to(dtype=torch.float32), "cpu", ints=False)
     output = torch.ops.stnet.msda_forward(*inputs, backend, deterministic)
-    arguments = (torch.ones_like(output), *inputs, [True, False, True], backend, deterministic)
+    arguments = (torch.ones_like(output), *inputs, [True, False, True, False, False], backend, deterministic)
     torch.library.opcheck(torch.ops.stnet.msda_backward.default, arguments)
 
 
@@ -170,12 +168,15 @@ def test_log_sum_exp_is_the_natural_logarithm(stda_case):
     torch.testing.assert_close(lse, logits.logsumexp(-1))
 
 
-def test_gradients_nobody_asked_for_are_not_computed(stda_case, monkeypatch):
+def test_gradients_nobody_asked_for_are_not_computed(stda_case, monkeypatch, watch_backend):
     pytest.importorskip("numba")
-    functions, asked = registration._implementation("cpu"), []
-    real = functions.stda_backward
-    functions.stda_backward = lambda *args: asked.append(args[-2]) or real(*args)
-    monkeypatch.setattr(registration, "_implementation", lambda name: functions)
+    asked = []
+
+    def watched(direction, function, *arguments):
+        asked.extend([tuple(arguments[-2])] if direction == "backward" else [])
+        return function(*arguments)
+
+    watch_backend(monkeypatch, "cpu", watched)
     case = stda_case().to(dtype=torch.float32)
     case.tensors["offsets"].requires_grad_()
     case.run("cpu").sum().backward()

@@ -10,19 +10,15 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
-from stnet.kernels import triton_backward
-from stnet.kernels.fixed_point import FixedPoint, head_passes
-from stnet.kernels.launch import Candidate, KernelCall, forced
+from stnet.kernels.problem import MsdaTensors, StdaTensors
+from stnet.kernels.triton import backward as triton_backward
+from stnet.kernels.triton import forward as triton_forward
+from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
+from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch_table import Candidate
 
-NAMES = (
-    "value",
-    "reference_points",
-    "offsets",
-    "logits",
-    "other_offsets",
-    "other_logits",
-    "other_reference_points",
-)
+NAMES = StdaTensors._fields
+ALL = StdaTensors(*[True] * len(NAMES))
 
 
 @pytest.fixture
@@ -66,17 +62,16 @@ WIDE = [{"block_channels": 16}, {"block_channels": 16, "hold_gradient": False}, 
 
 
 @pytest.mark.parametrize("tile", WIDE, ids=str)
-def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, launches, tile):
+def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, launches, monkeypatch, tile):
     candidate = Candidate(block_queries=16, **tile)
     case = small(stda_case, dim=40, heads=1)
     _, expected = case.to(dtype=torch.float64).gradients("reference")
-    with forced("stda_backward", candidate):
-        _, grads = case.gradients("triton")
+    monkeypatch.setattr(triton_backward, "choose", lambda *key: candidate)
+    _, grads = case.gradients("triton")
     assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
     case = msda_case(shapes=((3, 4), (2, 2)), batch=1, heads=1, dim=40, queries=3, points=2).to(dtype=torch.float32)
     _, expected = case.to(dtype=torch.float64).gradients("reference")
-    with forced("msda_backward", candidate):
-        _, grads = case.gradients("triton")
+    _, grads = case.gradients("triton")
     assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
     assert len(launches) == 4
 
@@ -117,64 +112,34 @@ def test_msda_deterministic_gradients_do_not_depend_on_the_order_of_queries(msda
 
 
 def arguments(case):
-    """What `stda_backward` takes besides `needs` and `deterministic`, for a case with frames 0 and 1."""
-    tensors = case.tensors
-    output, lse = stda_forward(case)
-    rest = [tensors[name] for name in NAMES[1:6]]
-    grad_output = torch.linspace(-1, 1, output.numel()).view(output.shape)
-    return [
-        grad_output,
-        tensors["value"],
-        case.others["spatial_shapes"],
-        *rest,
-        ((0, 1),),
-        tensors["other_reference_points"],
-        output,
-        lse,
-    ]
+    """What `stda_backward` takes besides `needs` and `deterministic`."""
+    problem, tensors = case.checked
+    output, lse = triton_forward.stda_forward(problem, tensors)
+    return [problem, tensors, torch.linspace(-1, 1, output.numel()).view(output.shape), output, lse]
 
 
-def stda_forward(case):
-    from stnet.kernels.triton_forward import stda_forward as forward
-
-    tensors = case.tensors
-    rest = [tensors[name] for name in NAMES[1:6]]
-    return forward(tensors["value"], case.others["spatial_shapes"], *rest, ((0, 1),), tensors["other_reference_points"])
-
-
-@pytest.mark.parametrize("wanted", range(7), ids=NAMES)
+@pytest.mark.parametrize("wanted", NAMES)
 def test_gradients_nobody_asked_for_cost_nothing(stda_case, launches, wanted):
     given = arguments(small(stda_case))
-    whole = triton_backward.stda_backward(*given, (True,) * 7, False)
-    needs = tuple(i == wanted for i in range(7))
+    whole = triton_backward.stda_backward(*given, ALL, False)
+    needs = StdaTensors(*(name == wanted for name in NAMES))
     alone = triton_backward.stda_backward(*given, needs, False)
-    assert [gradient is not None for gradient in alone] == list(needs)
-    assert torch.allclose(alone[wanted], whole[wanted], rtol=1e-5, atol=1e-6)
+    assert tuple(gradient is not None for gradient in alone) == needs
+    assert torch.allclose(getattr(alone, wanted), getattr(whole, wanted), rtol=1e-5, atol=1e-6)
     constants = launches[-1].constants
-    switches = [constants["config"].NEED_VALUE, *(v for k, v in constants.items() if k.startswith("NEED_"))]
-    assert sum(switches) == 1
-
-
-def test_no_other_reference_points_adds_both_shares(stda_case, launches):
-    case = small(stda_case)
-    case = case.replaced(other_reference_points=case.tensors["reference_points"])
-    given = arguments(case)
-    apart = triton_backward.stda_backward(*given, (True,) * 7, False)
-    given[9] = None
-    together = triton_backward.stda_backward(*given, (True,) * 6 + (False,), False)
-    assert together[6] is None
-    assert torch.allclose(together[1], apart[1] + apart[6])
+    assert constants["NEEDS"] == needs and needs.value == constants["config"].NEED_VALUE
 
 
 def test_expanded_inputs_get_dense_gradients(stda_case, launches):
     case = small(stda_case)
     expanded = case.tensors["reference_points"][:, :, :1].expand_as(case.tensors["reference_points"])
-    given = arguments(case.replaced(reference_points=expanded))
-    given[0] = torch.ones(()).expand_as(given[0])
-    gradient = triton_backward.stda_backward(*given, (True,) * 7, False)[1]
-    given[3], given[0] = expanded.contiguous(), given[0].contiguous()
+    problem, tensors, grad_output, *saved = arguments(case.replaced(reference_points=expanded))
+    ones = torch.ones(()).expand_as(grad_output)
+    gradient = triton_backward.stda_backward(problem, tensors, ones, *saved, ALL, False).reference_points
     assert gradient.is_contiguous()
-    assert torch.equal(gradient, triton_backward.stda_backward(*given, (True,) * 7, False)[1])
+    tensors = tensors._replace(reference_points=expanded.contiguous())
+    dense = triton_backward.stda_backward(problem, tensors, ones.contiguous(), *saved, ALL, False)
+    assert torch.equal(gradient, dense.reference_points)
 
 
 @pytest.mark.parametrize("size", [1e-20, 1.0, 1e30])
@@ -231,8 +196,8 @@ def tensors_of(tree) -> list[torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_memory_of_gradients_and_one_float32_value_buffer(stda_case, launches, dtype, deterministic):
     given = arguments(small(stda_case, shapes=((8, 8),)).to(dtype=dtype))
-    value = given[1]
-    needs = (True, False, True, True, True, True, False)
+    value = given[1].value
+    needs = ALL._replace(reference_points=False, other_reference_points=False)
     with LiveBytes() as memory:
         gradients = triton_backward.stda_backward(*given, needs, deterministic)
     allowed = sum(x.nbytes for x in gradients if x is not None) + 4 * value.numel()
@@ -242,13 +207,12 @@ def test_memory_of_gradients_and_one_float32_value_buffer(stda_case, launches, d
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_msda_memory_of_gradients_and_one_float32_value_buffer(msda_case, launches, deterministic):
-    tensors = msda_case(shapes=((8, 8),), batch=1, heads=2, dim=8, queries=3, points=1).to(dtype=torch.float32).tensors
-    value, locations, weights = tensors.values()
-    levels = (torch.tensor([[8, 8]]), torch.tensor([0]))
+    case = msda_case(shapes=((8, 8),), batch=1, heads=2, dim=8, queries=3, points=1).to(dtype=torch.float32)
+    problem, tensors = case.checked
+    value, needs = tensors.value, MsdaTensors(True, True, True, False, False)
     with LiveBytes() as memory:
-        gradients = triton_backward.msda_backward(
-            torch.ones(1, 3, 16), value, *levels, locations, weights, (True,) * 3, deterministic
-        )
+        found = triton_backward.msda_backward(problem, tensors, torch.ones(1, 3, 16), needs, deterministic)
+    gradients = [x for x in found if x is not None]
     allowed = sum(x.nbytes for x in gradients) + 4 * value.numel()
     tables = 512
     assert gradients[0].nbytes < memory.peak <= allowed + tables < allowed + value.numel()

@@ -8,10 +8,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from stnet.kernels import triton_forward
-from stnet.kernels.launch import Candidate, KernelCall, architecture, candidates, forced, query_order
-from stnet.kernels.problem import check_stda
+from stnet.kernels.problem import StdaProblem, StdaTensors
 from stnet.kernels.reference import stda_reference
+from stnet.kernels.triton import forward as triton_forward
+from stnet.kernels.triton.architecture import architecture
+from stnet.kernels.triton.device_tables import query_order
+from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch_table import Candidate, candidates
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -39,48 +42,35 @@ def launches(monkeypatch) -> list[KernelCall]:
     return done
 
 
-def on_device(case, dtype=torch.float32) -> dict:
-    """Arguments of a case, reference points float32 and the rest `dtype`."""
+def on_device(case, dtype=torch.float32):
+    """The case with reference points in float32 and the rest in `dtype`."""
     tensors = {name: x.to(DEVICE, torch.float32 if "reference" in name else dtype) for name, x in case.tensors.items()}
-    return {**tensors, **case.others}
+    return case.replaced(**tensors)
 
 
-def run(arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    problem = check_stda(**arguments)
-    keys = ("reference_points", "offsets", "logits", "other_offsets", "other_logits")
-    return triton_forward.stda_forward(
-        arguments["value"],
-        problem.spatial_shapes,
-        *(arguments[key] for key in keys),
-        problem.frame_table,
-        arguments.get("other_reference_points"),
-    )
+def run(case, candidate: Candidate | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    return triton_forward.stda_forward(*case.checked, candidate=candidate)
 
 
-def truth(arguments: dict) -> torch.Tensor:
-    exact = {k: x.double() if isinstance(x, torch.Tensor) else x for k, x in arguments.items()}
-    problem = check_stda(**exact)
-    exact.setdefault("other_reference_points", exact["reference_points"])
-    for key in ("spatial_shapes", "frame_table"):
-        exact.pop(key, None)
-    return stda_reference(problem, **exact)
+def truth(case) -> torch.Tensor:
+    return stda_reference(*case.to(dtype=torch.float64).checked)
 
 
 def test_every_output_is_written_by_one_launch(stda_case, launches, error):
-    arguments = on_device(stda_case(dim=12, clips=2, queries=7))
-    output, lse = run(arguments)
+    case = on_device(stda_case(dim=12, clips=2, queries=7))
+    output, lse = run(case)
     assert len(launches) == 1
-    assert error(output, truth(arguments)) <= 5e-6
-    logits = torch.cat([arguments["logits"].flatten(4), arguments["other_logits"].flatten(4)], dim=-1)
+    assert error(output, truth(case)) <= 5e-6
+    logits = torch.cat([case.tensors["logits"].flatten(4), case.tensors["other_logits"].flatten(4)], dim=-1)
     assert lse.dtype == torch.float32
     torch.testing.assert_close(lse, logits.logsumexp(dim=-1))
 
 
 def test_lse_of_a_row_of_minus_infinity(stda_case):
-    arguments = on_device(stda_case(clips=1))
-    arguments["logits"][0, 1, 2, 1] = -torch.inf
-    arguments["other_logits"][0, 1, 2, 1] = -torch.inf
-    output, lse = run(arguments)
+    case = on_device(stda_case(clips=1))
+    case.tensors["logits"][0, 1, 2, 1] = -torch.inf
+    case.tensors["other_logits"][0, 1, 2, 1] = -torch.inf
+    output, lse = run(case)
     assert lse[0, 1, 2, 1] == -torch.inf
     assert (output[0, 1, 2].view(2, -1)[1] == 0).all()
     assert lse.isinf().sum() == 1
@@ -88,19 +78,19 @@ def test_lse_of_a_row_of_minus_infinity(stda_case):
 
 @pytest.mark.parametrize("dim", [8, 24, 40, 64])
 def test_heads_wider_than_a_program_are_shared(stda_case, launches, error, dim):
-    arguments = on_device(stda_case(dim=dim, clips=1, targets=1, heads=1, queries=3))
-    output, lse = run(arguments)
+    case = on_device(stda_case(dim=dim, clips=1, targets=1, heads=1, queries=3))
+    output, lse = run(case)
     assert launches[0].grid[1] == -(-dim // 32)
     assert lse.isfinite().all()
-    assert error(output, truth(arguments)) <= 5e-6
+    assert error(output, truth(case)) <= 5e-6
 
 
 def test_encoder_queries_are_taken_in_tiles(stda_case, launches, error):
     shapes = ((6, 7), (3, 4))
-    arguments = on_device(stda_case(shapes=shapes, queries=54, clips=1, targets=1, heads=1))
-    output, _ = run(arguments)
+    case = on_device(stda_case(shapes=shapes, queries=54, clips=1, targets=1, heads=1))
+    output, _ = run(case)
     assert launches[0].constants["ORDERED"]
-    assert error(output, truth(arguments)) <= 5e-6
+    assert error(output, truth(case)) <= 5e-6
 
 
 @pytest.mark.parametrize("shapes", [((8, 16), (4, 8)), ((5, 7), (3, 3), (1, 1)), ((1, 9), (9, 1))], ids=str)
@@ -120,56 +110,65 @@ def test_query_order(shapes, block):
 
 
 def test_values_that_are_not_aligned(stda_case, launches, error):
-    arguments = on_device(stda_case(dim=8, clips=1, targets=1))
-    value = arguments["value"]
+    case = on_device(stda_case(dim=8, clips=1, targets=1))
+    value = case.tensors["value"]
     shifted = torch.zeros(value.numel() + 1, device=DEVICE)[1:].view(value.shape).copy_(value)
-    output, _ = run({**arguments, "value": shifted})
-    assert launches[0].constants["VECTOR"] == 1
-    assert error(output, truth(arguments)) <= 5e-6
+    output, _ = run(case.replaced(value=shifted))
+    assert launches[0].constants["config"].VECTOR == 1
+    assert error(output, truth(case)) <= 5e-6
 
 
 def test_frames_of_more_than_32_bit_offsets(stda_case, launches, error):
-    arguments = on_device(stda_case(clips=1, targets=1))
-    run(arguments)
+    case = on_device(stda_case(clips=1, targets=1))
+    run(case)
     call = launches[0]
     call.arguments["output"].fill_(torch.nan)
-    assert not call.constants["WIDE"]
-    replace(call, constants={**call.constants, "WIDE": True}).launch()
-    assert error(call.arguments["output"], truth(arguments)) <= 5e-6
+    config = call.constants["config"]
+    assert not config.WIDE
+    replace(call, constants={**call.constants, "config": config._replace(WIDE=True)}).launch()
+    assert error(call.arguments["output"], truth(case)) <= 5e-6
 
 
 def test_strides_beyond_two_to_the_31():
-    value = torch.empty_strided((2, 3, 8, 2, 8), (2**40, 2**36, 2**33, 2**32, 1), device="meta")
-    numbers = torch.empty(2, 1, 1, 2, 1, 1, device="meta")
-    offsets = torch.empty(2, 1, 1, 2, 1, 1, 2, device="meta")
-    others, other_offsets = (
-        torch.empty(2, 1, 1, 2, 2, 1, 1, device="meta"),
-        torch.empty(2, 1, 1, 2, 2, 1, 1, 2, device="meta"),
+    problem = StdaProblem(
+        clips=2,
+        source_frames=3,
+        positions=8,
+        heads=2,
+        head_dim=8,
+        targets=1,
+        queries=1,
+        points=1,
+        other_frames=2,
+        other_points=1,
+        components=2,
+        spatial_shapes=((2, 4),),
+        frame_table=((0, 1, 2),),
     )
-    reference = torch.empty(2, 1, 1, 1, 2, device="meta")
-    call = triton_forward.stda_forward_call(
-        value, ((2, 4),), reference, offsets, numbers, other_offsets, others, ((0, 1, 2),), reference,
-        numbers, numbers, Candidate(), "sm_90",
-    )  # fmt: skip
-    assert call.constants["WIDE"]
+    tensors = StdaTensors(*(torch.empty(shape, device="meta") for shape in problem.tensor_shapes))._replace(
+        value=torch.empty_strided((2, 3, 8, 2, 8), (2**40, 2**36, 2**33, 2**32, 1), device="meta")
+    )
+    numbers = tensors.logits
+    call = triton_forward.stda_forward_call(problem, tensors, numbers, numbers, Candidate(), "sm_90")
+    assert call.constants["config"].WIDE
     assert call.arguments["value_b"] == 2**40
     assert call.arguments["frames"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("sizes", [{"points": 16, "other_points": 7}, {"frames": 17, "targets": 1}], ids=str)
 def test_many_samples(stda_case, error, sizes):
-    arguments = on_device(stda_case(**{"clips": 1, "targets": 1, "heads": 1, "queries": 3, **sizes}))
-    output, _ = run(arguments)
-    assert error(output, truth(arguments)) <= 5e-6
+    case = on_device(stda_case(**{"clips": 1, "targets": 1, "heads": 1, "queries": 3, **sizes}))
+    output, _ = run(case)
+    assert error(output, truth(case)) <= 5e-6
 
 
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
 def test_bad_values_in_half_precision_stay_with_the_samples_that_touch_them(stda_case, error, bad):
-    arguments = on_device(stda_case(clips=1, targets=1, heads=1, dim=8, queries=8), torch.float16)
-    clean = truth(arguments)
-    arguments["value"][0, :, 5, :, 3] = bad
-    expected = truth(arguments)
-    output, _ = run(arguments)
+    case = on_device(stda_case(clips=1, targets=1, heads=1, dim=8, queries=8), torch.float16)
+    clean = truth(case)
+    case.tensors["value"][0, :, 5, :, 3] = bad
+    expected = truth(case)
+    output, _ = run(case)
     touched = ~expected.isfinite()
     assert touched[..., 3].any() and not touched[..., :3].any()
     assert torch.equal(touched, ~output.isfinite())
@@ -181,12 +180,11 @@ def test_bad_values_in_half_precision_stay_with_the_samples_that_touch_them(stda
 @pytest.mark.parametrize("dim", [8, 16, 32, 64, 128, 256])
 def test_every_candidate_on_the_device(stda_case, error, dtype, dim):
     arch = architecture(torch.device("cuda", torch.cuda.current_device()))
-    arguments = on_device(stda_case(shapes=((12, 20), (6, 10)), dim=dim, queries=300, points=4, other_points=2), dtype)
-    expected = truth(arguments)
+    case = on_device(stda_case(shapes=((12, 20), (6, 10)), dim=dim, queries=300, points=4, other_points=2), dtype)
+    expected = truth(case)
     for many in (300, 10_000):
         for candidate in candidates("stda_forward", arch, dtype, dim, many):
-            with forced("stda_forward", candidate):
-                output, _ = run(arguments)
+            output, _ = run(case, candidate)
             width = max(1, 20 / 64)
             assert error(output, expected) <= LIMITS[dtype] * width, candidate
 
@@ -194,27 +192,27 @@ def test_every_candidate_on_the_device(stda_case, error, dtype, dim):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_repeated_runs_are_bit_equal(stda_case, dtype):
-    arguments = on_device(stda_case(shapes=((32, 40), (16, 20)), dim=32, queries=1600, points=4), dtype)
-    first = run(arguments)
+    case = on_device(stda_case(shapes=((32, 40), (16, 20)), dim=32, queries=1600, points=4), dtype)
+    first = run(case)
     for _ in range(50):
-        assert all(torch.equal(a, b) for a, b in zip(run(arguments), first, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(run(case), first, strict=True))
 
 
 @pytest.mark.gpu
 def test_runs_at_large_batch_agree(stda_case):
-    arguments = on_device(stda_case(shapes=((16, 16), (8, 8)), clips=60, dim=32, queries=320, points=4), torch.float16)
-    first = run(arguments)
+    case = on_device(stda_case(shapes=((16, 16), (8, 8)), clips=60, dim=32, queries=320, points=4), torch.float16)
+    first = run(case)
     for _ in range(250):
-        assert all(torch.equal(a, b) for a, b in zip(run(arguments), first, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(run(case), first, strict=True))
 
 
 @pytest.mark.gpu
 def test_replayed_graph_equals_eager(stda_case):
-    arguments = on_device(stda_case(dim=32, queries=64), torch.float16)
-    expected = run(arguments)
+    case = on_device(stda_case(dim=32, queries=64), torch.float16)
+    expected = run(case)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = run(arguments)
+        captured = run(case)
     for x in captured:
         x.zero_()
     graph.replay()

@@ -1,7 +1,6 @@
 """The tuner, with the interpreter in place of a GPU and a clock of our own."""
 
 import os
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +8,8 @@ import torch
 pytest.importorskip("triton")
 
 from stnet.errors import ConfigError
-from stnet.kernels import tune
-from stnet.kernels.launch import Candidate, Row, candidates
+from stnet.kernels import published_layers, tune
+from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda:0")
@@ -21,22 +20,13 @@ NAMED = [Candidate(), Candidate(block_queries=16), Candidate(block_queries=64)]
 def tiny(monkeypatch):
     """Only small problems, and three candidates."""
     layer = tune.layer
+    sizes = {"heads": 1, "points": 2}
 
-    def small(*, queries, head_dim, small):
-        full = layer(queries=queries and 3, head_dim=8, small=True)
-        shapes = full.spatial_shapes[1:3]
-        positions = sum(height * width for height, width in shapes)
-        return replace(
-            full,
-            heads=1,
-            targets=1,
-            points=2,
-            other_points=1,
-            frame_table=full.frame_table[:1],
-            spatial_shapes=shapes,
-            positions=positions,
-            queries=min(full.queries, positions),
-        )
+    def small(kernel, many, head_dim, *, small):
+        make = published_layers.classic if kernel.startswith("msda") else published_layers.decoder
+        others = {} if kernel.startswith("msda") else {"source_frames": 3, "targets": 1, "other_points": 1}
+        queries = layer(kernel, True, 8, small=True).queries if many else 3
+        return make(((4, 5), (2, 3)), **sizes, **others, head_dim=8, queries=min(queries, 26))
 
     monkeypatch.setattr(tune, "layer", small)
     monkeypatch.setattr(tune, "candidates", lambda *key: tuple(NAMED))
@@ -61,12 +51,12 @@ def test_candidates_are_checked_timed_and_sorted(tiny, kernel):
 
 def test_wrong_candidates_are_left_out_and_never_timed(tiny, monkeypatch):
     shares = iter([0.5, 1.5, float("inf")])
-    monkeypatch.setattr(tune, "largest_error", lambda kernel, inputs: next(shares))
+    monkeypatch.setattr(tune, "largest_error", lambda call, candidate: next(shares))
     lines = []
     row = tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda calls, seconds: 1.0, lines.append)
     assert [candidate.block_queries for candidate in row.candidates] == [32]
     assert sum("WRONG" in line for line in lines) == 2
-    monkeypatch.setattr(tune, "largest_error", lambda kernel, inputs: 2.0)
+    monkeypatch.setattr(tune, "largest_error", lambda call, candidate: 2.0)
     with pytest.raises(ConfigError, match="no candidate of stda_forward"):
         tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda *_: 1.0, lines.append)
 
@@ -74,7 +64,7 @@ def test_wrong_candidates_are_left_out_and_never_timed(tiny, monkeypatch):
 def test_a_candidate_that_does_not_compile_costs_only_itself(tiny, monkeypatch):
     outcomes, lines = iter([RuntimeError("ptxas failed"), 0.5, MemoryError()]), []
 
-    def largest_error(kernel, inputs):
+    def largest_error(call, candidate):
         outcome = next(outcomes)
         if isinstance(outcome, Exception):
             raise outcome
@@ -87,13 +77,43 @@ def test_a_candidate_that_does_not_compile_costs_only_itself(tiny, monkeypatch):
 
 
 def test_errors_are_seen(tiny, monkeypatch):
-    inputs = tune.make_inputs(tune.layer(queries=3, head_dim=8, small=True), torch.float32, DEVICE, 0)
-    assert tune.largest_error("stda_forward", inputs) <= 1
-    right = tune.operation
-    monkeypatch.setattr(tune, "operation", lambda *a: lambda: tuple(x * 1.001 for x in right(*a)()))
-    assert tune.largest_error("stda_forward", inputs) > 100
-    monkeypatch.setattr(tune, "operation", lambda *a: lambda: tuple(x * torch.nan for x in right(*a)()))
-    assert tune.largest_error("stda_forward", inputs) == float("inf")
+    kernel = "stda_forward"
+    call = tune.Call.of(kernel, tune.layer(kernel, False, 8, small=True), torch.float32, DEVICE, 0)
+    assert tune.largest_error(call) <= 1
+    right = tune.run
+    monkeypatch.setattr(tune, "run", lambda *a: tuple(x * 1.001 for x in right(*a)))
+    assert tune.largest_error(call) > 100
+    monkeypatch.setattr(tune, "run", lambda *a: tuple(x * torch.nan for x in right(*a)))
+    assert tune.largest_error(call) == float("inf")
+
+
+@pytest.mark.parametrize("kernel", ["stda_backward", "msda_backward"])
+def test_gradients_are_compared_too(tiny, kernel):
+    call = tune.Call.of(kernel, tune.layer(kernel, False, 8, small=True), torch.float32, DEVICE, 0)
+    assert tune.largest_error(call, Candidate(block_queries=16)) <= 1
+
+
+def test_the_most_used_keys_come_first_and_all_come():
+    found = tune.keys(["msda_forward", "stda_forward", "stda_backward"], ["float32", "float16"], [32, 64])
+    assert len(set(found)) == len(found) == 24
+    assert found[:2] == [("stda_forward", "float16", 32, True), ("stda_forward", "float16", 64, True)]
+
+
+def test_keys_are_measured_while_there_is_time_and_written_after_each(tmp_path, monkeypatch):
+    now, lines, path = [0.0], [], tmp_path / "table.json"
+    monkeypatch.setattr(tune.time, "monotonic", lambda: now[0])
+
+    def tune_key(kernel, dtype, head_dim, many, device, seconds, report):
+        now[0] += 50
+        if many:
+            raise RuntimeError("a compiler failed")
+        return Row(kernel=kernel, architectures=("sm_90",), many_queries=many, candidates=(Candidate(milliseconds=1),))
+
+    monkeypatch.setattr(tune, "tune_key", tune_key)
+    options = ["--output", str(path), "--minutes", "2", "--kernels", "stda_forward", "--dtypes", "float16", "float32"]
+    assert tune.tune(tune._parser().parse_args(options), torch.device("cpu"), lines.append) == 2
+    assert lines[0].startswith("error: stda_forward float16") and lines[-1].startswith("measured 1 of 4 keys")
+    assert read_table(path)[0].candidates[0].milliseconds == 1
 
 
 def test_measured_rows_stand_first_and_replace_older_ones():
@@ -107,7 +127,7 @@ def test_measured_rows_stand_first_and_replace_older_ones():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
-    assert tune.main(["--out", str(tmp_path / "table.json")]) == 2
+    assert tune.main(["--output", str(tmp_path / "table.json")]) == 2
     assert "error: the tuner measures on a GPU" in capsys.readouterr().err
     assert not (tmp_path / "table.json").exists()
 
@@ -116,7 +136,7 @@ def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
 def test_the_command_writes_a_table_that_can_be_used(tmp_path, monkeypatch):
     path = tmp_path / "table.json"
     options = ["--kernels", "stda_forward", "--dtypes", "float16", "--seconds", "0.05"]
-    assert tune.main(["--out", str(path), *options]) == 0
+    assert tune.main(["--output", str(path), *options]) == 0
     monkeypatch.setenv("STNET_LAUNCH_TABLE", str(path))
     arch = tune.architecture(torch.device("cuda", torch.cuda.current_device()))
     found = candidates("stda_forward", arch, torch.float16, 32, 10_000)

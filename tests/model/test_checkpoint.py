@@ -7,14 +7,11 @@ import pickle
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 
 import stnet
 from stnet.errors import CheckpointError
-from stnet.model.backbone import ResNet
-from stnet.model.checkpoint import CONFIG_KEY, load_backbone, main, read_checkpoint
-from stnet.model.detector import Detector
+from stnet.model.checkpoint import CONFIG_KEY, main, read_checkpoint
 
 
 def test_round_trip_keeps_weights_configuration_and_metadata(small_model, tmp_path):
@@ -143,37 +140,3 @@ def test_missing_file_names_the_shipped_checkpoints(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="no model configuration"):
         stnet.load(tmp_path / "foreign.safetensors")
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_torchvision_weights_fit_the_backbone(tmp_path, name, suffix):
-    torch.manual_seed(1)
-    original = getattr(torchvision.models, name)(norm_layer=torchvision.ops.FrozenBatchNorm2d).eval()
-    path = tmp_path / f"weights{suffix}"
-    state = original.state_dict() | {"bn1.num_batches_tracked": torch.tensor(3)}
-    (save_file if suffix == ".safetensors" else torch.save)(state, path)
-    backbone = ResNet(name).eval()
-    load_backbone(backbone, path)
-    images = torch.randn(1, 3, 64, 96)
-    expected = original.layer1(original.maxpool(original.relu(original.bn1(original.conv1(images)))))
-    for level, layer in zip(backbone(images), (original.layer2, original.layer3, original.layer4), strict=True):
-        expected = layer(expected)
-        torch.testing.assert_close(level, expected)
-
-
-def test_torchvision_weights_of_another_network_are_refused(tmp_path):
-    torch.save(
-        torchvision.models.resnet34(norm_layer=torchvision.ops.FrozenBatchNorm2d).state_dict(), tmp_path / "a.pth"
-    )
-    with pytest.raises(CheckpointError, match="does not fit the backbone"):
-        load_backbone(ResNet("resnet18"), tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="neither a torchvision model nor a file"):
-        load_backbone(ResNet("resnet18"), tmp_path / "b.pth")
-
-
-def test_frozen_batch_norm_leaves_stem_and_layer1_untrained(small_config):
-    frozen = ResNet("resnet18", norm="frozen_batch")
-    untrained = {name.split(".")[0] for name, p in frozen.named_parameters() if not p.requires_grad}
-    assert untrained == {"conv1", "layer1"}
-    assert all(p.requires_grad for p in Detector(small_config).parameters())

@@ -55,5 +55,5 @@ def test_own_classes_change_the_number_of_logits():
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match="paper, tiny"):
+    with pytest.raises(ConfigError, match="paper, lite0, tiny"):
         ModelConfig.preset("huge")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchvision.ops import FrozenBatchNorm2d
 
-from stnet.model.backbone import FrozenBatchNorm
 from stnet.model.config import ModelConfig
 from stnet.model.decoder import ExtraQueries, inverse_sigmoid
 from stnet.model.detector import Detector
+from stnet.model.norms import FrozenBatchNorm
 
 
 def _same(first, second, **tolerance):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from stnet.console import Reporter
 from stnet.data.index import load_index
 from stnet.model.config import ModelConfig
 from stnet.training.config import TrainConfig
 from stnet.training.distributed import World
 from stnet.training.loop import RunOptions, Trainer
-from stnet.training.progress import Reporter
 from stnet.training.run_folder import RunFolder
 
 FRAMES = 8
@@ -98,7 +98,7 @@ def small_recipe():
 
 @pytest.fixture
 def make_trainer(small_dataset, tmp_path):
-    """Build a Trainer on the small dataset: make_trainer("name", device="cpu", **recipe changes)."""
+    """A function that builds a Trainer on the small dataset, from a name, a device and changes of the recipe."""
 
     def make(name: str, resume: bool = False, device: str = "cpu", **changes):
         config = small_config(**changes)

@@ -31,6 +31,31 @@ def test_every_split_shares_the_same_steps(accumulate, world):
     assert [set().union(*parts) for parts in zip(*shares, strict=True)] == whole
 
 
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 1), (2, 2), (4, 1)])
+def test_clips_of_like_aspect_share_a_pass(accumulate, world):
+    aspects = [0.7 if item % 3 else 1.4 for item in range(30)]
+    alike = [
+        ClipOrder(
+            30,
+            clips_per_epoch=0,
+            batch_size=8,
+            accumulate=accumulate,
+            seed=3,
+            rank=rank,
+            world=world,
+            aspects=aspects,
+        )
+        for rank in range(world)
+    ]
+    parts = [list(order) for order in alike]
+    shares = [steps(order) for order in alike]
+    assert [set().union(*step) for step in zip(*shares, strict=True)] == steps(order(30, batch_size=8, seed=3))
+    for number in range(alike[0].steps):
+        passes = [part for rank in parts for part in rank[number * accumulate : (number + 1) * accumulate]]
+        mixed = [part for part in passes if len({aspects[item % 30] for item in part}) > 1]
+        assert len(mixed) <= 1, "at most one pass holds the border between the two shapes"
+
+
 def test_an_epoch_shows_every_clip():
     assert set().union(*order(12)) == set(range(12))
     assert {clip % 10 for batch in order(10) for clip in batch} == set(range(10))

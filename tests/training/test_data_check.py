@@ -7,9 +7,9 @@ import shutil
 import pytest
 from rich.console import Console
 
+from stnet.console import Reporter
 from stnet.training.cli import main
 from stnet.training.data_check import report_findings
-from stnet.training.progress import Reporter
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from stnet.data.dataset import ClipBatch
+from stnet.data.clips.dataset import ClipBatch
 from stnet.model.detector import Detector
 from stnet.training.criterion import Criterion
 from stnet.training.denoising import TrainedModel, denoising_matches, noised_lesions, split_queries

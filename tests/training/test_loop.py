@@ -6,11 +6,10 @@ import json
 import pytest
 import torch
 
-from stnet.data.dataset import ClipDataset
-from stnet.errors import ConfigError
+from stnet.data.clips.dataset import ClipDataset
+from stnet.errors import ConfigError, NonFiniteError
 from stnet.model.checkpoint import load
 from stnet.training.interrupt import Interrupted
-from stnet.training.matcher import NonFiniteError
 from stnet.training.state import checkpoints
 
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stnet.training.matcher import CostWeights, NonFiniteError, match, matching_cost
+from stnet.errors import NonFiniteError
+from stnet.training.matcher import CostWeights, match, matching_cost
 from stnet.training.targets import FrameTargets
 
 

@@ -12,13 +12,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = [
     *("--preset", "tiny", "--clips-per-epoch", "40", "--batch-size", "4", "--epochs", "1", "--augmentation", "none"),
-    *("--workers", "0", "--device", "cpu", "--denoising", "2", "--model", "backbone_width=8", "hidden_dim=64"),
+    *(
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--processes",
+        "1",
+        "--denoising",
+        "2",
+        "--model",
+        "backbone_width=8",
+        "hidden_dim=64",
+    ),
     *("heads=2", "feedforward_dim=32", "encoder_layers=1", "decoder_layers=2", "queries=5", "image_size=48"),
 ]
 
 
-def train(launcher: list[str], data: Path, output: Path) -> None:
-    command = [*launcher, str(ROOT / "train.py"), "--data", str(data), "--output", str(output), *RECIPE]
+def train(launcher: list[str], data: Path, output: Path, *options: str) -> None:
+    command = [*launcher, str(ROOT / "train.py"), "--data", str(data), "--output", str(output), *options, *RECIPE]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +49,7 @@ def torchrun() -> list[str]:
 def runs(small_dataset, tmp_path_factory) -> Path:
     """The folders `one` and `two`, trained by as many processes."""
     folder = tmp_path_factory.mktemp("runs")
-    train([sys.executable], small_dataset, folder / "one")
+    train([sys.executable], small_dataset, folder / "one", "--processes", "1")
     train(torchrun(), small_dataset, folder / "two")
     return folder
 

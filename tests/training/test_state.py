@@ -18,7 +18,6 @@ from stnet.training.state import (
     checkpoints,
     load_newest,
     load_state,
-    replace_file,
     save_state,
 )
 
@@ -104,19 +103,6 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(CheckpointError):
         load_state(path)
     assert not (tmp_path / "canary").exists()
-
-
-def test_replace_file_leaves_the_old_content_when_writing_fails(tmp_path):
-    path = tmp_path / "curve.png"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, fail)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 WRITER = """

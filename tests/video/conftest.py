@@ -31,10 +31,11 @@ def write_video(
     options: dict[str, str] | None = None,
     gop: int = 8,
     ticks: list[int] | None = None,
+    codec_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode a video; `ticks` are time stamps in milliseconds for a variable frame rate."""
     with av.open(str(path), mode="w", format=container, options=options or {}) as output:
-        stream = output.add_stream(codec, rate=fps)
+        stream = output.add_stream(codec, rate=fps, options=codec_options or {})
         stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
         stream.codec_context.gop_size = gop
         if ticks is not None:

@@ -3,6 +3,8 @@
 import io
 import itertools
 import logging
+import re
+import struct
 import subprocess
 import sys
 import warnings
@@ -20,66 +22,19 @@ from stnet.video.dicom_header import MAX_FRAMES
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import examples, uid  # noqa: E402
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
-
-def dataset(frames: np.ndarray, photometric: str = "RGB", *, bits: int | None = None, **elements) -> FileDataset:
-    """An ultrasound loop of uncompressed frames `[N, H, W]` or `[N, H, W, 3]`."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.UltrasoundMultiFrameImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    data.Rows, data.Columns = frames.shape[1:3]
-    data.SamplesPerPixel = 3 if frames.ndim == 4 else 1
-    data.PhotometricInterpretation = photometric
-    data.NumberOfFrames = len(frames)
-    data.BitsAllocated = 8 * frames.dtype.itemsize
-    data.BitsStored = bits or data.BitsAllocated
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(frames.dtype.kind == "i")
-    if frames.ndim == 4:
-        data.PlanarConfiguration = 0
-    for keyword, value in elements.items():
-        setattr(data, keyword, value)
-    data.PixelData = frames.tobytes() + b"\0" * (frames.nbytes % 2)
-    data["PixelData"].VR = "OW" if frames.dtype.itemsize == 2 else "OB"
-    return data
-
-
-def save(data: Dataset, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def loop(frames: int = 6, height: int = 20, width: int = 30) -> np.ndarray:
-    """RGB frames that differ from each other."""
-    rng = np.random.default_rng(7)
-    coarse = rng.integers(0, 256, (frames, -(-height // 4), -(-width // 4), 3), dtype=np.uint8)
-    return np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2)[:, :height, :width]
-
-
-def region(x0: int, y0: int, x1: int, y1: int, kind: int = 1, form: int = 1) -> Dataset:
-    item = Dataset()
-    item.RegionSpatialFormat, item.RegionDataType = form, kind
-    item.RegionLocationMinX0, item.RegionLocationMinY0 = x0, y0
-    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = x1, y1
-    return item
-
-
-def read(data: Dataset, path: Path) -> tuple[np.ndarray, DicomFile]:
-    source = open_source(save(data, path))
-    return np.stack([frame.image for frame in source]), source
+from tests.video.dicom_making import dataset, jpeg_dataset, jpegs, loop, read, region, save  # noqa: E402
 
 
 def test_loop_that_comes_with_pydicom(tmp_path):
-    source = open_source(examples.get_path("ybr_color"))
+    with pytest.raises(VideoError, match="does not lie within the frame; ask for whole frames"):
+        open_source(examples.get_path("ybr_color"))  # made smaller, with the header of the larger one
+    source = open_source(examples.get_path("ybr_color"), full_frame=True)
     frames = list(source)
-    assert (len(frames), source.status, source.fps, source.name) == (30, "ok", 30, "dicom-1")
+    assert (len(frames), source.status, source.fps) == (30, "ok", 30)
     assert [frame.index for frame in frames] == list(range(30)) and frames[3].time == pytest.approx(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,7 +46,7 @@ def test_loop_that_comes_with_pydicom(tmp_path):
 
 @pytest.mark.parametrize("name", ["rgb_color", "palette_color", "jpeg2k", "ct", "mr", "overlay"])
 def test_stills_that_come_with_pydicom(name):
-    (frame,) = open_source(examples.get_path(name))
+    (frame,) = open_source(examples.get_path(name), full_frame=True)
     assert frame.image.dtype == np.uint8 and 5 < frame.image.mean() < 200 and frame.image.std() > 10
 
 
@@ -128,10 +83,10 @@ def test_gray_of_eight_bits(tmp_path):
 
 
 def test_gray_of_more_bits_is_stretched_alike_in_all_frames(tmp_path):
-    frames = np.array([[[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
-    images, _ = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")
-    assert images[0, :, :, 0].tolist() == [[0, 64], [128, 255]]
-    assert images[1, :, :, 0].tolist() == [[0, 255], [0, 128]]
+    frames = np.array([[[0, 0], [0, 0]], [[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
+    images, source = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")
+    assert images[..., 0].tolist() == [[[0, 0], [0, 0]], [[17, 51], [85, 153]], [[17, 255], [0, 85]]]
+    assert source.notes[-1] == "gray without a window: 0 is shown black and 1500 white"
 
 
 @pytest.mark.parametrize(
@@ -181,22 +136,6 @@ def test_lossless_syntaxes(tmp_path, syntax):
     assert source.status == "ok"
 
 
-def jpegs(frames: np.ndarray, tmp_path: Path) -> list[bytes]:
-    made = []
-    for image in frames:
-        Image.fromarray(image).save(tmp_path / "one.jpg", quality=95)
-        made.append((tmp_path / "one.jpg").read_bytes())
-    return [data + b"\0" * (len(data) % 2) for data in made]
-
-
-def jpeg_dataset(tmp_path: Path, frames: np.ndarray, **layout) -> FileDataset:
-    data = dataset(frames, "YBR_FULL_422")
-    data.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    data.PixelData = encapsulate(jpegs(frames, tmp_path), **layout)
-    data["PixelData"].is_undefined_length = True
-    return data
-
-
 @pytest.mark.parametrize(("has_bot", "fragments"), [*itertools.product([True, False], [1, 3])])
 def test_fragments_and_offset_tables(tmp_path, has_bot, fragments):
     frames = loop(5, 40, 48)
@@ -205,6 +144,36 @@ def test_fragments_and_offset_tables(tmp_path, has_bot, fragments):
     assert len(images) == 5 and source.status == "ok"
     expected = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in jpegs(frames, tmp_path)]
     assert np.abs(images - np.stack(expected)).max() <= 3
+
+
+@pytest.mark.parametrize("claimed", [5, 1, 4, 900])
+@pytest.mark.parametrize("fragments", [1, 3])
+@pytest.mark.parametrize("table", [[], [0], "shifted", "every fragment", "last missing"])
+def test_offset_tables_that_fit_the_fragments_but_not_the_frames(tmp_path, table, fragments, claimed):
+    frames = loop(5, 40, 48)
+    data = jpeg_dataset(tmp_path, frames, has_bot=False, fragments_per_frame=fragments)
+    begins, position = [], 0
+    for fragment in pydicom.encaps.generate_fragments(data.PixelData[8:]):
+        begins.append(position)
+        position += 8 + len(fragment)
+    offsets = {"shifted": [0, *begins[2::fragments]], "every fragment": begins, "last missing": begins[:-1:fragments]}
+    entries = np.array(offsets[table] if isinstance(table, str) else table, "<u4").tobytes()
+    data.PixelData = struct.pack("<HHL", 0xFFFE, 0xE000, len(entries)) + entries + data.PixelData[8:]
+    data.NumberOfFrames = claimed
+    images, _ = read(data, tmp_path / "a")
+    expected = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in jpegs(frames, tmp_path)]
+    assert len(images) == 5 and np.abs(images - np.stack(expected)).max() <= 3
+
+
+@pytest.mark.parametrize("table", [[0], [0, 70_000], [8]])
+def test_run_lengths_with_wrong_offset_tables(tmp_path, table):
+    data = dataset(loop())
+    data.compress(uid.RLELossless, generate_instance_uid=False)
+    fragments = list(generate_frames(data.PixelData, number_of_frames=6))
+    entries = np.array(table, "<u4").tobytes()
+    body = encapsulate(fragments, has_bot=False)[8:]
+    data.PixelData = struct.pack("<HHL", 0xFFFE, 0xE000, len(entries)) + entries + body
+    np.testing.assert_array_equal(read(data, tmp_path / "a")[0], loop())
 
 
 @pytest.mark.parametrize(
@@ -226,26 +195,91 @@ def test_times_come_from_the_header(tmp_path, elements, fps, last):
     assert source.fps == fps and frames[-1].time == pytest.approx(last)
 
 
+@pytest.mark.parametrize(
+    ("elements", "note"),
+    [
+        ({}, "states no frame rate: 7"),
+        ({"FrameTime": "0"}, "states a frame time of 0: 7"),
+        ({"FrameTime": "0", "CineRate": "20"}, None),
+        ({"CineRate": "1000000"}, "no believable frame rate: 7"),
+        ({"FrameTimeVector": ["0"] * 6}, "no believable frame rate: 7"),
+    ],
+)
+def test_missing_times_are_said(tmp_path, elements, note):
+    path = save(dataset(loop(), **elements), tmp_path / "a")
+    notes = open_source(path, fps=Fraction(7)).notes
+    assert (note is None and "frame" not in "".join(notes[1:])) or note in notes[1]
+    single = save(dataset(loop(1), **elements), tmp_path / "b")
+    assert not any("assumed" in remark for remark in open_source(single).notes)
+
+
+def test_enhanced_volumes(tmp_path):
+    frames = np.tile(np.array([0, 50, 100], np.uint8), (4, 20, 10))
+    data = dataset(frames, "MONOCHROME2")
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid.EnhancedUSVolumeStorage
+    measures, window, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.2, 0.1], 1
+    window.WindowCenter, window.WindowWidth = 50.5, 101
+    shared.PixelMeasuresSequence, shared.FrameVOILUTSequence = Sequence([measures]), Sequence([window])
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    images, source = read(data, tmp_path / "a")
+    assert images.shape == (4, 20, 30, 3) and images[0, 0, :3, 0].tolist() == [0, 128, 255]
+    assert source.pixel_aspect == Fraction(1, 2) and any("slices of a volume" in note for note in source.notes)
+
+
 def test_frames_are_cut_to_the_tissue_region(tmp_path):
     frames = loop(2, 40, 60)
-    regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 49, 20, kind=1)]
-    path = save(dataset(frames, SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
+    regions = [region(10, 5, 39, 24), region(0, 30, 59, 39, kind=10, form=4), region(12, 8, 30, 20, kind=2)]
+    path = save(dataset(frames, FrameTime="40", SequenceOfUltrasoundRegions=Sequence(regions)), tmp_path / "a")
     source = open_source(path)
-    assert (source.origin, source.width, source.height) == ((10, 5), 40, 20)
+    assert (source.origin, source.width, source.height) == ((10, 5), 30, 20)
     assert (source.full_width, source.full_height, source.notes) == (60, 40, ())
     for frame, expected in zip(source, frames, strict=True):
-        np.testing.assert_array_equal(frame.image, expected[5:25, 10:50])
+        np.testing.assert_array_equal(frame.image, expected[5:25, 10:40])
         assert frame.origin == (10, 5)
     whole = find_inputs([path])[0].open(full_frame=True)
     np.testing.assert_array_equal(next(iter(whole)).image, frames[0])
     assert "burned into" in whole.notes[0]
 
 
-@pytest.mark.parametrize("box", [(10, 5, 95, 24), (30, 5, 10, 24), (0, 0, 4_000_000_000, 5)])
-def test_impossible_regions_are_ignored_and_said(tmp_path, box):
-    data = dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(*box)]))
-    source = open_source(save(data, tmp_path / "a"))
-    assert (source.origin, source.width) == ((0, 0), 60) and "does not lie within the frame" in source.notes[0]
+def test_only_what_regions_cover_is_shown(tmp_path):
+    frames = np.full((2, 60, 80, 3), 255, np.uint8)
+    regions = [region(0, 0, 29, 19), region(50, 30, 79, 59), region(40, 0, 120, 9)]
+    data = dataset(frames, FrameTime="40", SequenceOfUltrasoundRegions=Sequence(regions))
+    images, source = read(data, tmp_path / "a")
+    expected = np.zeros_like(frames)
+    expected[:, :20, :30] = expected[:, 30:, 50:] = 255
+    np.testing.assert_array_equal(images, expected)
+    assert source.notes == ("1 of 3 scan regions in its header fit no scan: left out",)
+
+
+def test_region_that_is_the_whole_frame_is_said(tmp_path):
+    _, source = read(
+        dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([region(0, 0, 59, 39)])), tmp_path / "a"
+    )
+    assert "text burned into the frames shows" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    "box", [(10, 5, 95, 24), (30, 5, 10, 24), (0, 0, 4_000_000_000, 5), (-9, 0, 30, 30), (5, 5, 9, 30)]
+)
+def test_frames_with_impossible_regions_must_be_asked_for(tmp_path, box):
+    item = Dataset()
+    for element, value in zip((0x6018, 0x601A, 0x601C, 0x601E), box, strict=True):
+        item.add_new((0x0018, element), "UL" if value >= 0 else "SL", value)
+    item.RegionSpatialFormat = item.RegionDataType = 1
+    path = save(dataset(loop(2, 40, 60), SequenceOfUltrasoundRegions=Sequence([item])), tmp_path / "a")
+    with pytest.raises(VideoError, match="does not lie within the frame; ask for whole frames"):
+        open_source(path)
+    source = open_source(path, full_frame=True)
+    assert (source.origin, source.width) == ((0, 0), 60) and "burned into" in source.notes[0]
+
+
+def test_frames_with_burned_in_text_and_no_region_must_be_asked_for(tmp_path):
+    path = save(dataset(loop(), BurnedInAnnotation="YES"), tmp_path / "a")
+    with pytest.raises(VideoError, match="text is burned into the frames; ask for whole frames"):
+        open_source(path)
+    assert len(list(open_source(path, full_frame=True))) == 6
 
 
 def test_region_that_counts_from_one(tmp_path):
@@ -254,12 +288,16 @@ def test_region_that_counts_from_one(tmp_path):
     assert (source.width, source.height) == (50, 35) and next(iter(source)).image.shape == (35, 50, 3)
 
 
-def test_recognized_by_content_and_numbered(tmp_path):
+def test_recognized_by_content_and_named_after_it(tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("b.png", "a.mp4", "IM0001"):
-        save(dataset(loop()), tmp_path / "in" / name)
+    for number, name in enumerate(("b.png", "a.mp4", "IM0001")):
+        save(dataset(loop(), InstanceNumber=number), tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("not a video")
-    assert [video.name for video in find_inputs([tmp_path / "in"])] == ["dicom-1", "dicom-2", "dicom-3"]
+    names = [video.name for video in find_inputs([tmp_path / "in"])]
+    assert len(set(names)) == 3 and all(re.fullmatch("dicom-[0-9a-f]{12}", name) for name in names)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "in" / "IM0001").rename(tmp_path / "moved" / "DOE")
+    assert find_inputs([tmp_path / "moved"])[0].name == names[0]
     assert all(len(list(video.open())) == 6 for video in find_inputs([tmp_path / "in" / "*"]) if video.dicom)
     Image.new("RGB", (4, 4)).save(tmp_path / "in" / "real.jpg")
     with pytest.raises(VideoError, match="holds DICOM files and images") as caught:
@@ -279,7 +317,7 @@ def test_files_without_preamble_are_dicom_too(tmp_path):
     for name in ("DOE", "DOE.dcm"):
         (tmp_path / name).write_bytes(data[132:])
         source = open_source(tmp_path / name)
-        assert source.name == "dicom-1"
+        assert source.name.startswith("dicom-")
         np.testing.assert_array_equal(np.stack([frame.image for frame in source]), frames)
 
 
@@ -288,8 +326,8 @@ def test_what_is_named_like_dicom_never_shows_its_name(tmp_path, content):
     path = tmp_path / "DOE.DCM"
     path.write_bytes(content)
     (video,) = find_inputs([path])
-    assert (video.name, video.origin, video.dicom) == ("dicom-1", "dicom-1", True)
-    with pytest.raises(VideoError, match="dicom-1: ") as caught:
+    assert (video.origin, video.dicom) == (video.name, True) and re.fullmatch("dicom-[0-9a-f]{12}", video.name)
+    with pytest.raises(VideoError, match=f"{video.name}: ") as caught:
         video.open()
     assert "DOE" not in str(caught.value)
 
@@ -367,12 +405,34 @@ def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
         "deflated": save(deflated, tmp_path / "DOE2"),
         "photometric interpretation": save(partial, tmp_path / "DOE3"),
         "bits per sample": save(float_bits, tmp_path / "DOE4"),
-        "export it as JPEG": save(video, tmp_path / "DOE5"),
+        "cannot be opened as a video": save(video, tmp_path / "DOE5"),
     }
     for message, path in cases.items():
         with pytest.raises(VideoError, match=message) as caught:
             open_source(path)
-        assert str(caught.value).startswith("dicom-1: ") and "DOE" not in str(caught.value)
+        assert str(caught.value).startswith("dicom-") and "DOE" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "title"),
+    [
+        ("1.2.840.113619.5.2", "a transfer syntax of its maker"),
+        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
+        ("1.2.840.10008.1.2.4.77777", "an unknown transfer syntax"),
+    ],
+)
+def test_unknown_compressions_are_not_called_damage(tmp_path, syntax, title):
+    placeholder = uid.UID("1.2.840.10008.1.2.1")
+    path = save(dataset(loop()), tmp_path / "DOE")
+    data = path.read_bytes()
+    old, new = (value.encode() + b"\0" * (len(value) % 2) for value in (placeholder, syntax))
+    start = data.index(old)
+    changed = data[: start - 2] + struct.pack("<H", len(new)) + new + data[start + len(old) :]
+    length = data.index(b"\x02\x00\x00\x00UL\x04\x00") + 8
+    group = struct.unpack("<L", data[length : length + 4])[0] + len(new) - len(old)
+    path.write_bytes(changed[:length] + struct.pack("<L", group) + changed[length + 4 :])
+    with pytest.raises(VideoError, match=rf"its compression \({title}\) cannot be decoded; export it"):
+        open_source(path)
 
 
 def test_missing_decoder_is_named(tmp_path, monkeypatch):
@@ -397,7 +457,7 @@ def test_without_pydicom(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
     )
-    assert done.stdout.startswith("dicom-1: ") and "pip install 'stnet[dicom]'" in done.stdout and not done.stderr
+    assert done.stdout.startswith("dicom-") and "pip install 'stnet[dicom]'" in done.stdout and not done.stderr
 
 
 def test_foreign_words_in_numbers_are_not_repeated(tmp_path, caplog):

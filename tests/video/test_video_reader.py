@@ -1,5 +1,6 @@
 """Video files: formats, colours, clocks, damage and disguise."""
 
+import io
 import struct
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from PIL import Image
 
 from stnet.errors import VideoError
 from stnet.video import VideoFile, open_source
@@ -112,6 +115,79 @@ def test_stored_rotation_is_applied(tmp_path, encode, matrix, turns):
     assert (source.height, source.width) == ((64, 48) if turns % 2 else (48, 64))
     for frame, image in zip(turned, plain, strict=True):
         np.testing.assert_array_equal(frame.image, np.rot90(image, turns))
+
+
+def pictured(path: Path, draw_picture, *, first: str) -> Path:
+    """A film of 12 frames with a picture as another video stream, before or behind it."""
+    with av.open(str(path), mode="w") as output:
+        streams = {}
+        for kind in ("picture", "film") if first == "picture" else ("film", "picture"):
+            streams[kind] = output.add_stream("mjpeg" if kind == "picture" else "libx264", rate=25)
+        picture, film = streams["picture"], streams["film"]
+        picture.height, picture.width, picture.pix_fmt = 96, 128, "yuvj420p"
+        film.height, film.width, film.pix_fmt = 48, 64, "yuv420p"
+        for index in range(12):
+            frame = av.VideoFrame.from_ndarray(draw_picture(index, 48, 64), format="rgb24")
+            output.mux(film.encode(frame))
+            if index == 0:
+                cover = av.VideoFrame.from_ndarray(np.full((96, 128, 3), 99, np.uint8), format="rgb24")
+                output.mux(picture.encode(cover))
+                output.mux(picture.encode(None))
+        output.mux(film.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("first", ["picture", "film"])
+def test_cover_pictures_are_not_the_video(tmp_path, draw_picture, first):
+    source = VideoFile(pictured(tmp_path / "a.mkv", draw_picture, first=first))
+    assert (len(list(source)), source.width, source.status) == (12, 64, "ok")
+    assert source.notes == ("holds 2 videos; the one of 64 x 48 pixels is read",)
+
+
+def test_sound_with_a_marked_cover_holds_no_video(tmp_path):
+    picture = Image.new("RGB", (32, 24), (200, 0, 0))
+    data = io.BytesIO()
+    picture.save(data, "JPEG")
+    path = tmp_path / "sound.m4a"
+    with av.open(str(path), mode="w", format="mp4") as output:
+        stream, cover = output.add_stream("aac", rate=16000), output.add_stream("mjpeg", rate=25)
+        cover.height, cover.width, cover.pix_fmt, cover.disposition = 24, 32, "yuvj420p", Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+        output.mux(cover.encode(av.VideoFrame.from_image(picture)))
+        output.mux(cover.encode(None))
+    with pytest.raises(VideoError, match="no video stream"):
+        VideoFile(path)
+
+
+def test_times_of_avi_with_b_frames_rise(tmp_path, encode):
+    options = {"codec": "libx264", "frames": 30, "gop": 12, "codec_options": {"bf": "3", "b-adapt": "0"}}
+    times = [frame.time for frame in VideoFile(encode(tmp_path / "b.avi", **options))]
+    assert times == pytest.approx([i / 25 for i in range(30)], abs=1e-3)
+
+
+@pytest.mark.parametrize("late", [0, 40, 3000, 10_000_000])
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_a_clock_that_starts_late_is_no_damage(tmp_path, encode, cut, suffix, late):
+    codec = "libvpx" if suffix == "webm" else "libx264"
+    path = encode(tmp_path / f"a.{suffix}", codec=codec, frames=60, ticks=[late + 40 * i for i in range(60)])
+    source = VideoFile(path)
+    assert source.declared_frames in (60, None)
+    assert [frame.time for frame in source] == pytest.approx([i / 25 for i in range(60)], abs=2e-3)
+    assert (source.status, source.problems) == ("ok", ())
+    shorter = VideoFile(cut(path, 0.6))
+    assert len(list(shorter)) < 55 and shorter.status == "truncated"
+
+
+def test_clock_that_jumps_back_goes_on_and_is_said(tmp_path, encode):
+    parts = [encode(tmp_path / f"{n}.ts", codec="mpeg2video", frames=10) for n in range(2)]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    source = VideoFile(tmp_path / "both.ts")
+    times = [frame.time for frame in source]
+    assert times == sorted(times) and len(times) >= 19
+    assert source.status == "corrupt" and "jumps back" in source.problems[-1]
 
 
 def test_mp4_without_its_index_cannot_be_opened(tmp_path, encode, cut):

@@ -1,0 +1,139 @@
+"""What faster or live execution costs in accuracy: AP of the shipped model on phantoms that training never saw.
+
+    python -m bench.studies.accuracy --videos 24
+
+Every way to run it predicts the same frames: float32, bfloat16 (and float16 on a GPU) over whole videos, and the live
+mode without and with one frame of delay. Boxes above score 0.3 are matched with those of float32 and their corners
+compared.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from stnet.command_line import run
+from stnet.data.phantom import LESION_PATTERN, PhantomVideo, render_phantom
+from stnet.environment import describe
+from stnet.evaluation.coco import ScoredFrame, evaluate_frames
+from stnet.files import write_json
+from stnet.inference.detector import VideoDetector
+from stnet.inference.live import LiveDetector
+from stnet.inference.results import FrameResult
+from stnet.model.postprocess import Detections
+
+OUTPUT = Path("runs/bench/accuracy.json")
+UNSEEN = 3  # phantoms of data sets come from (seed, 0 or 1, number) and those of the demo from (seed, 2, number)
+SCORE = 0.3
+MIN_IOU = 0.5
+
+Way = Callable[[PhantomVideo], Iterator[FrameResult]]
+
+
+def ways(checkpoint: str, device: str) -> dict[str, Way]:
+    """The ways to run a model over a video, by name; the first is the baseline."""
+    dtypes = ("float32", "bfloat16", "float16") if device.startswith("cuda") else ("float32", "bfloat16")
+    detectors = {dtype: VideoDetector(checkpoint, device=device, dtype=dtype) for dtype in dtypes}
+    found: dict[str, Way] = {
+        dtype: lambda video, detector=detector: detector(video.frames) for dtype, detector in detectors.items()
+    }
+    for delay in (0, 1):
+        live = LiveDetector(detectors["float32"], delay=delay, policy="wait")
+        found[f"live, delay {delay}"] = lambda video, live=live: live(iter(video.frames))
+    return found
+
+
+def measure(run: Way, videos: list[PhantomVideo], class_names: tuple[str, ...]) -> tuple[dict, list[Detections]]:
+    """AP over all frames of all videos, and the detections."""
+    scored, detections = [], []
+    for number, video in enumerate(videos):
+        results = list(run(video))
+        if [result.index for result in results] != list(range(len(video.frames))):
+            raise RuntimeError(f"video {number}: results of frames {[result.index for result in results]}")
+        for result, boxes, labels in zip(results, video.boxes, video.labels, strict=True):
+            found = result.detections
+            detections.append(found)
+            scored.append(
+                ScoredFrame(
+                    image_id=len(scored),
+                    video=str(number),
+                    height=video.frames.shape[1],
+                    width=video.frames.shape[2],
+                    true_boxes=boxes,
+                    true_labels=labels,
+                    boxes=found.boxes.cpu().numpy(),
+                    scores=found.scores.cpu().numpy(),
+                    labels=found.labels.cpu().numpy(),
+                )
+            )
+    metrics = evaluate_frames(scored, class_names)
+    return {"ap50": metrics.overall.ap50, "ap": metrics.overall.ap, "agnostic_ap50": metrics.agnostic.ap50}, detections
+
+
+def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str, float]:
+    """How far corners move, in pixels: each baseline box above the score with the best box of its class."""
+    shifts, missing = [], 0
+    for ours, theirs in zip(baseline, other, strict=True):
+        ours = ours.above(SCORE)
+        overlaps = box_iou(ours.boxes, theirs.boxes) * (ours.labels[:, None] == theirs.labels)
+        for index in range(len(ours.boxes)):
+            best = int(overlaps[index].argmax())
+            if overlaps[index, best] < MIN_IOU:
+                missing += 1
+                continue
+            shifts.append((ours.boxes[index] - theirs.boxes[best]).abs().max().item())
+    return {
+        "boxes": len(shifts),
+        "without_match": missing,
+        "median_pixels": float(np.median(shifts)),
+        "percentile_99_pixels": float(np.percentile(shifts, 99)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.studies.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", default="tiny", help="default: %(default)s")
+    parser.add_argument("--videos", type=int, default=24, help="default: %(default)s")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    return run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    runs = ways(options.checkpoint, options.device)
+    videos = [
+        render_phantom((options.seed, UNSEEN, number), lesions=LESION_PATTERN[number % len(LESION_PATTERN)])
+        for number in range(options.videos)
+    ]
+    results, baseline = {}, None
+    for name, way in runs.items():
+        metrics, detections = measure(way, videos, ("benign", "malignant"))
+        baseline = baseline or detections
+        results[name] = metrics | {"against_float32": box_shifts(baseline, detections)}
+        print(f"{name:14} {json.dumps(results[name])}", flush=True)
+    report = {
+        "machine": describe(options.device),
+        "checkpoint": options.checkpoint,
+        "videos": options.videos,
+        "frames": sum(len(video.frames) for video in videos),
+        "score_threshold": SCORE,
+        "results": results,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

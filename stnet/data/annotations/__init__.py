@@ -1,0 +1,1 @@
+"""Annotation files: read (`entries`), compared with their frames (`facts`), repaired (`plan`, `repairs`)."""

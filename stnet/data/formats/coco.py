@@ -1,0 +1,167 @@
+"""COCO files, also with the videos of COCO-VID and the attributes that Datumaro and CVAT add."""
+
+import json
+from pathlib import Path, PurePosixPath
+
+from stnet.data.annotations.entries import Annotations, load_json, parse_annotations
+from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
+from stnet.data.formats.shapes import around, around_turned_box, ordered
+from stnet.errors import DataError
+
+
+def read_coco(file: Path) -> MarksFile:
+    """Read a COCO file.
+
+    Raises:
+        DataError: naming the file and the entry.
+    """
+    return parse_coco(load_json(file), file)
+
+
+def parse_coco(document: dict, file: Path) -> MarksFile:
+    """Read a COCO file that is loaded already; see `read_coco`."""
+    content = parse_annotations(_with_what_stnet_asks_for(document), file)
+    marks: dict[int, list[Mark]] = {image.id: [] for image in content.images}
+    for entry in content.boxes:
+        marks[entry.image_id].append(_mark(document, content, entry.position, entry.bbox, entry.category_id, file))
+    videos = _video_names(document, file)
+    images = []
+    for image in content.images:
+        raw = document["images"][image.position]
+        found = tuple(marks[image.id])
+        if found and not image.annotated:
+            raise DataError(f"{file}: {image.entry}: annotated is false but it has boxes; remove either of them")
+        frame = FrameMarks(
+            where=f"{file}: {image.entry} {image.file_name!r:.80}",
+            marks=found,
+            size=(image.width, image.height),
+            unseen="" if image.annotated else "the file says that it is not annotated",
+        )
+        video, number = None, None
+        if "video_id" in raw and videos:
+            video_id = _whole(raw["video_id"])
+            if video_id not in videos:
+                raise DataError(f"{file}: {image.entry}: video_id {raw['video_id']!r:.40} is not among `videos`")
+            video = videos[video_id]
+        if "frame_id" in raw:
+            number = _whole(raw["frame_id"])
+            if number is None:
+                raise DataError(f"{file}: {image.entry}: frame_id is {raw['frame_id']!r:.40}, no whole number")
+        images.append(ImageMarks(name=image.file_name, frame=frame, video=video, number=number))
+    return MarksFile(name=str(file), stem=file.stem, images=tuple(images))
+
+
+def write_coco(video: VideoBoxes) -> dict[str, str]:
+    """Return a COCO-VID file, by name; `score` and `instance_id` stand where they are known."""
+    width, height = video.size
+    document: dict = {
+        "categories": [{"id": number, "name": label} for number, label in enumerate(video.labels, start=1)],
+        "videos": [{"id": 1, "name": video.name, "width": width, "height": height, "length": video.frames}],
+        "images": [
+            {"id": number + 1, "file_name": f"{video.name}/{number:06d}.png", "width": width, "height": height}
+            | {"video_id": 1, "frame_id": number}
+            for number in range(video.frames)
+        ],
+        "annotations": [],
+    }
+    for number, boxes in sorted(video.boxes.items()):
+        for found in boxes:
+            x0, y0, x1, y1 = (round(value, 4) for value in found.box)
+            bbox = [x0, y0, round(x1 - x0, 4), round(y1 - y0, 4)]
+            entry = {"id": len(document["annotations"]) + 1, "image_id": number + 1, "video_id": 1, "bbox": bbox}
+            entry |= {"category_id": video.labels.index(found.label) + 1, "area": bbox[2] * bbox[3], "iscrowd": 0}
+            known = {"score": found.score, "instance_id": found.instance}
+            document["annotations"].append(entry | {key: value for key, value in known.items() if value is not None})
+    return {f"{video.name}.json": json.dumps(document) + "\n"}
+
+
+def _with_what_stnet_asks_for(document: dict) -> dict:
+    """The document with one video of all frames, and with the boxes around regions that come without."""
+    document = document | {"videos": [{"id": 0, "name": "all"}]}
+    if isinstance(document.get("images"), list):
+        document["images"] = [
+            image | {"video_id": 0, "frame_id": number} if isinstance(image, dict) else image
+            for number, image in enumerate(document["images"])
+        ]
+    if isinstance(document.get("annotations"), list):
+        document["annotations"] = [
+            entry | {"bbox": _around_segments(entry)} if isinstance(entry, dict) and _lacks_box(entry) else entry
+            for entry in document["annotations"]
+        ]
+    return document
+
+
+def _lacks_box(entry: dict) -> bool:
+    return entry.get("bbox") in (None, [])
+
+
+def _around_segments(entry: dict) -> list[float] | None:
+    """The box x, y, w, h around the polygons of an entry, None where there are none."""
+    segments = entry.get("segmentation")
+    if not isinstance(segments, list) or not segments:
+        return None
+    values = [value for part in segments if isinstance(part, list) for value in part]
+    if len(values) % 2 or not all(isinstance(value, int | float) for value in values):
+        return None
+    box = around(list(zip(values[::2], values[1::2], strict=True)))
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if box else None
+
+
+def _mark(
+    document: dict,
+    content: Annotations,
+    position: int,
+    bbox: tuple[float, float, float, float],
+    category: int,
+    file: Path,
+) -> Mark:
+    raw = document["annotations"][position]
+    where = f"{file}: annotations[{position}]"
+    attributes = raw.get("attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    x, y, w, h = bbox
+    box, shape = ordered(x, y, x + w, y + h), "polygon" if _lacks_box(raw) else "box"
+    turn = attributes.get("rotation", raw.get("rotation", 0)) or 0
+    if isinstance(turn, bool) or not isinstance(turn, int | float) or not abs(turn) <= 1e6:
+        raise DataError(f"{where}: rotation is {turn!r:.40}, no angle in degrees")
+    if turn:
+        box, shape = around_turned_box(box, turn), "rotated box"
+    for key, meaning in (("iscrowd", "crowd region"), ("ignore", "region to be ignored")):
+        flag = raw.get(key, 0)
+        if flag not in (0, 1):
+            raise DataError(f"{where}: {key} is {flag!r:.40}, neither 0 nor 1")
+        if flag:
+            box, shape = None, meaning
+    return Mark(label=content.categories[category], box=box, shape=shape, instance=_instance(raw, attributes, where))
+
+
+def _instance(raw: dict, attributes: dict, where: str) -> int | str | None:
+    for holder, key in ((raw, "instance_id"), (raw, "track_id"), (attributes, "track_id")):
+        value = holder.get(key)
+        if value is None:
+            continue
+        value = value if isinstance(value, str) else _whole(value)
+        if value is None:
+            raise DataError(f"{where}: {key} is {holder[key]!r:.40}, no whole number and no name")
+        return value
+    return None
+
+
+def _whole(value: object) -> int | None:
+    """An integer, also written as 3.0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def _video_names(document: dict, file: Path) -> dict[int, str]:
+    """The names of the videos, without folders, by id."""
+    names: dict[int, str] = {}
+    listed = document.get("videos") or []
+    for position, video in enumerate(listed if isinstance(listed, list) else [listed]):
+        identity = _whole(video.get("id")) if isinstance(video, dict) else None
+        name = video.get("name", video.get("file_name")) if isinstance(video, dict) else None
+        if identity is None or identity in names or not isinstance(name, str) or not name:
+            raise DataError(f"{file}: videos[{position}]: give each an `id` of its own and a `name`")
+        names[identity] = PurePosixPath(name).name
+    return names

@@ -1,0 +1,134 @@
+"""One video and its marks on their way into a data set."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stnet.data.formats.account import Account
+from stnet.data.formats.classes import Classes
+from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
+from stnet.data.formats.marks import Box, FrameMarks, Mark, Size
+from stnet.data.formats.placing import Owned, Rules, place
+from stnet.data.layout import VideoRecord, write_frames
+from stnet.errors import DataError
+from stnet.video import VideoInput, VideoSource
+
+
+class VideoConversion:
+    """One video on its way into the data set."""
+
+    def __init__(self, video: VideoInput, out: Path, classes: Classes, account: Account):
+        self.video, self.out, self.classes, self.account = video, out, classes, account
+        self.labels = [name.lower() for name in classes.names]
+        self._files = {path.name: path for path in video.paths}
+        self._instances: dict[int | str, int] = {}
+        self._fits: dict[tuple[bool, Size | None, int], Fit] = {}
+
+    def write(self, owned: Owned, rules: Rules, empty_unknown: bool) -> VideoRecord:
+        """Write its frames; return its annotations."""
+        source = self.video.open()
+        names: list[str | None] = []
+        written = write_frames(self.out, self.video.name, self._pixels(source, names))
+        self._check(source)
+        placed = place(owned, self.video.name, names, rules, self.account)
+        boxes, labels, instances, annotated = [], [], [], []
+        for name, marks in zip(names, placed, strict=True):
+            kept, seen = self._marks(marks, source, name)
+            boxes.append(np.array([mark.box for mark in kept], dtype=np.float64).reshape(-1, 4))
+            labels.append(np.array([self.labels.index(mark.label.lower()) + 1 for mark in kept], dtype=np.int64))
+            instances.append(np.array([self._instance(mark) for mark in kept], dtype=np.int64))
+            annotated.append(bool(kept) or (seen and not empty_unknown))
+        return VideoRecord(
+            name=self.video.name,
+            height=source.height,
+            width=source.width,
+            files=written,
+            boxes=tuple(boxes),
+            labels=tuple(labels),
+            instances=tuple(instances),
+            annotated=tuple(annotated),
+        )
+
+    def _pixels(self, source: VideoSource, names: list[str | None]) -> Iterator[np.ndarray]:
+        """The frames to write, gray ones with one channel; their own names go to `names`."""
+        for frame in source:
+            names.append(frame.name)
+            gray = frame.image[..., :1]
+            yield frame.image[..., 0] if (gray == frame.image).all() else frame.image
+
+    def _check(self, source: VideoSource) -> None:
+        origin = self.video.origin
+        if source.status == "corrupt":
+            raise DataError(f"{origin}: damaged inside ({'; '.join(source.problems)}); its frames cannot be counted")
+        if source.status != "ok":
+            problems = "; ".join(source.problems)
+            self.account.notes[f"{origin}: {source.status} ({problems}): what was decoded is kept"] += 1
+
+    def _marks(self, frame: FrameMarks | None, source: VideoSource, name: str | None) -> tuple[list[Mark], bool]:
+        """The marks of a frame as they are written, and whether somebody looked at all of it."""
+        if frame is None:
+            return [], False
+        if frame.unseen:
+            if frame.marks:
+                self.account.leave_out(frame.unseen, frame)
+            return [], False
+        marks = [mark for mark in frame.marks if mark.label.strip().lower() not in self.classes.ignored]
+        if len(marks) < len(frame.marks):
+            self.account.notes["marks of ignored classes are passed over"] += len(frame.marks) - len(marks)
+        without_box = [mark for mark in marks if mark.box is None]
+        if without_box:
+            self.account.notes[
+                f"frames with a {without_box[0].shape}, which gives no box of a lesion, count as not annotated"
+            ] += 1
+            return [], False
+        moved = self._fit(frame, source, name)
+        kept = [found for mark in marks if (found := self._moved(mark, frame, moved, source)) is not None]
+        return kept, bool(kept) or not marks
+
+    def _moved(self, mark: Mark, frame: FrameMarks, moved: Fit, source: VideoSource) -> Mark | None:
+        """A mark on the written frame, None where it covers nothing of it."""
+        x0, y0, x1, y1 = box = moved(mark.box)
+        if min(x1, source.width) <= max(x0, 0) or min(y1, source.height) <= max(y0, 0):
+            self.account.lose_box("covers nothing of its frame", frame.where)
+            return None
+        if mark.shape != "box":
+            self.account.notes[f"each {mark.shape} became the box around it"] += 1
+        label = self.classes.renamed.get(mark.label.strip().lower(), mark.label.strip())
+        return Mark(label=label, box=_rounded(box), shape=mark.shape, instance=mark.instance)
+
+    def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
+        whole = (source.full_width or source.width, source.full_height or source.height)
+        orientation = 1 if frame.size in (None, whole) else self._orientation(name)
+        key = frame.relative, frame.size, orientation
+        if key not in self._fits:
+            picture = Picture(
+                size=(source.width, source.height),
+                whole=whole,
+                origin=source.origin,
+                pixel_aspect=Fraction(getattr(source, "pixel_aspect", 1)),
+                orientation=orientation,
+            )
+            self._fits[key] = fit_shares(picture) if frame.relative else fit(frame.size, picture, frame.where)
+        found = self._fits[key]
+        if found.note and frame.marks:
+            self.account.notes[f"{self.video.name}: {found.note}"] += 1
+        return found
+
+    def _orientation(self, name: str | None) -> int:
+        """The EXIF orientation of the image file of a frame, 1 where it has none."""
+        if name not in self._files:
+            return 1
+        with Image.open(self._files[name]) as image:
+            return image.getexif().get(0x0112, 1)
+
+    def _instance(self, mark: Mark) -> int:
+        """The number of a lesion; marks that no file connects are lesions of their own."""
+        key = object() if mark.instance is None else mark.instance
+        return self._instances.setdefault(key, len(self._instances))
+
+
+def _rounded(box: Box) -> Box:
+    return tuple(round(value, 6) for value in box)

@@ -1,0 +1,126 @@
+"""From the picture that marks were drawn on to the frames that are written.
+
+The two differ where the annotated picture was scaled, where frames are cut to a scan region, where a camera turned the
+picture (EXIF), or where pixels are not square and the picture was shown with square ones.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stnet.data.formats.marks import Box, Size
+from stnet.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Frames as they are read.
+
+    Attributes:
+        size: of the frames that are written.
+        whole: of the whole upright frames, from which these are cut.
+        origin: x, y of the corner of the written frames in the whole ones.
+        pixel_aspect: width of a pixel divided by its height.
+        orientation: EXIF orientation that was applied, 1 for none.
+    """
+
+    size: Size
+    whole: Size
+    origin: tuple[int, int] = (0, 0)
+    pixel_aspect: Fraction = Fraction(1)
+    orientation: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How boxes move: turned as EXIF orientation `orientation` says, scaled, then shifted; `note` tells a user."""
+
+    orientation: int = 1
+    drawn: Size
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: tuple[float, float] = (0.0, 0.0)
+    note: str = ""
+
+    def __call__(self, box: Box) -> Box:
+        """Return a box in the coordinates of the written frames."""
+        x0, y0, x1, y1 = _turned(box, self.drawn, self.orientation)
+        return (
+            x0 * self.scale[0] + self.shift[0],
+            y0 * self.scale[1] + self.shift[1],
+            x1 * self.scale[0] + self.shift[0],
+            y1 * self.scale[1] + self.shift[1],
+        )
+
+
+def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
+    """Find how marks move that were drawn on a picture of the size `drawn`, None where nothing states it.
+
+    Raises:
+        DataError: naming `where`: no scaling explains the sizes, or two do.
+    """
+    cut = picture.size != picture.whole
+    back = (-float(picture.origin[0]), -float(picture.origin[1]))
+    moved = f"moved from the whole frame to its scan region of {_text(picture.size)}" if cut else ""
+    if drawn is None or drawn == picture.whole:
+        return Fit(drawn=picture.whole, shift=back, note=f"marks are {moved}" if cut else "")
+    if drawn == picture.size:
+        return Fit(drawn=drawn, note=f"marks were drawn on the scan region of {_text(drawn)} and stay where they are")
+    orientation = 1
+    upright = drawn
+    if picture.orientation >= 5 and _scales(drawn[::-1], picture.whole, picture.pixel_aspect):
+        orientation, upright = picture.orientation, drawn[::-1]
+    to_whole = _scales(upright, picture.whole, picture.pixel_aspect)
+    to_cut = cut and _scales(upright, picture.size, picture.pixel_aspect)
+    if to_whole == to_cut:
+        what = "the whole frame or its scan region" if to_whole else "another video, or cut"
+        raise DataError(
+            f"{where}: drawn on a picture of {_text(drawn)}, the frames are {_text(picture.whole)}"
+            f"{f', cut to {_text(picture.size)}' if cut else ''}: {what}? Give marks of the frames' own size"
+        )
+    target, shift = (picture.whole, back) if to_whole else (picture.size, (0.0, 0.0))
+    scaled = f"scaled from {_text(upright)} to {_text(target)}" if upright != target else ""
+    turned = "turned as the EXIF orientation says" if orientation != 1 else ""
+    return Fit(
+        orientation=orientation,
+        drawn=drawn,
+        scale=(target[0] / upright[0], target[1] / upright[1]),
+        shift=shift,
+        note="marks are " + ", ".join(part for part in (turned, scaled, moved if to_whole else "") if part),
+    )
+
+
+def fit_shares(picture: Picture) -> Fit:
+    """Find how marks move that are given as shares of the whole upright frame."""
+    return Fit(
+        drawn=(1, 1),
+        scale=(float(picture.whole[0]), float(picture.whole[1])),
+        shift=(-float(picture.origin[0]), -float(picture.origin[1])),
+    )
+
+
+def _scales(drawn: Size, frame: Size, pixel_aspect: Fraction) -> bool:
+    """Whether one scale, rounded to whole pixels, leads from one size to the other, pixels shown square or stored."""
+    return (
+        _is_scaled(drawn, Fraction(frame[0], frame[1]))
+        and (
+            (drawn[0] == frame[0]) == (drawn[1] == frame[1])  # one side alone was cut or padded
+        )
+    ) or (pixel_aspect != 1 and _is_scaled(drawn, Fraction(frame[0], frame[1]) * pixel_aspect))
+
+
+def _is_scaled(drawn: Size, shape: Fraction) -> bool:
+    return abs(drawn[0] - drawn[1] * shape) <= 1 or abs(drawn[1] - drawn[0] / shape) <= 1
+
+
+def _turned(box: Box, size: Size, orientation: int) -> Box:
+    """A box of a stored picture of `size` on the picture that EXIF `orientation` makes upright."""
+    x0, y0, x1, y1 = box
+    width, height = size
+    if orientation in (2, 3, 7, 8):  # mirrored left to right
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):  # mirrored top to bottom
+        y0, y1 = height - y1, height - y0
+    return (y0, x0, y1, x1) if orientation >= 5 else (x0, y0, x1, y1)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,157 @@
+"""What every reader of annotation files makes of them: marks on frames, each frame known by a name or by a number.
+
+A reader states what its file says and no more. Which video and which frame an entry belongs to is decided in
+`stnet.data.formats.placing`, where its boxes lie on the frames that are written in `stnet.data.formats.fitting`.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels, x0 <= x1 and y0 <= y1; the last column and row are outside."""
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One thing that somebody drew on a frame.
+
+    Attributes:
+        label: the name of its class, as the file writes it.
+        box: the box around it, in pixels of the picture it was drawn on; None where it gives no box of a lesion (a
+            line, points, a crowd region): its frame is then not fully annotated.
+        shape: what was drawn, for summaries: `box`, `polygon`, `crowd region`, ...
+        instance: which lesion of the video it is, None where the file does not say.
+    """
+
+    label: str
+    box: Box | None
+    shape: str = "box"
+    instance: int | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameMarks:
+    """What a file says of one frame.
+
+    Attributes:
+        where: the entry, for messages.
+        marks: all that was drawn on it.
+        size: of the picture the marks were drawn on, None where the file does not say.
+        relative: boxes are shares of the picture's width and height instead of pixels; `size` is then None.
+        unseen: why nobody looked at the frame although it is listed; empty where somebody did.
+    """
+
+    where: str
+    marks: tuple[Mark, ...] = ()
+    size: Size | None = None
+    relative: bool = False
+    unseen: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMarks:
+    """A frame that the file names by a file name.
+
+    Attributes:
+        name: as written, with forward slashes.
+        video: the name of its video where the file states one beside the file name.
+        number: its number in the video where the file states one beside the file name.
+        counts_from: what that number counts from, None where the format leaves it open.
+    """
+
+    name: str
+    frame: FrameMarks
+    video: str | None = None
+    number: int | None = None
+    counts_from: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoMarks:
+    """The frames of a video by number, counted from 0.
+
+    Attributes:
+        where: the file, and the task in it where there are several.
+        video: the name of the video where the file states one.
+        frames: those that carry marks, or of which the file says that nobody saw them.
+        covers: the frames that were looked at, without marks they are negatives; None for all of the video.
+        size: of the picture the marks were drawn on, None where the file does not say.
+        stated_step: whether the numbers already allow for frames that were passed over.
+    """
+
+    where: str
+    video: str | None = None
+    frames: dict[int, FrameMarks] = field(default_factory=dict)
+    covers: range | None = None
+    size: Size | None = None
+    stated_step: bool = False
+
+    def at(self, number: int) -> FrameMarks | None:
+        """Return what is known of a frame, None where nobody looked at it."""
+        if number in self.frames:
+            return self.frames[number]
+        if self.covers is None or number in self.covers:
+            return FrameMarks(where=f"{self.where}: frame {number}", size=self.size)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarksFile:
+    """The contents of one annotation file.
+
+    Attributes:
+        name: the file, for messages.
+        stem: its name without folder and ending; a file may be called like the one video it belongs to.
+        notes: what was read in another way than written, or passed over, and how often.
+    """
+
+    name: str
+    stem: str
+    images: tuple[ImageMarks, ...] = ()
+    videos: tuple[VideoMarks, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBox:
+    """A box to be written: in pixels of whole frames, with its class, its score and which lesion it is, where known."""
+
+    label: str
+    box: Box
+    score: float | None = None
+    instance: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBoxes:
+    """The detections or lesions of a video, to be written in a format of other tools.
+
+    Attributes:
+        name: of the video, without ending; frames are called `NAME/000012.png`.
+        source: the name of the file that the video is.
+        size: of whole frames.
+        frames: how many there are.
+        fps: frames per second.
+        labels: the classes in order.
+        boxes: by frame, counted from 0; frames without are left out.
+    """
+
+    name: str
+    source: str
+    size: Size
+    frames: int
+    fps: float
+    labels: tuple[str, ...]
+    boxes: dict[int, tuple[FoundBox, ...]]
+
+    def tracks(self) -> list[list[tuple[int, FoundBox]]]:
+        """Return the boxes of each lesion, in the order of frames; one that belongs to no lesion stands alone."""
+        lesions: dict[object, list[tuple[int, FoundBox]]] = {}
+        for number in sorted(self.boxes):
+            for position, found in enumerate(self.boxes[number]):
+                key = ("alone", number, position) if found.instance is None else (found.instance, found.label)
+                lesions.setdefault(key, []).append((number, found))
+        return list(lesions.values())

@@ -1,0 +1,180 @@
+"""YOLO labels: a text file per image, boxes and polygons as shares of the picture; classes in a file beside them."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
+from stnet.data.formats.shapes import around, ordered
+from stnet.data.formats.xml_file import read_bytes
+from stnet.errors import DataError
+
+CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "labels.txt")
+"""Files that may name the classes, in the order in which they are looked for."""
+
+MAX_CLASSES = 10_000
+_OUTSIDE = 0.5
+"""How far a share may lie beyond 0 and 1: boxes may reach beyond the picture, pixels are not taken for shares."""
+
+
+def read_yolo(path: Path) -> list[MarksFile]:
+    """Read a folder of labels, or one file of them.
+
+    Args:
+        path: the folder, with or without folders in it (`labels/clip1/000012.txt`), or one label file.
+
+    Raises:
+        DataError: naming the file and the line.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("*.txt"))
+    labels = [file for file in files if file.name not in CLASS_FILES and not file.name.startswith(".")]
+    if not labels:
+        raise DataError(f"{path}: no label file (*.txt) in it")
+    names = _class_names(path if path.is_dir() else path.parent)
+    base = path if path.is_dir() else path.parent
+    images = tuple(_read_image(file, base, names) for file in labels)
+    return [MarksFile(name=str(path), stem=path.stem, images=images)]
+
+
+def write_yolo(video: VideoBoxes) -> dict[str, str]:
+    """Return `data.yaml` and a label file per frame, by path; frames without boxes have empty ones.
+
+    The format has no place for scores and for the numbers of lesions.
+    """
+    names = "\n".join(f"  {number}: {json.dumps(label)}" for number, label in enumerate(video.labels))
+    width, height = video.size
+    files = {"data.yaml": f"names:\n{names}\n"}
+    for number in range(video.frames):
+        lines = []
+        for found in video.boxes.get(number, ()):
+            x0, y0, x1, y1 = found.box
+            values = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
+            lines.append(f"{video.labels.index(found.label)} " + " ".join(f"{value:.8f}" for value in values) + "\n")
+        files[f"labels/{video.name}/{number:06d}.txt"] = "".join(lines)
+    return files
+
+
+def _read_image(file: Path, base: Path, names: dict[int, str]) -> ImageMarks:
+    lines = _lines(file)
+    marks = tuple(
+        _mark(line.split(), names, f"{file}: line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    )
+    frame = FrameMarks(where=str(file), marks=marks, relative=True)
+    return ImageMarks(name=file.relative_to(base).with_suffix("").as_posix(), frame=frame)
+
+
+def _mark(fields: Sequence[str], names: dict[int, str], where: str) -> Mark:
+    number = fields[0].removesuffix(".0")
+    if not (number.isascii() and number.isdecimal()) or int(number[:9]) not in names:
+        raise DataError(
+            f"{where}: class {fields[0]!r:.40} is not among the {len(names)} classes named beside the labels"
+        )
+    label = names[int(number[:9])]
+    values = [_share(field, where) for field in fields[1:]]
+    if len(fields) in (5, 6):  # the sixth is a confidence or the number of a track
+        _check_range(values[:4], where)
+        x, y, width, height = values[:4]
+        track = int(fields[5]) if len(fields) == 6 and re.fullmatch(r"\d{1,9}", fields[5]) else None
+        box = ordered(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return Mark(label=label, box=box, instance=track)
+    if len(values) < 8 or len(values) % 2:
+        raise DataError(
+            f"{where}: {len(fields)} values; expected a class and x, y, width, height, or the points of a polygon "
+            "(four or more)"
+        )
+    _check_range(values, where)
+    box = around(list(zip(values[::2], values[1::2], strict=True)))
+    if box is None:
+        raise DataError(f"{where}: a polygon that encloses nothing; remove it")
+    return Mark(label=label, box=box, shape="polygon")
+
+
+def _share(field: str, where: str) -> float:
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", field):
+        raise DataError(f"{where}: {field!r:.40} is no number")
+    return float(field)
+
+
+def _check_range(values: Sequence[float], where: str) -> None:
+    if not all(-_OUTSIDE <= value <= 1 + _OUTSIDE for value in values):
+        raise DataError(f"{where}: coordinates beyond 0 to 1: shares of the picture are expected, not pixels")
+
+
+def _class_names(folder: Path) -> dict[int, str]:
+    """The names of the classes, from a file in the folder or in one of the two above it."""
+    for place in (folder, *folder.resolve().parents[:2]):
+        for name in CLASS_FILES:
+            file = place / name
+            if file.is_file() and (name != "labels.txt" or not _looks_like_labels(file)):
+                names = _from_yaml(file) if file.suffix == ".yaml" else dict(enumerate(_names_by_line(file)))
+                if not names or len(names) > MAX_CLASSES:
+                    raise DataError(f"{file}: names {len(names)} classes; list them, one a line, or as `names:`")
+                return names
+    raise DataError(f"{folder}: no {', '.join(CLASS_FILES)} beside the labels that names the classes; add one")
+
+
+def _names_by_line(file: Path) -> list[str]:
+    lines = [line.strip() for line in _lines(file)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if any(not line or len(line) > 512 for line in lines):
+        raise DataError(f"{file}: an empty or overlong class name; write one a line")
+    return lines
+
+
+def _looks_like_labels(file: Path) -> bool:
+    return all(re.fullmatch(r"[\d.\s-]*", line) for line in _lines(file))
+
+
+def _from_yaml(file: Path) -> dict[int, str]:
+    """The `names` of a data.yaml: `[a, b]`, a list of `- a`, or lines of `0: a`; nothing else of YAML is understood."""
+    lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in _lines(file)]
+    at = next((number for number, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
+    if at is None:
+        raise DataError(f"{file}: has no `names`; list the classes there")
+    first = lines[at].split(":", 1)[1].strip()
+    if first:
+        block = first
+        for line in lines[at + 1 :]:
+            if block.count("[") + block.count("{") <= block.count("]") + block.count("}"):
+                break
+            block += " " + line.strip()
+        items = _flow(block, file)
+    else:
+        items = []
+        for line in lines[at + 1 :]:
+            if line and not re.match(r"\s|-", line):
+                break
+            if line:
+                items.append(line.strip().removeprefix("-").strip() if line.strip()[0] == "-" else line.strip())
+    return _numbered(items, file)
+
+
+def _flow(block: str, file: Path) -> list[str]:
+    if block[0] + block[-1] not in ("[]", "{}") or re.search(r"[\[\]{}&*!|>]", block[1:-1]):
+        raise DataError(f"{file}: names is {block!r:.60}; write [a, b], or one class a line")
+    parts = re.findall(r"(?:\s*\d+\s*:)?\s*(?:'[^']*'|\"[^\"]*\"|[^,]+)", block[1:-1])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _numbered(items: list[str], file: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for position, item in enumerate(items):
+        match = re.fullmatch(r"(?:['\"]?(\d{1,9})['\"]?\s*:\s+)?(?:'([^']*)'|\"([^\"]*)\"|([^'\"&*!|>][^:]*))", item)
+        if match is None:
+            raise DataError(f"{file}: names holds {item!r:.60}; write [a, b], or one class a line")
+        number = int(match[1]) if match[1] else position
+        name = next(group for group in match.groups()[1:] if group is not None).strip()
+        if number in names or not name or len(name) > 512:
+            raise DataError(f"{file}: class {number} is named twice, or not at all")
+        names[number] = name
+    return names
+
+
+def _lines(file: Path) -> list[str]:
+    content = read_bytes(file)
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is no text in UTF-8 ({error.reason}); save it as UTF-8") from error

@@ -1,0 +1,1 @@
+"""What `python -m stnet.data.check` finds, corrects and counts."""

@@ -1,0 +1,37 @@
+"""Stills of public sets that repeat others or are marked incompletely, found by looking: left out of training data."""
+
+import re
+
+from stnet.data.still_sets.stills import Stills
+
+_BUSI = {
+    "benign_061": "is the scan of benign_094",
+    "benign_252": "shows a second mass without a mark",
+    "normal_001": "repeats benign_269, which has a lesion",
+    "normal_034": "repeats benign_437, which has a lesion",
+    "normal_048": "repeats normal_039",
+    "normal_056": "repeats normal_039",
+    "normal_081": "repeats normal_023",
+    "normal_127": "repeats normal_032",
+}
+LEFT_OUT = {"busi": _BUSI, "businormal": _BUSI, "Dataset_BUSI_with_GT": _BUSI}
+"""By name of the set (that of its folder): stills and the reason; numbers with three digits."""
+
+
+def leave_out_repeats(stills: Stills) -> tuple[Stills, list[str]]:
+    """Return a set without the known repeats, and a line for each that was left out."""
+    reasons = LEFT_OUT.get(stills.name, {})
+    kept, lines = [], []
+    for video in stills.index.videos:
+        stem = _plain(video.frames[0].path.stem)
+        if stem in reasons:
+            lines.append(f"{stills.name}: {stem} left out: it {reasons[stem]}")
+        else:
+            kept.append(video)
+    return (stills.keep(kept), lines) if lines else (stills, lines)
+
+
+def _plain(stem: str) -> str:
+    """`benign (61)`, as published, becomes `benign_061`."""
+    match = re.fullmatch(r"(\w+?)[ _]\(?(\d+)\)?", stem)
+    return f"{match[1]}_{int(match[2]):03d}" if match else stem

@@ -1,0 +1,1 @@
+"""Made ultrasound: phantoms, motion of stills, and what screens and examiners add to an image."""

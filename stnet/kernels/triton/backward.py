@@ -1,0 +1,317 @@
+"""Gradients of both operators by Triton: the functions of the backend, and their launches as data.
+
+The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
+gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. Gradients of offsets,
+logits, locations and weights have one writer each. Those of reference points are summed over heads: by float32
+reductions, or for deterministic gradients from one slice a head.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stnet.kernels.problem import STDA_DENSE_DIMS, MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
+from stnet.kernels.triton.architecture import architecture, has_vector_reductions, is_nvidia, warp_lanes
+from stnet.kernels.triton.backward_msda import msda_backward_kernel
+from stnet.kernels.triton.backward_samples import Config
+from stnet.kernels.triton.backward_stda import stda_backward_kernel
+from stnet.kernels.triton.device_tables import frame_offsets, level_tables
+from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
+from stnet.kernels.triton.forward import levels_of, query_strides
+from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
+from stnet.kernels.triton.layout import alignment, packed, strides
+
+_GATHER_BYTES = 64  # of a row gathered at once: four lanes
+
+
+def stda_backward(
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    needs: StdaTensors[bool],
+    deterministic: bool,
+    *,
+    candidate: Candidate | None = None,
+) -> StdaTensors[Tensor | None]:
+    """Return contiguous gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
+
+    A candidate takes the place of the launch table's default.
+    """
+    p, value = problem, tensors.value
+    gradients = StdaTensors(*map(_buffer_if, tensors, needs))._replace(
+        value=None,
+        **{
+            name: _reference_sums(getattr(tensors, name), p.heads if deterministic else None)
+            for name in ("reference_points", "other_reference_points")
+            if getattr(needs, name)
+        },
+    )
+    arch = architecture(value.device)
+    candidate = candidate or choose("stda_backward", arch, value.dtype, p.head_dim, p.queries)
+    fixed = None
+    if needs.value and deterministic:
+        fixed = FixedPoint.for_bound(_largest(grad_output), p.targets * p.queries)
+
+    def call(sums: Tensor | None, heads: range) -> KernelCall:
+        written = gradients._replace(value=sums)
+        return stda_backward_call(
+            problem, tensors, grad_output, output, lse, written, fixed, deterministic, heads, candidate, arch
+        )
+
+    value_gradient = _value_gradient(call, value, needs.value, fixed)
+    references, other_references = (
+        None if sums is None else (sums.sum(dim=3) if deterministic else sums).to(points.dtype)
+        for sums, points in (
+            (gradients.reference_points, tensors.reference_points),
+            (gradients.other_reference_points, tensors.other_reference_points),
+        )
+    )
+    return gradients._replace(
+        value=value_gradient, reference_points=references, other_reference_points=other_references
+    )
+
+
+def msda_backward(
+    problem: MsdaProblem,
+    tensors: MsdaTensors[Tensor],
+    grad_output: Tensor,
+    needs: MsdaTensors[bool],
+    deterministic: bool,
+    *,
+    candidate: Candidate | None = None,
+) -> MsdaTensors[Tensor | None]:
+    """Contiguous gradients of multi-scale deformable attention; see `stnet.kernels.backends`."""
+    p, value, weights = problem, tensors.value, tensors.attention_weights
+    gradients = MsdaTensors(*map(_buffer_if, tensors, needs))._replace(value=None)
+    arch = architecture(value.device)
+    candidate = candidate or choose("msda_backward", arch, value.dtype, p.head_dim, p.queries)
+    fixed = None
+    if needs.value and deterministic:
+        bound = _largest(grad_output).double() * _largest(weights)
+        fixed = FixedPoint.for_bound(bound, p.queries * p.levels * p.points)
+
+    def call(sums: Tensor | None, heads: range) -> KernelCall:
+        written = gradients._replace(value=sums)
+        return msda_backward_call(problem, tensors, grad_output, written, fixed, heads, candidate, arch)
+
+    return gradients._replace(value=_value_gradient(call, value, needs.value, fixed))
+
+
+def _value_gradient(
+    call: Callable[[Tensor | None, range], KernelCall], value: Tensor, need: bool, fixed: FixedPoint | None
+) -> Tensor | None:
+    """Launch `call` (of the sums of the value gradient, and the heads to treat) for all heads; the value gradient."""
+    heads = value.shape[-2]
+    if not need:
+        call(None, range(heads)).launch()
+        return None
+    if fixed is None:
+        sums = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+        call(sums, range(heads)).launch()
+        return sums.to(value.dtype)
+    passes = head_passes(heads)
+    shape = (*value.shape[:-2], len(passes[0]), value.shape[-1])
+    sums = torch.empty(shape, dtype=torch.int64, device=value.device)
+    gradient = _buffer(value, value.dtype)
+    for part in passes:
+        call(sums.zero_(), part).launch()
+        fixed.write(sums, gradient[..., part.start : part.stop, :])
+    return gradient
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute value, NaN where there is one, without a copy."""
+    return torch.linalg.vector_norm(x, math.inf)
+
+
+def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(like.shape, dtype=dtype, device=like.device)
+
+
+def _buffer_if(like: Tensor, need: bool) -> Tensor | None:
+    return _buffer(like, like.dtype) if need else None
+
+
+def _reference_sums(reference: Tensor, heads: int | None) -> Tensor:
+    """Where the gradient of reference points [B, T, Q, L, R] is collected: a slice for each head, or one for all."""
+    if heads is None:
+        return _buffer(reference, torch.float32).zero_()
+    shape = (*reference.shape[:3], heads, *reference.shape[3:])
+    return torch.empty(shape, dtype=torch.float32, device=reference.device)
+
+
+def stda_backward_call(
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    gradients: StdaTensors[Tensor | None],
+    fixed: FixedPoint | None,
+    deterministic: bool,
+    part: range,
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """Return a launch behind `stda_backward` for the heads of `part`, writing to `gradients`.
+
+    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on.
+    """
+    p, width, first = problem, problem.head_dim, part.start
+    tensors = StdaTensors(*map(packed, tensors, STDA_DENSE_DIMS._replace(value=1)))
+    value, grad_output = _from_head(tensors.value, 3, first), packed(grad_output, 1)
+    grad_row = len(part) * width
+    shapes, starts = level_tables(p.spatial_shapes, value.device)
+    arguments = {
+        **{name: x if _of_all_heads(name) else _from_head(x, 3, first) for name, x in tensors._asdict().items()},
+        "grad_output": _from_head(grad_output, 3, first * width),
+        "output": _from_head(output.contiguous(), 3, first * width),
+        "lse": _from_head(lse.contiguous(), 3, first),
+        "shapes": shapes,
+        "starts": starts,
+        "frames": frame_offsets(p.frame_table, tensors.value.stride(1), value.device),
+        "grad_frames": frame_offsets(p.frame_table, p.positions * grad_row, value.device),
+        "scale": lse if fixed is None else fixed.scale,
+        "queries": p.queries,
+        "targets": p.targets,
+        "heads": p.heads,
+        "other_frames": p.other_frames if p.other_points else 0,
+        **strides("grad_output", grad_output, (0, 1, 2), "btq"),
+        **strides("value", tensors.value, (0, 3), "bh"),
+        **query_strides(tensors),
+        "grad_value_b": p.source_frames * p.positions * grad_row,
+    }
+    for name, gradient in gradients._asdict().items():
+        whole = gradient is None or name == "value" or (_of_all_heads(name) and not deterministic)
+        arguments[f"grad_{name}"] = lse if gradient is None else gradient if whole else _from_head(gradient, 3, first)
+    thin = min(map(min, p.spatial_shapes)) == 1
+    config = _config(value, arguments["grad_output"], grad_row, gradients.value is not None, thin, candidate, arch)
+    block, step = _tile(math.gcd(p.points, p.other_points), candidate, arch)
+    constants = {
+        "config": config,
+        "LEVELS": p.levels,
+        "POINTS": p.points,
+        "OTHER_POINTS": max(1, p.other_points),
+        "COMPONENTS": p.components,
+        "BLOCK_QUERIES": block,
+        "STEP": step,
+        "FIXED_POINT": fixed is not None,
+        "ATOMIC_REFERENCE": not deterministic,
+        "NEEDS": StdaTensors(*(gradient is not None for gradient in gradients)),
+    }
+    grid = (-(-p.queries // block) * p.targets * p.clips, len(part), 1)
+    return KernelCall.of(stda_backward_kernel, grid, arguments, constants, candidate.options(arch))
+
+
+def _of_all_heads(name: str) -> bool:
+    """Whether a tensor has no dimension for heads."""
+    return name.endswith("reference_points")
+
+
+def msda_backward_call(
+    problem: MsdaProblem,
+    tensors: MsdaTensors[Tensor],
+    grad_output: Tensor,
+    gradients: MsdaTensors[Tensor | None],
+    fixed: FixedPoint | None,
+    part: range,
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """A launch behind `msda_backward`; arguments as for `stda_backward_call`."""
+    p, width, first = problem, problem.head_dim, part.start
+    value, grad_output = packed(tensors.value, 1), packed(grad_output, 1)
+    locations, weights = packed(tensors.sampling_locations, 3), packed(tensors.attention_weights, 2)
+    grad_row = len(part) * width
+    shapes, starts = levels_of(problem, tensors)
+    unused = next(gradient for gradient in gradients if gradient is not None)
+    grad_locations, grad_weights = (
+        unused if gradient is None else _from_head(gradient, 2, first)
+        for gradient in (gradients.sampling_locations, gradients.attention_weights)
+    )
+    arguments = {
+        "grad_output": _from_head(grad_output, 2, first * width),
+        "value": _from_head(value, 2, first),
+        "locations": _from_head(locations, 2, first),
+        "weights": _from_head(weights, 2, first),
+        "shapes": shapes,
+        "starts": starts,
+        "scale": unused if fixed is None else fixed.scale,
+        "grad_value": unused if gradients.value is None else gradients.value,
+        "grad_locations": grad_locations,
+        "grad_weights": grad_weights,
+        "queries": p.queries,
+        "heads": p.heads,
+        "levels": p.levels,
+        **strides("grad_output", grad_output, (0, 1), "bq"),
+        **strides("value", value, (0, 2), "bh"),
+        **strides("locations", locations, (0, 1, 2), "bqh"),
+        **strides("weights", weights, (0, 1, 2), "bqh"),
+        "grad_value_b": p.positions * grad_row,
+    }
+    needed = gradients.value is not None
+    config = _config(arguments["value"], arguments["grad_output"], grad_row, needed, True, candidate, arch)
+    block, step = _tile(p.points, candidate, arch)
+    constants = {
+        "config": config,
+        "POINTS": p.points,
+        "BLOCK_QUERIES": block,
+        "STEP": step,
+        "FIXED_POINT": fixed is not None,
+        "NEED_LOCATIONS": gradients.sampling_locations is not None,
+        "NEED_WEIGHTS": gradients.attention_weights is not None,
+    }
+    grid = (-(-p.queries // block) * p.clips, len(part), 1)
+    return KernelCall.of(msda_backward_kernel, grid, arguments, constants, candidate.options(arch))
+
+
+def _from_head(tensor: Tensor, dim: int, first: int) -> Tensor:
+    """The tensor from index `first` of a dimension on."""
+    return tensor if first == 0 else tensor.narrow(dim, first, tensor.shape[dim] - first)
+
+
+def _config(
+    value: Tensor,
+    grad_output: Tensor,
+    grad_row: int,
+    need_value: bool,
+    thin: bool,
+    candidate: Candidate,
+    arch: str,
+) -> Config:
+    """How values [..., S, H, D] and their gradient, with `grad_row` elements from cell to cell, are read."""
+    element, width = value.element_size(), value.shape[-1]
+    block = min(padded_head_dim(width), candidate.block_channels)
+    row = value.stride(-3)
+    output_bytes = width * element  # outputs are contiguous
+    return Config(
+        D=width,
+        BLOCK_CHANNELS=block,
+        GATHER_CHANNELS=min(block, _GATHER_BYTES // element),
+        HELD=candidate.hold_gradient and width <= block,
+        ALIGN=min(alignment(grad_output, range(grad_output.dim() - 1)), output_bytes & -output_bytes),
+        CELL_STRIDE=row,
+        GRAD_CELL_STRIDE=grad_row,
+        VECTOR=alignment(value, range(value.dim() - 1)) // element,
+        REDUCED=4 if has_vector_reductions(arch) else 1,
+        THIN=thin,
+        WIDE=value.shape[-3] * max(row, grad_row) * 8 >= 2**32,
+        PTX=is_nvidia(arch),
+        NEED_VALUE=need_value,
+    )
+
+
+def _tile(points: int, candidate: Candidate, arch: str) -> tuple[int, int]:
+    """Queries of a program, and samples of each taken at once, which divide the points evenly.
+
+    A chunk has at least as many rows as the program has lanes. With fewer the compiler would arrange vectors of rows
+    like tiles, and every lane would compute every row.
+    """
+    lanes = candidate.num_warps * warp_lanes(arch)
+    step = min(points & -points, max(1, lanes // candidate.block_queries))
+    return max(candidate.block_queries, lanes // step), step

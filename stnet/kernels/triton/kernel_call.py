@@ -1,0 +1,82 @@
+"""One launch of a kernel as data: run on a device, or compiled ahead of time without one."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelCall:
+    """One launch of a `triton.jit` function, as data.
+
+    Attributes:
+        grid: programs along x, y, z.
+        arguments: run-time arguments by name, tensors and ints, in the order of the function's parameters.
+        constants: its `tl.constexpr` parameters by name.
+        options: `num_warps` and other compile options.
+    """
+
+    kernel: Any
+    grid: tuple[int, int, int]
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    options: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        arguments: Mapping[str, Any],
+        constants: Mapping[str, Any],
+        options: Mapping[str, int],
+    ) -> "KernelCall":
+        """The call with its arguments brought into the order of the kernel's parameters."""
+        arguments = {name: arguments[name] for name in kernel.arg_names if name in arguments}
+        return cls(kernel=kernel, grid=grid, arguments=arguments, constants=constants, options=options)
+
+    def launch(self) -> None:
+        """Launch on the device of the first tensor, whichever device is current."""
+        device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
+        with _on(device):
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+    def ast_source(self):
+        """`triton.compiler.ASTSource` of this call; a pointer counts as 16-byte aligned, as PyTorch allocates."""
+        from triton.compiler import ASTSource
+
+        names = self.kernel.arg_names
+        signature = {
+            name: "constexpr" if name in self.constants else _type_name(self.arguments[name]) for name in names
+        }
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
+        return ASTSource(self.kernel, signature, constants, aligned)
+
+
+def _on(device: torch.device):
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+_POINTERS = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return _POINTERS[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"

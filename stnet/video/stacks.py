@@ -1,0 +1,154 @@
+"""Image files of several pictures (TIFF pages, animated PNG and WebP) as video sources."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stnet.errors import VideoError
+from stnet.video.geometry import aspect_notes
+from stnet.video.rates import frame_rate
+from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
+from stnet.video.stills import (
+    UNREADABLE,
+    DepthSurvey,
+    StillHeader,
+    UnreadableStill,
+    decode_picture,
+    open_still,
+    picture_count,
+    picture_header,
+    pixel_kind,
+)
+
+TIFF_KIND, TIFF_DESCRIPTION = 254, 270
+NOT_A_FRAME = 0b101
+"""Bits of a TIFF page's kind: a smaller copy of another page, or a mask of it."""
+
+
+def is_stack(path: Path) -> bool:
+    """Return whether an image file holds several pictures; False where it cannot be read."""
+    try:
+        with open_still(path) as image:
+            return picture_count(image) > 1
+    except UnreadableStill:
+        return False
+
+
+class ImageStack(VideoSource):
+    """The pictures of one image file as the frames of a video.
+
+    Previews in the file (reduced TIFF pages, the default image of an animated PNG) are left out. Pictures of
+    different sizes are refused.
+
+    Args:
+        path: the file.
+        name: what outputs and messages call it.
+        fps: frame rate where the file states none.
+    """
+
+    def __init__(self, path: Path, name: str, fps: Fraction = DEFAULT_FPS) -> None:
+        super().__init__()
+        self.name, self._path = name, path
+        survey, header, self._stated, seconds, rate = DepthSurvey(), None, 0, 0.0, None
+        with open_still(path) as image:
+            self._check_complete(image)
+            for _ in _frames(image):
+                self._stated += 1
+                try:
+                    kind = pixel_kind(image)
+                    found = picture_header(path, image)
+                    survey.add(path, image, kind)
+                except UNREADABLE:
+                    continue
+                header = header or found
+                self._check_same(found, header)
+                seconds += _duration(image)
+                rate = rate or _described_rate(image)
+        if header is None:
+            raise VideoError(f"{path}: none of its pictures can be read; restore the file")
+        self._scale = survey.scale()
+        self.height, self.width, self.pixel_aspect = header.height, header.width, header.pixel_aspect
+        self.declared_frames = self._stated
+        self._timed = seconds > 0
+        self.fps = rate or (frame_rate(self._stated / seconds) if self._timed else None) or fps
+        depth_notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
+        self.notes = depth_notes + aspect_notes(self.pixel_aspect)
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        index, clock = 0, 0.0
+        with open_still(self._path) as image:
+            for _ in _frames(image):
+                try:
+                    pixels = decode_picture(self._path, image, lambda: self._scale)
+                except UNREADABLE:
+                    break
+                time = clock if self._timed else float(index / self.fps)
+                clock += _duration(image)
+                pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+                yield VideoFrame(index=index, time=time, image=pixels)
+                index += 1
+        if not index:
+            raise VideoError(f"{self._path}: none of its pictures can be decoded; restore the file")
+        short = index < self._stated
+        problems = [f"{index} of its {self._stated} pictures can be read"] if short else []
+        self._conclude("truncated" if short else "ok", problems)
+
+    def _check_complete(self, image: Image.Image) -> None:
+        """ImageJ writes stacks of more than 4 GB as one page with all pictures behind it."""
+        described = re.search(r"^images=(\d{1,9})\s*$", _description(image), re.MULTILINE)
+        if described and int(described[1]) > picture_count(image):
+            raise VideoError(
+                f"{self._path}: {picture_count(image)} of the {described[1]} pictures that ImageJ put into it can be "
+                "read; save it as an image sequence"
+            )
+
+    def _check_same(self, found: StillHeader, first: StillHeader) -> None:
+        if (found.height, found.width) != (first.height, first.width):
+            raise VideoError(
+                f"{self._path}: holds pictures of {first.width} x {first.height} and of {found.width} x {found.height} "
+                "pixels, so it is no video; save those meant as files of their own"
+            )
+
+
+def _frames(image: Image.Image) -> Iterator[None]:
+    """Put an open file to each of its pictures that is a frame, in order."""
+    for position in range(picture_count(image)):
+        try:
+            image.seek(position)
+            if image.format == "WEBP":  # tells how long a picture is shown only when it is loaded
+                image.load()
+        except UNREADABLE:
+            return
+        if not _is_preview(image, position):
+            yield
+
+
+def _is_preview(image: Image.Image, position: int) -> bool:
+    if image.format == "PNG":
+        return position == 0 and bool(getattr(image, "default_image", False))
+    kind = image.tag_v2.get(TIFF_KIND, 0) if image.format == "TIFF" else 0
+    return isinstance(kind, int) and bool(kind & NOT_A_FRAME)
+
+
+def _duration(image: Image.Image) -> float:
+    """Seconds for which the current picture is shown; 0 where the file does not say."""
+    duration = image.info.get("duration", 0)
+    return max(0.0, float(duration) / 1000) if isinstance(duration, int | float | Fraction) else 0.0
+
+
+def _description(image: Image.Image) -> str:
+    text = image.tag_v2.get(TIFF_DESCRIPTION, "") if image.format == "TIFF" else ""
+    return text if isinstance(text, str) and text.startswith("ImageJ=") else ""
+
+
+def _described_rate(image: Image.Image) -> Fraction | None:
+    """The frame rate that ImageJ writes into its stacks."""
+    described = re.search(r"^fps=([0-9.]{1,20})\s*$", _description(image), re.MULTILINE)
+    try:
+        return frame_rate(float(described[1])) if described else None
+    except ValueError:
+        return None

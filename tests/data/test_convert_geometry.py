@@ -1,0 +1,135 @@
+"""A mark on a visible pixel stays on it, whatever the source, and whatever picture the mark was drawn on."""
+
+import json
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from stnet.data.convert import convert
+from stnet.data.formats.fitting import Picture, fit
+from stnet.data.index import load_index
+from stnet.errors import DataError
+
+HEIGHT, WIDTH = 36, 52  # no two of the sizes below are alike
+REGION = (9, 4, 44, 31)
+"""Scan region of the DICOM source: x0, y0, x1, y1."""
+
+
+def picture(x: int, y: int) -> np.ndarray:
+    """The upright frame: dark but for one pixel, uint8 [H, W, 3]."""
+    image = np.full((HEIGHT, WIDTH, 3), 20, np.uint8)
+    image[y, x] = 250
+    return image
+
+
+def images(folder: Path, upright: np.ndarray, orientation: int) -> tuple[Path, str]:
+    """A folder of one image stored so that EXIF `orientation` makes it upright."""
+    inverse = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
+    turned = Image.fromarray(upright)
+    exif = turned.getexif()
+    exif[0x0112] = inverse
+    turned.info["exif"] = exif.tobytes()
+    stored = ImageOps.exif_transpose(turned)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (folder / "clip").mkdir()
+    stored.save(folder / "clip" / "shot.png", exif=exif)
+    return folder / "clip", "shot.png"
+
+
+def video(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+    with av.open(str(folder / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(upright, format="rgb24")))
+        container.mux(stream.encode())
+    return folder / "clip.mkv", "clip/000000.png"
+
+
+def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+    pytest.importorskip("pydicom")
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    content, region = Dataset(), Dataset()
+    content.file_meta = FileMetaDataset()
+    kind = "1.2.840.10008.5.1.4.1.1.3.1"
+    content.file_meta.MediaStorageSOPClassUID, content.file_meta.MediaStorageSOPInstanceUID = kind, "1.2.3.4"
+    content.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    content.SOPClassUID, content.SOPInstanceUID, content.Modality = kind, "1.2.3.4", "US"
+    content.SamplesPerPixel, content.PhotometricInterpretation, content.PlanarConfiguration = 3, "RGB", 0
+    content.Rows, content.Columns, content.NumberOfFrames = HEIGHT, WIDTH, 1
+    content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
+    content.PixelData = upright.tobytes()
+    region.RegionSpatialFormat = region.RegionDataType = 1
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = REGION[:2]
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = REGION[2] - 1, REGION[3] - 1
+    content.SequenceOfUltrasoundRegions = [region]
+    content.save_as(folder / "clip.dcm", enforce_file_format=True)
+    return folder / "clip.dcm", "clip/000000.png"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    source=st.sampled_from((images, images, video, dicom)),
+    orientation=st.integers(1, 8),
+    x=st.integers(REGION[0], REGION[2] - 1),
+    y=st.integers(REGION[1], REGION[3] - 1),
+    scale=st.sampled_from((1, 2, 3, Fraction(1, 2))),
+    raw=st.booleans(),
+    cut=st.booleans(),
+)
+def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cut):
+    """The mark is drawn on the upright frame, on what is stored (where the size tells), or on the scan region."""
+    box, size = np.array([x, y, x + 1, y + 1], dtype=float), (WIDTH, HEIGHT)
+    if source is images and raw and orientation >= 5:
+        across, down = {5: (y, x), 6: (y, WIDTH - 1 - x), 7: (HEIGHT - 1 - y, WIDTH - 1 - x), 8: (HEIGHT - 1 - y, x)}[
+            orientation
+        ]
+        box, size = np.array([across, down, across + 1, down + 1], dtype=float), (HEIGHT, WIDTH)
+    if source is dicom and cut:
+        box = box - [REGION[0], REGION[1]] * 2
+        size, scale = (REGION[2] - REGION[0], REGION[3] - REGION[1]), 1
+    box, size = box * float(scale), [int(side * scale) for side in size]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path, entry = source(folder, picture(x, y), orientation)
+        document = {
+            "images": [{"id": 1, "file_name": entry, "width": size[0], "height": size[1]}],
+            "annotations": [
+                {"image_id": 1, "category_id": 1, "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]]}
+            ],
+            "categories": [{"id": 1, "name": "benign"}],
+        }
+        (folder / "marks.json").write_text(json.dumps(document))
+        convert(path, folder / "marks.json", folder / "out", split="train")
+        frame = load_index(folder / "out", "train").videos[0].frames[0]
+        with Image.open(frame.path) as written:
+            pixels = np.asarray(written.convert("L"))
+    assert pixels.shape == (frame.height, frame.width)
+    bright = np.argwhere(pixels > 200)[0]
+    np.testing.assert_allclose(frame.boxes[0], [bright[1], bright[0], bright[1] + 1, bright[0] + 1], atol=0.02)
+
+
+def test_pixels_that_are_not_square():
+    stored = Picture(size=(720, 576), whole=(720, 576), pixel_aspect=Fraction(64, 45))
+    shown = fit((1024, 576), stored, "here")
+    np.testing.assert_allclose(shown((512, 288, 1024, 576)), (360, 288, 720, 576))
+    assert "scaled from 1024 x 576 to 720 x 576" in shown.note
+    assert fit((720, 576), stored, "here")((1, 2, 3, 4)) == (1, 2, 3, 4)
+    with pytest.raises(DataError, match="drawn on a picture of 1024 x 576"):
+        fit((1024, 576), Picture(size=(720, 576), whole=(720, 576)), "here")
+
+
+def test_marks_beyond_the_scan_region_and_sizes_that_fit_twice():
+    halves = Picture(size=(100, 60), whole=(200, 120), origin=(50, 30))
+    assert fit(None, halves, "here")((60, 40, 70, 50)) == (10, 10, 20, 20)
+    assert fit((100, 60), halves, "here")((60, 40, 70, 50)) == (60, 40, 70, 50)
+    with pytest.raises(DataError, match="the whole frame or its scan region"):
+        fit((400, 240), halves, "here")

@@ -1,0 +1,74 @@
+"""Stills under changed conditions: only what is meant to change does, and the command compares models."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stnet.data.clips.transforms import FrameStack
+from stnet.data.still_sets.stills import read_coco_stills
+from stnet.evaluation.conditions import CONDITIONS, changed_stills, main
+
+BOX = (30, 20, 60, 50)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stills")
+    images, annotations = [], []
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(70, 120, (90, 110), dtype=np.uint8)
+        if number:
+            pixels[20:50, 30:60] = 200 - number
+            annotations.append({"image_id": number, "category_id": 1, "bbox": [30, 20, 30, 30]})
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 90, "width": 110})
+    document = {"categories": [{"id": 1, "name": "benign"}, {"id": 2, "name": "malignant"}]}
+    path = root / "val.json"
+    path.write_text(json.dumps(document | {"images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_boxes_stay_on_their_lesions_and_changes_repeat(name, file, tmp_path):
+    index = read_coco_stills(file).index
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    first, second = (changed_stills(index, name, tmp_path / part) for part in "ab")
+    changed = 0
+    for number, (old, new, again) in enumerate(zip(index.videos, first.videos, second.videos, strict=True)):
+        still = new.frames[0]
+        pixels = np.array(Image.open(still.path))
+        assert (pixels == np.array(Image.open(again.frames[0].path))).all()
+        assert pixels.shape[:2] == (still.height, still.width)
+        assert len(still.boxes) == len(old.frames[0].boxes) == (number > 0)
+        before = np.array(Image.open(old.frames[0].path))
+        changed += before.shape != pixels.shape or bool((before != pixels).any())
+        if name in ("interface around", "half the size", "unchanged", "other grain"):
+            for x0, y0, x1, y1 in still.boxes.astype(int):
+                assert np.median(pixels[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3]) > 180
+    if name == "unchanged":
+        assert changed == 0
+    elif name != "marks painted over":  # there may be none
+        assert changed > 3
+
+
+def test_false_marks_keep_away_from_lesions():
+    boxes = np.array([BOX], dtype=np.float32)
+    stack = FrameStack(frames=np.full((1, 90, 110, 1), 80, dtype=np.uint8), boxes=(boxes,), labels=(np.array([1]),))
+    marked = CONDITIONS["marks where nothing is"](stack, np.random.default_rng(1))
+    assert (marked.frames != stack.frames).any() and marked.boxes is stack.boxes
+
+
+def test_the_command_compares_models_under_conditions(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = tmp_path / "conditions.json"
+    options = ["tiny", "--data", str(file), "--device", "cpu", "--limit", "3", "--output", str(out)]
+    assert main([*options, "--conditions", "half the size", "gain x 0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "tiny: 3 stills" in said and "half the size" in said
+    written = json.loads(out.read_text())["models"]["tiny"]
+    assert list(written) == ["unchanged", "half the size", "gain x 0.5"]
+    assert written["unchanged"]["alarms"] <= 0.1
+    assert main(options) == 2
+    assert "exists" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""How the kernels are built, as far as a program can see it."""
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stnet.kernels.backends import BACKENDS
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "stnet" / "kernels"
+COMPILED = {"jit", "kernel", "helper", "reduction", "intrinsic"}  # decorators of device functions
+PARAMETERS = 12
+ROW = re.compile(r"\boffsets,\s*logits,\s*other_offsets,\s*other_logits\b")
+
+
+def functions(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def is_compiled(function: ast.FunctionDef) -> bool:
+    called = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
+    return any(getattr(d, "attr", getattr(d, "id", "")) in COMPILED for d in called)
+
+
+def test_functions_take_few_parameters():
+    found = {
+        f"{path.name}:{function.name}": count
+        for path in KERNELS.rglob("*.py")
+        for function in functions(path)
+        if (count := len([*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs])) > PARAMETERS
+        and not is_compiled(function)
+    }
+    assert found == {}
+
+
+def test_tensors_are_rarely_listed_by_hand():
+    sources = {path: re.sub(r"#.*", "", path.read_text()) for path in (ROOT / "stnet").rglob("*.py")}
+    found = Counter({str(path): len(ROW.findall(text)) for path, text in sources.items()})
+    assert found.total() <= 6, +found
+
+
+def test_imports_go_in_no_circle():
+    """Imports at the top of a file; a backend's files, which load when they are used, count like any."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in KERNELS.rglob("*.py")}
+    edges = {
+        name: {
+            imported
+            for imported in names.values()
+            if re.search(rf"^\s*(from|import) {re.escape(imported)}\b(?!\.)", path.read_text(), re.MULTILINE)
+        }
+        for path, name in names.items()
+    }
+    while removable := {name for name, targets in edges.items() if not targets & edges.keys()}:
+        edges = {name: targets for name, targets in edges.items() if name not in removable}
+    assert edges == {}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backends_hold_what_the_table_promises(name):
+    pytest.importorskip({"cpu": "numba"}.get(name, name))
+    backend = BACKENDS[name]
+    assert callable(backend.forward.stda_forward) and callable(backend.forward.msda_forward)
+    assert callable(backend.backward.stda_backward) and callable(backend.backward.msda_backward)
+
+
+def test_a_new_file_of_the_cpu_kernels_changes_what_is_cached(tmp_path):
+    pytest.importorskip("numba")
+    from stnet.kernels.cpu import simd
+
+    assert simd.source_digest(Path(simd.__file__).parent) == simd._DIGEST
+    tmp_path.joinpath("forward.py").write_text("x = 1\n")
+    first = simd.source_digest(tmp_path)
+    tmp_path.joinpath("softmax.py").write_text("y = 2\n")
+    second = simd.source_digest(tmp_path)
+    tmp_path.joinpath("softmax.py").write_text("y = 3\n")
+    assert len({first, second, simd.source_digest(tmp_path)}) == 3

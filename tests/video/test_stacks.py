@@ -1,0 +1,86 @@
+"""Image files of several pictures are videos of all of them."""
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from stnet.data.images import decode_image
+from stnet.errors import DataError, VideoError
+from stnet.video import ImageStack, open_source
+
+
+def numbered() -> list[Image.Image]:
+    return [Image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)) for i in range(5)]
+
+
+def save(path, pages=None, **options):
+    pages = pages or numbered()
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.tif", {}), ("a.webp", {"duration": 50, "lossless": True}), ("a.png", {"duration": 50})]
+)
+def test_all_pictures_are_frames(tmp_path, name, options):
+    source = open_source(save(tmp_path / name, **options))
+    frames = list(source)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 40, 80, 120, 160]
+    assert (source.status, source.declared_frames, source.fps) == ("ok", 5, 20 if options else 25)
+    assert [frame.time for frame in frames] == pytest.approx([i / float(source.fps) for i in range(5)])
+    assert source.scan({4}).frames[4].image[0, 0, 0] == 160
+    with pytest.raises(DataError, match="holds 5 pictures where one frame is wanted"):
+        decode_image(tmp_path / name, 48, 64)
+
+
+def test_a_stack_among_frames_is_refused(tmp_path):
+    save(tmp_path / "a.tif")
+    numbered()[0].save(tmp_path / "b.tif")
+    with pytest.raises(VideoError, match=r"a\.tif: holds 5 pictures.*name it alone"):
+        open_source(tmp_path)
+
+
+def test_previews_are_no_frames(tmp_path):
+    save(tmp_path / "cover.png", pages=[numbered()[4], *numbered()[:3]], duration=40, default_image=True)
+    assert [int(f.image[0, 0, 0]) for f in open_source(tmp_path / "cover.png")] == [0, 40, 80]
+    small = numbered()[4].resize((16, 12))
+    kind = TiffImagePlugin.ImageFileDirectory_v2()
+    kind[254] = 1
+    small.encoderinfo = {"tiffinfo": kind}
+    save(tmp_path / "preview.tif", pages=[*numbered()[:2], small])
+    assert len(list(open_source(tmp_path / "preview.tif"))) == 2
+
+
+def test_pictures_of_different_sizes_are_no_video(tmp_path):
+    save(tmp_path / "a.tif", pages=[numbered()[0], numbered()[1].resize((32, 24))])
+    with pytest.raises(VideoError, match="64 x 48 and of 32 x 24 pixels, so it is no video"):
+        open_source(tmp_path / "a.tif")
+
+
+def test_deep_stacks_have_one_brightness(tmp_path):
+    pages = [Image.fromarray(np.full((48, 64), value, np.uint16)) for value in (40, 4000)]
+    source = open_source(save(tmp_path / "a.tif", pages=pages))
+    assert [int(frame.image[0, 0, 0]) for frame in source] == [2, 249] and "4095 is taken" in source.notes[0]
+
+
+def test_stacks_of_imagej(tmp_path):
+    save(tmp_path / "a.tif", tiffinfo={270: "ImageJ=1.54\nimages=5\nfps=12.5\n"})
+    assert open_source(tmp_path / "a.tif").fps == 12.5
+    save(tmp_path / "huge.tif", tiffinfo={270: "ImageJ=1.54\nimages=9000\n"})
+    with pytest.raises(VideoError, match="5 of the 9000 pictures"):
+        open_source(tmp_path / "huge.tif")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
+def test_cut_stacks_never_escape(tmp_path, name):
+    rng = np.random.default_rng(0)
+    noise = [Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)) for _ in range(5)]
+    data = save(tmp_path / name, pages=noise).read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+        try:
+            source = ImageStack(tmp_path / name, "a")
+            assert 0 < len(list(source)) < 5 and source.status == "truncated"
+        except VideoError:
+            continue
