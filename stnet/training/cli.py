@@ -17,7 +17,7 @@ from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
 from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
-from stnet.evaluation.report import build_report, report_files
+from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
 from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
 from stnet.execution.engine import Engine, EngineOptions
@@ -183,6 +183,10 @@ def _shared_clips(options: argparse.Namespace) -> int | None:
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     if options.duplicate_iou is not None:
         raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
+    if options.stills:
+        raise ConfigError(
+            "--stills: goes with --evaluate; to train on stills make a data set of them: python -m stnet.data.stills"
+        )
     if options.output is None:
         raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
     folder = RunFolder(options.output)
@@ -221,6 +225,7 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     if unused:
         name = unused[0]
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
+    _check_evaluation(options)
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
     # What users run, in the precision that they get where none is asked for.
@@ -246,6 +251,19 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
         facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
         _write_files(options, report_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
+
+
+def _check_evaluation(options: argparse.Namespace) -> None:
+    """Refuse what would fail, or mean nothing, after minutes of computing."""
+    if options.output is not None and (options.output / NUMBERS_FILE).exists():
+        raise ConfigError(f"--output: {options.output / NUMBERS_FILE} exists; choose another folder")
+    if options.stills and (options.split != "val" or options.protocol != PROTOCOLS[0]):
+        raise ConfigError(
+            "--split, --protocol: have no meaning with --stills, whose --data names the files; leave them out"
+        )
+    files = [path for path in options.data if path.is_file()]
+    if files and not options.stills:
+        raise ConfigError(f"--data {files[0]}: is a file; name a folder, or add --stills for a COCO file of stills")
 
 
 def _evaluate_stills(

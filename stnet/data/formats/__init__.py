@@ -1,1 +1,1 @@
-"""Annotation formats of other tools: one file each, from a marks file to marks and back."""
+"""Annotation formats, one file each, and what brings their contents into a data set."""
