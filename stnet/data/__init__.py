@@ -1,0 +1,1 @@
+"""Data sets: annotations and frames, clips for training, checks and repairs, conversion, synthetic videos."""

@@ -124,6 +124,6 @@ def _valid_ratio(mask: Tensor) -> Tensor:
 def _cell_centres(shape: tuple[int, int], ratio: Tensor) -> Tensor:
     """[B, h * w, 2] centres of a level's cells as shares of the unpadded area."""
     height, width = shape
-    y = (torch.arange(height) + 0.5)[None] / (ratio[:, 1:] * height)
-    x = (torch.arange(width) + 0.5)[None] / (ratio[:, :1] * width)
+    y = (torch.arange(height, dtype=torch.float32) + 0.5)[None] / (ratio[:, 1:] * height)
+    x = (torch.arange(width, dtype=torch.float32) + 0.5)[None] / (ratio[:, :1] * width)
     return torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1).flatten(1, 2)

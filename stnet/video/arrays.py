@@ -35,6 +35,7 @@ class ArraySource(VideoSource):
         self._conclude("ok", [])
 
     def scan(self, keep: Collection[int] = ()) -> Scan:
+        """Return the number of frames, and those whose index is in `keep`."""
         return Scan(length=len(self.array), frames={i: self._frame(i) for i in keep if i < len(self.array)})
 
     def _frame(self, index: int) -> VideoFrame:
@@ -72,6 +73,7 @@ class SpooledSource(VideoSource):
         self._conclude("ok", [])
 
     def scan(self, keep: Collection[int] = ()) -> Scan:
+        """Return the number of frames, and those whose index is in `keep`."""
         frames = {i: self._frame(i) for i in keep if i < self.declared_frames}
         return Scan(length=self.declared_frames, frames=frames)
 

@@ -11,6 +11,12 @@ import numpy as np
 
 USUAL_BITS = (8, 10, 12, 14, 16, 24, 32)
 
+DEEP_LEAST = 64
+"""Of 256 levels, the brightest that samples of 16 bits must reach in a video: below, they hold fewer bits.
+
+For decoders that deliver only the upper 8 bits, so that the values cannot be shown by another depth.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:

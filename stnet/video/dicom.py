@@ -15,7 +15,7 @@ from stnet.video.dicom_coded import CodedFrames
 from stnet.video.dicom_film import FILM_SYNTAXES, FilmFrames
 from stnet.video.dicom_header import import_pydicom, is_dicom, read_header
 from stnet.video.dicom_regions import ScanArea
-from stnet.video.geometry import SQUARE
+from stnet.video.geometry import aspect_notes
 from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
 
 __all__ = ["DicomFile", "is_dicom"]
@@ -59,8 +59,7 @@ class DicomFile(VideoSource):
             yield f"{self._area.notes[0]}, so the whole frame is used; {BURNED_IN}"
         else:
             yield from self._area.notes
-        if self.pixel_aspect != SQUARE:
-            yield f"its pixels are not square: {float(self.pixel_aspect):.3g} times as wide as high"
+        yield from aspect_notes(self.pixel_aspect)
         if self._header.timing_note is not None and self.declared_frames > 1:
             yield f"{self._header.timing_note}: {float(self.fps):g} frames per second are assumed"
         if self._header.volume:

@@ -79,6 +79,11 @@ def believable_aspect(width: float | Fraction, height: float | Fraction) -> Frac
     return aspect if ASPECT_RANGE[0] <= aspect <= ASPECT_RANGE[1] else SQUARE
 
 
+def aspect_notes(aspect: Fraction) -> tuple[str, ...]:
+    """Return what a user should know of pixels of this aspect: nothing of square ones."""
+    return () if aspect == SQUARE else (f"its pixels are not square: {float(aspect):.4g} times as wide as high",)
+
+
 def _counts(part: int, whole: int) -> bool:
     """Whether an entry that should be 0 is more than what fixed-point numbers leave."""
     return abs(part) * 1000 > abs(whole)

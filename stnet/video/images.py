@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stnet.errors import VideoError
+from stnet.video.geometry import aspect_notes
 from stnet.video.source import DEFAULT_FPS, Scan, VideoFrame, VideoSource
 from stnet.video.stills import (
     DepthSurvey,
@@ -35,7 +36,8 @@ class ImageSequence(VideoSource):
         self._scale = survey.scale()
         self.height, self.width, self.pixel_aspect = header.height, header.width, header.pixel_aspect
         self.declared_frames = len(self.paths) - len(self._bad)
-        self.notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
+        depth_notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
+        self.notes = depth_notes + aspect_notes(self.pixel_aspect)
 
     def __iter__(self) -> Iterator[VideoFrame]:
         index = 0
@@ -75,7 +77,7 @@ class ImageSequence(VideoSource):
             if size != expected:
                 raise VideoError(
                     f"{path}: is {size[0]} x {size[1]} pixels, {first[0].name} {expected[0]} x {expected[1]}; "
-                    "frames of one video must be of one size: pass images that are no video one at a time"
+                    "frames of one video must be of one size; --stills reads images that are no video, each for itself"
                 )
         if first is None:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in list(self._bad.items())[:3])

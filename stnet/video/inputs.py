@@ -59,21 +59,30 @@ def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS, full_frame: bool 
     return inputs[0].open(fps, full_frame)
 
 
-def find_inputs(names: Iterable[str | Path]) -> list[VideoInput]:
-    """Videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
+def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[VideoInput]:
+    """Find the videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
     A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
     one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them, or
-    by their suffix. Raises `VideoError` for a name that stands for nothing.
+    by their suffix.
+
+    Args:
+        names: what the user named.
+        stills: images are no frames of a video: each is an input of its own, of any size.
+
+    Raises:
+        VideoError: a name stands for nothing.
     """
     inputs: list[VideoInput] = []
     images: dict[Path, list[Path]] = {}
     for name in names:
         for path in _matches(str(name)):
             if path.is_dir():
-                inputs += _in_folder(path)
+                inputs += _in_folder(path, stills)
             elif is_dicom(path):
                 inputs.append(_dicom(path))
+            elif _is_image(path) and stills:
+                inputs.append(_still(path))
             elif _is_image(path):
                 if path.parent not in images:
                     images[path.parent] = []
@@ -98,7 +107,11 @@ def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInpu
     return VideoInput(name=name, paths=paths, origin=video.origin)
 
 
-def _in_folder(folder: Path) -> list[VideoInput]:
+def _still(path: Path) -> VideoInput:
+    return VideoInput(name=path.stem, paths=(path,), origin=str(path))
+
+
+def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     try:
         files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
         dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
@@ -108,14 +121,15 @@ def _in_folder(folder: Path) -> list[VideoInput]:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
     if dicoms and images:
         raise VideoError("a folder holds DICOM files and images; name the DICOM files, or move the images elsewhere")
-    if images and videos:
+    if images and videos and not stills:
         raise VideoError(
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
         )
-    if images:
+    if images and not stills:
         return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder))]
-    if videos or dicoms:
-        named = [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
+    if images or videos or dicoms:
+        named = [_still(path) for path in images]
+        named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
         return named + [_dicom(path) for path in dicoms]
     raise VideoError(f"{folder}: holds no image, no video and no DICOM file")
 

@@ -19,7 +19,8 @@ from av.stream import Disposition
 
 from stnet.errors import VideoError
 from stnet.video.container import open_container
-from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, believable_aspect
+from stnet.video.depth import DEEP_LEAST
+from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
@@ -47,6 +48,7 @@ class _Tally:
     first: float = 0.0  # seconds, of the first frame, on the container's clock
     end: float = 0.0  # seconds from the first frame to the end of the last
     last_time: float = 0.0
+    brightest: int | None = None  # of frames with 16 bits per sample, after the reduction to 8
     jumps: int = 0  # how often the clock went back
     flagged: int = 0  # frames the decoder concealed damage in
     failed_packets: int = 0
@@ -153,8 +155,7 @@ class DecodedVideo(VideoSource):
             yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
         if orientation is None:
             yield "is to be turned by other than quarter turns for display; its frames are read as they are stored"
-        if self.pixel_aspect != SQUARE:
-            yield f"its pixels are not square: {self.pixel_aspect} times as wide as high"
+        yield from aspect_notes(self.pixel_aspect)
 
     def _keep_time(self, frame: av.VideoFrame, clock: float | None, tally: _Tally) -> None:
         interval = float(1 / self.fps)
@@ -176,6 +177,8 @@ class DecodedVideo(VideoSource):
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
         image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        if frame.format.components[0].bits == 16:
+            tally.brightest = max(tally.brightest or 0, int(image.max()))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
 
     def _frames_by_duration(self) -> int | None:
@@ -187,6 +190,11 @@ class DecodedVideo(VideoSource):
             problems.append(f"{tally.failed_packets} packets could not be decoded")
         if tally.flagged:
             problems.append(f"{tally.flagged} frames are damaged")
+        if tally.brightest is not None and 0 < tally.brightest < DEEP_LEAST:
+            problems.append(
+                f"its samples of 16 bits reach {tally.brightest} of 255 only: they hold fewer bits, so the frames are "
+                "too dark; convert it to 8 bits"
+            )
         if tally.jumps:
             problems.append(f"its clock jumps back {tally.jumps} times; times go on at its frame rate there")
         if self._is_short(tally):
@@ -224,11 +232,9 @@ class VideoFile(DecodedVideo):
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:
     """Frames of a stream with their times on its clock (seconds, None where unknown).
 
-    Packets that cannot be decoded are counted and skipped, unreadable data ends it.
-
-    Args:
-        decode_stamps: the container states only when packets are to be decoded; frames leave the decoder in another
-            order than packets enter it, at the same times, so the next frame takes the earliest time not taken yet.
+    Packets that cannot be decoded are counted and skipped, unreadable data ends it. With `decode_stamps` the container
+    states only when packets are to be decoded; frames leave the decoder in another order than packets enter it, at the
+    same times, so the next frame takes the earliest time not taken yet.
     """
     packets = container.demux(stream)
     stamps: deque[float] = deque()

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stnet.errors import VideoError
+from stnet.video.geometry import aspect_notes
 from stnet.video.rates import frame_rate
 from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
 from stnet.video.stills import (
@@ -74,7 +75,8 @@ class ImageStack(VideoSource):
         self.declared_frames = self._stated
         self._timed = seconds > 0
         self.fps = rate or (frame_rate(self._stated / seconds) if self._timed else None) or fps
-        self.notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
+        depth_notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
+        self.notes = depth_notes + aspect_notes(self.pixel_aspect)
 
     def __iter__(self) -> Iterator[VideoFrame]:
         index, clock = 0, 0.0

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from stnet.errors import VideoError
-from stnet.video.depth import Extremes, GrayScale, choose_scale
+from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale
 from stnet.video.geometry import Orientation, believable_aspect
 from stnet.video.source import check_size
 
@@ -37,9 +37,6 @@ IMAGE_SUFFIXES = frozenset(IMAGE_FORMATS)
 EXIF_ORIENTATION = 0x0112
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_LARGEST = 256, 257, 258, 262, 281
 WHITE_IS_ZERO = 0
-
-DEEP_COLOUR_LEAST = 64
-"""Of 256 levels, the brightest that colour of 16 bits must reach in a video: below, its values have fewer bits."""
 
 PixelKind = Literal["bytes", "deep gray", "deep colour"]
 
@@ -144,7 +141,7 @@ class DepthSurvey:
 
     def scale(self) -> GrayScale | None:
         """Return what `find_scale` does."""
-        if self._colour is not None and self._colour < DEEP_COLOUR_LEAST:
+        if self._colour is not None and self._colour < DEEP_LEAST:
             raise VideoError(
                 f"{self._path}: colour of 16 bits whose brightest value is {self._colour * 256} to "
                 f"{self._colour * 256 + 255} of 65535; it holds fewer bits: convert it to 8 bits per channel"

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from stnet.errors import CheckpointError
-from stnet.inference.folding import fold_batch_norms
+from stnet.execution.folding import fold_batch_norms
 from stnet.model.detector import Detector
 from stnet.model.efficientnet import SCALES, EfficientNetLite
 from stnet.model.pretrained import lite_weights_file, load_backbone

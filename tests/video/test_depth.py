@@ -1,5 +1,6 @@
 """Images of more than 8 bits: one brightness for all frames, in training as in inference, said aloud."""
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,3 +117,17 @@ def test_files_of_eight_bits_have_no_scale(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
     assert find_scale([tmp_path / "a.png", tmp_path / "b.png"]) is None
+
+
+@pytest.mark.parametrize(("bits", "status"), [(16, "ok"), (12, "corrupt"), (8, "corrupt")])
+def test_videos_of_sixteen_bits_that_hold_fewer_are_not_called_whole(tmp_path, bits, status):
+    with av.open(str(tmp_path / "a.mkv"), mode="w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "gray16le"
+        for _ in range(3):
+            values = (RAMP.astype(np.uint16) * 257) >> (16 - bits)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="gray16le")))
+        output.mux(stream.encode(None))
+    source = open_source(tmp_path / "a.mkv")
+    assert len(list(source)) == 3 and source.status == status
+    assert bits == 16 or "hold fewer bits" in source.problems[0]

@@ -108,7 +108,9 @@ def test_pixel_aspect_turns_with_the_frame(tmp_path, encode, draw_picture):
 )
 def test_densities_of_images_tell_the_pixel_aspect(tmp_path, suffix, dpi, aspect):
     Image.fromarray(marked()).save(tmp_path / f"a.{suffix}", dpi=dpi)
-    assert float(open_source(tmp_path / f"a.{suffix}").pixel_aspect) == pytest.approx(float(aspect), rel=0.01)
+    source = open_source(tmp_path / f"a.{suffix}")
+    assert float(source.pixel_aspect) == pytest.approx(float(aspect), rel=0.01)
+    assert bool(source.notes) == (aspect != 1)
 
 
 def test_orientations_are_the_eight_of_the_standard():

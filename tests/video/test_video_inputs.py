@@ -32,8 +32,19 @@ def test_folder_of_frames_in_natural_order(tmp_path):
 def test_mixed_sizes_are_refused_with_names_and_sizes(tmp_path):
     folder = save_frames(tmp_path / "mixed", ["a.png"])
     save_frames(folder, ["b.png"], size=(41, 30))
-    with pytest.raises(VideoError, match=r"b\.png: is 41 x 30 pixels, a\.png 40 x 30"):
+    with pytest.raises(VideoError, match=r"b\.png: is 41 x 30 pixels, a\.png 40 x 30.*--stills"):
         open_source(folder)
+
+
+def test_stills_are_inputs_of_their_own(tmp_path, encode):
+    folder = save_frames(tmp_path / "mixed", ["a.png", "c.png"])
+    save_frames(folder, ["b.png"], size=(41, 30))
+    encode(folder / "d.mp4", frames=2)
+    for names in ([folder], sorted(folder.iterdir()), [folder / "*"]):
+        found = find_inputs(names, stills=True)
+        assert sorted(video.name for video in found) == ["a", "b", "c", "d"]
+        sizes = {video.name: (source.width, len(list(source))) for video in found for source in [video.open()]}
+        assert sizes == {"a": (40, 1), "b": (41, 1), "c": (40, 1), "d": (64, 2)}
 
 
 def test_unreadable_frames_are_skipped_and_reported(tmp_path):
