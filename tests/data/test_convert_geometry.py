@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from stnet.data.convert import convert
 from stnet.data.formats.fitting import Picture, fit
@@ -139,6 +140,25 @@ def test_what_a_source_remarks_is_in_the_summary(tmp_path):
     )
     done = convert(path, tmp_path / "marks.json", tmp_path / "out", split="train")
     assert any("not square" in remark for remark in done.remarks)
+
+
+def test_no_picture_is_decoded_to_find_its_orientation(tmp_path, monkeypatch):
+    """Pillow decodes a whole PNG file in search of EXIF data, unless it is asked for less."""
+    path, entry = images(tmp_path, picture(3, 4), 6)
+    Image.fromarray(picture(3, 4)).save(path / "upright.png")
+    document = {
+        "images": [
+            {"id": 1, "file_name": entry, "width": 2 * HEIGHT, "height": 2 * WIDTH},
+            {"id": 2, "file_name": "upright.png", "width": 2 * WIDTH, "height": 2 * HEIGHT},
+        ],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "benign"}],
+    }
+    (tmp_path / "marks.json").write_text(json.dumps(document))
+    decoded, prepare = [], PngImageFile.load_prepare
+    monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: (decoded.append(image), prepare(image))[1])
+    convert(path, tmp_path / "marks.json", tmp_path / "out", split="train")
+    assert len(decoded) == 2
 
 
 def test_pixels_that_are_not_square():

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags
 
 from stnet.data.formats.account import Account
 from stnet.data.formats.classes import Classes
@@ -15,7 +14,7 @@ from stnet.data.layout import VideoRecord, write_frames
 from stnet.errors import DataError
 from stnet.video import VideoInput, VideoSource
 from stnet.video.geometry import UPRIGHT, Orientation
-from stnet.video.stills import open_still
+from stnet.video.stills import read_still_header
 
 
 class VideoConversion:
@@ -124,8 +123,7 @@ class VideoConversion:
         """How the image file of a frame was laid upright."""
         if name not in self._files:
             return UPRIGHT
-        with open_still(self._files[name]) as image:
-            return Orientation.from_exif(image.getexif().get(ExifTags.Base.Orientation))
+        return read_still_header(self._files[name]).orientation
 
     def _instance(self, mark: Mark) -> int:
         """The number of a lesion; marks that no file connects are lesions of their own."""
