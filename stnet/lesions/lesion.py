@@ -6,6 +6,35 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LesionInFrame:
+    """A lesion in one frame.
+
+    Attributes:
+        number: which lesion of the video, from 1.
+        box: float64 `[4]`, smoothed, x0 y0 x1 y1 in pixels of the original frame.
+        found: False where it was missed in this frame, and the box is where it should be.
+        row: where its best score stands in the frame's list of detections; -1 where it was missed.
+        class_scores: float64 `[classes]` of the lesion: over the whole video, in live mode until this frame.
+    """
+
+    number: int
+    box: np.ndarray
+    found: bool
+    row: int
+    class_scores: np.ndarray
+
+    @property
+    def label(self) -> int:
+        """Its class, from 1: the one with the highest score."""
+        return int(self.class_scores.argmax()) + 1
+
+    @property
+    def score(self) -> float:
+        """The score of its class."""
+        return float(self.class_scores.max())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Lesion:
     """A lesion of a video.
 
@@ -66,7 +95,15 @@ class Lesion:
         """The frame it is best seen in."""
         return int(self.frames[self.best])
 
-    def box_in(self, frame: int) -> np.ndarray | None:
-        """Return its smoothed box `[4]` in a frame, None where it has none."""
+    def in_frame(self, frame: int) -> LesionInFrame | None:
+        """Return the lesion as it is in a frame, None where it is out of sight."""
         position = int(np.searchsorted(self.frames, frame))
-        return self.boxes[position] if position < len(self.frames) and self.frames[position] == frame else None
+        if position == len(self.frames) or self.frames[position] != frame:
+            return None
+        return LesionInFrame(
+            number=self.number,
+            box=self.boxes[position],
+            found=bool(self.found[position]),
+            row=int(self.rows[position]),
+            class_scores=self.class_scores,
+        )

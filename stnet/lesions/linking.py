@@ -30,6 +30,13 @@ ALIKE = 1e-3
 """Distance per point of score that a better finding is preferred by, which settles ties."""
 
 
+SCORE_THRESHOLD = 0.4
+"""Default score from which detections are told, and a lesion is one."""
+
+KEEP_SHARE = 0.5
+"""Default share of that score from which findings continue a lesion."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinkSettings:
     """How findings become lesions.
@@ -42,8 +49,8 @@ class LinkSettings:
         absence: frames that a lesion may be out of sight for and still be the same when it returns.
     """
 
-    start_score: float = 0.4
-    keep_score: float = 0.2
+    start_score: float = SCORE_THRESHOLD
+    keep_score: float = KEEP_SHARE * SCORE_THRESHOLD
     least_findings: int = 3
     brief: int = 5
     absence: int = 250
@@ -57,6 +64,11 @@ class LinkSettings:
         for name, least in (("least_findings", 1), ("brief", 0), ("absence", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} {getattr(self, name)}; expected at least {least}")
+
+
+def link_settings(score_threshold: float) -> LinkSettings:
+    """Return the usual settings for a score from which on detections are told."""
+    return LinkSettings(start_score=score_threshold, keep_score=KEEP_SHARE * score_threshold)
 
 
 @dataclass(kw_only=True, eq=False)

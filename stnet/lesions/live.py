@@ -6,43 +6,11 @@ import numpy as np
 
 from stnet.lesions.findings import Findings
 from stnet.lesions.joining import GATE, distance, ends_of
+from stnet.lesions.lesion import LesionInFrame
 from stnet.lesions.linking import Linker, LinkSettings, Tracklet
 
 HISTORY = 100
 """Findings that a lesion in sight is remembered by, when it leaves and comes back."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LiveLesion:
-    """A lesion that is in sight in a frame of a feed.
-
-    Attributes:
-        number: which lesion of the feed, from 1 in the order they were made out.
-        box: float64 `[4]`, filtered, x0 y0 x1 y1 in pixels of the original frame.
-        found: False where it was missed in this frame, and the box is where it should be.
-        row: where its best score stands in the frame's list of detections; -1 where it was missed.
-        first_frame: the frame it appeared in.
-        frame_count: in how many frames it was found until now.
-        class_scores: float64 `[classes]`, over all that was found of it until now.
-    """
-
-    number: int
-    box: np.ndarray
-    found: bool
-    row: int
-    first_frame: int
-    frame_count: int
-    class_scores: np.ndarray
-
-    @property
-    def label(self) -> int:
-        """Its class, from 1: the one with the highest score."""
-        return int(self.class_scores.argmax()) + 1
-
-    @property
-    def score(self) -> float:
-        """The score of its class."""
-        return float(self.class_scores.max())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,7 +19,6 @@ class _Known:
 
     number: int
     tracklet: Tracklet
-    first_frame: int
     count: int = 0
     scores: np.ndarray
 
@@ -76,7 +43,7 @@ class LiveLinker:
         self._known: list[_Known] = []  # in sight, or away not longer than an absence
         self._numbers = 0
 
-    def update(self, findings: Findings) -> list[LiveLesion]:
+    def update(self, findings: Findings) -> list[LesionInFrame]:
         """Take in the next frame; return the lesions in sight, in the order of their numbers.
 
         Raises:
@@ -114,7 +81,6 @@ class LiveLinker:
             known = _Known(
                 number=self._numbers,
                 tracklet=tracklet,
-                first_frame=tracklet.frames[0],
                 scores=np.zeros_like(tracklet.classes),
             )
             self._known.append(known)
@@ -122,13 +88,11 @@ class LiveLinker:
         return known
 
     @staticmethod
-    def _answer(known: _Known, findings: Findings, position: int | None) -> LiveLesion:
-        return LiveLesion(
+    def _answer(known: _Known, findings: Findings, position: int | None) -> LesionInFrame:
+        return LesionInFrame(
             number=known.number,
             box=known.tracklet.motion.predicted(findings.frame).box,
             found=position is not None,
             row=-1 if position is None else int(findings.rows[position]),
-            first_frame=known.first_frame,
-            frame_count=known.count,
             class_scores=known.scores / known.count,
         )

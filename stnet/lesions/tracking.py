@@ -14,30 +14,63 @@ LEAST_WEIGHT = 0.1
 """A box of score 0 pulls on the smoothed path like a tenth of one of score 1."""
 
 
-def find_lesions(video: Iterable[Findings], settings: LinkSettings) -> list[Lesion]:
-    """Return the lesions of a video in the order they appear.
+class LesionFinder:
+    """Finds the lesions of a video: its frames one after the other, then the lesions.
 
     Findings are linked frame by frame, the stretches of one lesion are joined over its absences, what was found too
     rarely or with too low scores is left out, and the boxes of each lesion are smoothed.
 
     Args:
-        video: the findings of its frames, in order; frames may be missing.
         settings: what may be linked.
     """
-    linker, tracklets, times = Linker(settings), [], {}
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self._settings, self._linker = settings, Linker(settings)
+        self._ended: list[Tracklet] = []
+        self._times: dict[int, float] = {}
+
+    def update(self, findings: Findings) -> None:
+        """Take in the next frame; frames may be missing between.
+
+        Raises:
+            ValueError: for a frame that is not later than those before.
+        """
+        _, ended = self._linker.update(findings)
+        self._times[findings.frame] = findings.time
+        self._ended += [tracklet for tracklet in ended if len(tracklet.frames) >= self._least_joined]
+
+    def lesions(self) -> list[Lesion]:
+        """Return the lesions in the order they appear."""
+        settings = self._settings
+        needed = min(settings.least_findings, len(self._times))
+        tracklets = self._ended + [
+            tracklet for tracklet in self._linker.open if len(tracklet.frames) >= min(self._least_joined, needed)
+        ]
+        groups = [
+            group
+            for group in joined(tracklets, settings)
+            if sum(len(part.frames) for part in group) >= needed
+            and max(part.best for part in group) >= settings.start_score
+        ]
+        return [_lesion(number, group, settings.brief, self._times) for number, group in enumerate(groups, start=1)]
+
+    @property
+    def _least_joined(self) -> int:
+        """Findings of a tracklet that may be part of a lesion: single ones are most often false alarms."""
+        return min(2, self._settings.least_findings)
+
+
+def find_lesions(video: Iterable[Findings], settings: LinkSettings) -> list[Lesion]:
+    """Return the lesions of a video in the order they appear.
+
+    Args:
+        video: the findings of its frames, in order.
+        settings: what may be linked.
+    """
+    finder = LesionFinder(settings)
     for findings in video:
-        times[findings.frame] = findings.time
-        tracklets += linker.update(findings)[1]
-    tracklets += linker.open
-    needed = min(settings.least_findings, len(times))
-    lasting = [tracklet for tracklet in tracklets if len(tracklet.frames) >= min(2, needed)]
-    groups = [
-        group
-        for group in joined(lasting, settings)
-        if sum(len(part.frames) for part in group) >= needed
-        and max(part.best for part in group) >= settings.start_score
-    ]
-    return [_lesion(number, group, settings.brief, times) for number, group in enumerate(groups, start=1)]
+        finder.update(findings)
+    return finder.lesions()
 
 
 def lesion_scores(scores: np.ndarray) -> np.ndarray:

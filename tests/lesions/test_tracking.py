@@ -75,8 +75,9 @@ def test_an_absence_has_no_boxes_but_the_same_number():
     video = [found(t, (100, 30, 140, 60)) if not 20 <= t < 60 else found(t) for t in range(80)]
     (lesion,) = find_lesions(video, SETTINGS)
     assert lesion.frames.tolist() == [*range(20), *range(60, 80)]
-    assert lesion.box_in(40) is None
-    assert lesion.box_in(60) is not None
+    assert lesion.in_frame(40) is None
+    assert lesion.in_frame(60).box.tolist() == lesion.boxes[20].tolist()
+    assert lesion.in_frame(80) is None
     apart = find_lesions(video, LinkSettings(start_score=0.4, absence=10))
     assert [(one.number, one.first_frame) for one in apart] == [(1, 0), (2, 60)]
 
@@ -174,16 +175,16 @@ def test_every_finding_belongs_to_one_lesion_at_most(seed, missed, false):
         owned |= here
 
 
-def test_a_live_lesion_keeps_its_number_and_its_counts_when_it_comes_back():
+def test_a_live_lesion_keeps_its_number_when_it_comes_back():
     linker = LiveLinker(SETTINGS)
     video = [found(t, (100, 30, 140, 60)) if not 200 <= t < 260 else found(t) for t in range(300)]
     answers = [linker.update(findings) for findings in video]
     assert answers[:2] == [[], []]  # not yet seen often enough
-    assert [lesion.number for lesion in answers[2]] == [1] and answers[2][0].frame_count == 3
+    assert [lesion.number for lesion in answers[2]] == [1]
     assert [lesion.found for lesion in answers[202]] == [False]  # missed, perhaps in passing
     assert answers[230] == []
     (last,) = answers[-1]
-    assert (last.number, last.first_frame, last.frame_count, last.row, last.label) == (1, 0, 240, 0, 1)
+    assert (last.number, last.found, last.row, last.label) == (1, True, 0, 1)
     assert last.score == pytest.approx(0.8)
     fresh = LiveLinker(LinkSettings(start_score=0.4, absence=20))
     assert [lesion.number for lesion in [fresh.update(findings) for findings in video][-1]] == [2]
