@@ -33,7 +33,7 @@ class JsonResults(Sink):
 
     The file is an object: `format`, `video`, `model`, `conventions` (how to read what follows), `class_names` by label,
     `frames` (each with `frame`, `time`, and columns `boxes`, `scores`, `labels`, `sizes_mm`), then `lesions`, `status`,
-    `problems` and `frame_count`, known only at the end. `results.schema.json` describes it.
+    `problems` and `frame_count`, known only at the end. `detections.schema.json` describes it.
     """
 
     file_name = "detections.json"

@@ -1,8 +1,10 @@
 """The lesions of a video, collected from the results of its frames."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.video_results import VideoResult
 from stnet.lesions import Findings, Lesion, LesionFinder, findings_of
 from stnet.lesions.linking import link_settings
 
@@ -54,3 +56,21 @@ class LesionCollector:
     def found(self) -> Sequence[Lesion]:
         """Return the lesions in the order they appear."""
         return self._finder.lesions()
+
+
+def linked(
+    name: str, frames: Sequence[FrameResult], class_names: dict[int, str], score_threshold: float
+) -> VideoResult:
+    """Return a video's result: its frames linked into lesions, which each frame then knows."""
+    collector = LesionCollector(class_names, score_threshold)
+    for frame in frames:
+        collector.add(frame)
+    lesions = collector.found()
+    return VideoResult(
+        name=name,
+        frames=tuple(
+            replace(frame, lesions=tuple(seen for lesion in lesions if (seen := lesion.in_frame(frame.index))))
+            for frame in frames
+        ),
+        lesions=tuple(lesions),
+    )
