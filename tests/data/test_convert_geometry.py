@@ -1,6 +1,7 @@
 """A mark on a visible pixel stays on it, whatever the source, and whatever picture the mark was drawn on."""
 
 import json
+import struct
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
@@ -17,6 +18,7 @@ from stnet.data.convert import convert
 from stnet.data.formats.fitting import Picture, fit
 from stnet.data.index import load_index
 from stnet.errors import DataError
+from stnet.video.geometry import Orientation
 
 HEIGHT, WIDTH = 36, 52  # no two of the sizes below are alike
 REGION = (9, 4, 44, 31)
@@ -61,6 +63,26 @@ def video(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     return folder / "clip.mkv", "clip/000000.png"
 
 
+def turned_video(folder: Path, upright: np.ndarray, orientation: int) -> tuple[Path, str]:
+    """A video whose display matrix says what the EXIF `orientation` does."""
+    inverse = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
+    stored = Orientation.from_exif(inverse).apply(upright)
+    path = folder / "clip.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    laid = Orientation.from_exif(orientation)
+    x, y = (-1 if mirrored else 1 for mirrored in (laid.mirrored_x, laid.mirrored_y))
+    a, b, c, d = (value << 16 for value in ((0, y, x, 0) if laid.transposed else (x, 0, 0, y)))
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path, "clip/000000.png"
+
+
 def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     pytest.importorskip("pydicom")
     from pydicom.dataset import Dataset, FileMetaDataset
@@ -85,7 +107,7 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    source=st.sampled_from((images, images, wide_images, video, dicom)),
+    source=st.sampled_from((images, turned_video, wide_images, video, dicom)),
     orientation=st.integers(1, 8),
     x=st.integers(REGION[0], REGION[2] - 1),
     y=st.integers(REGION[1], REGION[3] - 1),
@@ -93,10 +115,12 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     raw=st.booleans(),
     cut=st.booleans(),
 )
+@example(source=turned_video, orientation=6, x=12, y=7, scale=1, raw=True, cut=False)
+@example(source=turned_video, orientation=7, x=12, y=7, scale=2, raw=True, cut=False)
 def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cut):
     """The mark is drawn on the upright frame, on what is stored or shown (where the size tells), or on the region."""
     box, size = np.array([x, y, x + 1, y + 1], dtype=float), (WIDTH, HEIGHT)
-    if source is images and raw and orientation >= 5:
+    if source in (images, turned_video) and raw and orientation >= 5:
         across, down = {5: (y, x), 6: (y, WIDTH - 1 - x), 7: (HEIGHT - 1 - y, WIDTH - 1 - x), 8: (HEIGHT - 1 - y, x)}[
             orientation
         ]

@@ -103,7 +103,7 @@ class VideoConversion:
 
     def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
         whole = (source.full_width or source.width, source.full_height or source.height)
-        orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(name)
+        orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(source, name)
         key = frame.relative, frame.size, orientation
         if key not in self._fits:
             picture = Picture(
@@ -119,10 +119,10 @@ class VideoConversion:
             self.account.notes[f"{self.video.name}: {found.note}"] += 1
         return found
 
-    def _orientation(self, name: str | None) -> Orientation:
-        """How the image file of a frame was laid upright."""
+    def _orientation(self, source: VideoSource, name: str | None) -> Orientation:
+        """How a frame was laid upright: as its own file says, else as its video does."""
         if name not in self._files:
-            return UPRIGHT
+            return source.orientation
         return read_still_header(self._files[name]).orientation
 
     def _instance(self, mark: Mark) -> int:

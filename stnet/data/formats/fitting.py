@@ -1,7 +1,7 @@
 """From the picture that marks were drawn on to the frames that are written.
 
 The two differ where the annotated picture was scaled, where frames are cut to a scan region, where a camera turned the
-picture (EXIF), or where pixels are not square and the picture was shown with square ones.
+picture (EXIF, display matrix), or where pixels are not square and the picture was shown with square ones.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
         )
     target, shift = (picture.whole, back) if to_whole else (picture.size, (0.0, 0.0))
     scaled = f"scaled from {_text(upright)} to {_text(target)}" if upright != target else ""
-    turned = "turned as the EXIF orientation says" if orientation != UPRIGHT else ""
+    turned = "turned upright as the file says" if orientation != UPRIGHT else ""
     return Fit(
         orientation=orientation,
         drawn=drawn,
