@@ -39,7 +39,7 @@ READ_AHEAD_CLIPS = 4
 
 
 class VideoDetector:
-    """Finds lesions in every frame of a video.
+    """Finds lesions in every frame of a video; several calls may run beside each other, in threads too.
 
     Decoding, the model and whatever is done with the results run beside each other; memory does not grow with
     the length of a video.
@@ -56,7 +56,9 @@ class VideoDetector:
         options: finer execution options; `device` and `dtype` above take precedence over those given here.
         profile: measure the time per stage (`timer.seconds`); slows a GPU down.
 
-    Raises: `ConfigError` for options that cannot be used, `CheckpointError` for the model.
+    Raises:
+        ConfigError: options that cannot be used.
+        CheckpointError: a model that cannot be loaded.
     """
 
     def __init__(
@@ -109,8 +111,8 @@ class VideoDetector:
             fps: frame rate where the input states none.
             images: keep the frame in every result.
 
-        Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
-            warning.
+        Raises:
+            VideoError: a video cannot be used. One that is damaged gives its readable frames and a warning.
         """
         events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
         with closing(events):

@@ -72,7 +72,8 @@ class LiveDetector:
         policy: what happens when one more arrives: "drop-oldest" discards the one that waited longest (it
             gets no result), "wait" lets the feed wait (nothing is lost, for files and pipes).
 
-    Raises: `ConfigError` for values out of range.
+    Raises:
+        ConfigError: a value out of range.
     """
 
     def __init__(
@@ -111,7 +112,8 @@ class LiveDetector:
             name: the feed's name in the results.
             images: keep the frame in every result.
 
-        Raises: `VideoError` for frames that cannot be used, and whatever the feed raises.
+        Raises:
+            VideoError: frames that cannot be used; and whatever the feed raises.
         """
         window = _Window(self._detector.config.frames, self._delay)
         arrivals = _Arrivals(feed, name, self._waiting, self._policy)

@@ -128,7 +128,18 @@ def test_devices_and_precisions_agree(model, tmp_path, device, precision):
         np.testing.assert_allclose(np.sort(one.boxes, axis=0), np.sort(other.boxes, axis=0), atol=1.0)
 
 
-def test_duplicates_are_dropped_as_the_model_says(model, tmp_path):
+@pytest.fixture(scope="module")
+def overlapping(model):
+    """The model with boxes so large that they overlap."""
+    wide = deepcopy(model)
+    with torch.no_grad():
+        for head in wide.decoder.box_heads:
+            head.layers[-1].bias[2:] = 3.0
+    return wide
+
+
+def test_duplicates_are_dropped_as_the_model_says(overlapping, tmp_path):
+    model = overlapping
     index = index_of(tmp_path, [4])
     strict = deepcopy(model)
     strict.config = replace(model.config, duplicate_iou=0.001)
@@ -201,7 +212,8 @@ def test_evaluation_measures_what_users_run(model, tmp_path, targets):
     assert metrics[0].overall.ap == pytest.approx(metrics[1].overall.ap, abs=1e-6)
 
 
-def test_duplicates_are_an_option_and_no_change_of_the_model(model, tmp_path):
+def test_duplicates_are_an_option_and_no_change_of_the_model(overlapping, tmp_path):
+    model = overlapping
     index, before = index_of(tmp_path, [4]), model.config
     found = predict_frames(model, index, PredictionOptions(duplicate_iou=0.01))
     assert sum(len(frame.scores) for frame in found) < sum(len(frame.scores) for frame in predict_frames(model, index))

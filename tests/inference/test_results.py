@@ -113,7 +113,7 @@ def test_abandoned_files_are_partial_and_former_ones_gone(tmp_path):
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError):
+    with pytest.raises(VideoError, match="choose another --output"):
         outputs(tmp_path / "file" / "clip")
 
 

@@ -25,6 +25,8 @@ def parse_coco(document: dict, file: Path) -> MarksFile:
     for entry in content.boxes:
         marks[entry.image_id].append(_mark(document, content, entry, file))
     videos = _video_names(document, file)
+    if not videos:
+        _check_one_video(document["images"], file)
     images = []
     for image in content.images:
         raw = document["images"][image.position]
@@ -143,6 +145,15 @@ def _whole(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
         return None
     return int(value) if value == int(value) else None
+
+
+def _check_one_video(images: list[dict], file: Path) -> None:
+    """Images of several videos that no list names could be of any video."""
+    stated = {str(image["video_id"]) for image in images if image.get("video_id") is not None}
+    if len(stated) > 1:
+        raise DataError(
+            f"{file}: its images are of {len(stated)} videos (video_id), of which `videos` names none; list them there"
+        )
 
 
 def _video_names(document: dict, file: Path) -> dict[int, str]:
