@@ -37,6 +37,7 @@ def plan_repairs(annotations: Annotations, facts: FrameFacts, *, errata: bool = 
       one that covers nothing of it is left out;
     - of two boxes of one class that overlap by more than 95 % the second is left out;
     - a frame that loses its last box this way counts as not annotated: something was marked there;
+    - a frame with a region of many lesions or one to be ignored (`iscrowd`, `ignore`) counts as not annotated;
     - a file listed twice keeps its first place, which takes over the boxes of the second;
     - a box whose id is taken gets a free one (nothing refers to it); an entry written twice word for word stays once;
     - a video without frames is left out; the errata of BUV are applied by name, unless `errata` is False.
@@ -124,6 +125,7 @@ class _Planner:
         self._duplicate_videos()
         self._unusable_files()
         self._files_listed_twice()
+        self._crowds()
         self._malignant_videos()
         for image in self.images.values():
             self._size(image)
@@ -252,6 +254,25 @@ class _Planner:
     def _owner(self, box: BoxEntry, image: ImageEntry) -> dict:
         raw = self.document["annotations"][box.position]
         return {"image_id": image.id} | ({"video_id": image.video_id} if "video_id" in raw else {})
+
+    def _crowds(self) -> None:
+        """Have a frame count as not annotated that holds lesions which nobody marked one by one."""
+        for image in self.images.values():
+            boxes = self.boxes[image.id]
+            crowd = next((box for box in boxes if self._is_crowd(box)), None)
+            if crowd is None:
+                continue
+            self.boxes[image.id], self.annotated[image.id] = [], False
+            changes = [_gone("annotations", box.position) for box in boxes]
+            changes.append(_edit("images", image.position, annotated=False))
+            what = f"{image.file_name}: a crowd or a region to be ignored (iscrowd, ignore), no box of a lesion"
+            done = f"{_number(boxes, 'box')} left out, counts as not annotated"
+            keys = {"remedy": "draw a box around each lesion", "automatic": True}
+            self._add(crowd.entry, "crowd region", what, done, changes, **keys)
+
+    def _is_crowd(self, box: BoxEntry) -> bool:
+        raw = self.document["annotations"][box.position]
+        return raw.get("iscrowd") == 1 or raw.get("ignore") == 1
 
     def _malignant_videos(self) -> None:
         """Label the lesions that the authors of BUV say are malignant."""
