@@ -230,6 +230,8 @@ class VideoFile(DecodedVideo):
         super().__init__(str(self.path), self.path.stem)
 
     def _container(self) -> Any:
+        if self.path.is_file() and not self.path.stat().st_size:
+            raise VideoError(f"{self.path}: is empty (0 bytes); copy it again")
         return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
 
 
