@@ -38,6 +38,9 @@ from stnet.data.index import FRAMES_FOLDER
 from stnet.data.layout import write_annotations
 from stnet.errors import ConfigError, DataError, VideoError
 from stnet.video import VideoInput, find_inputs
+from stnet.video.dicom import is_dicom
+from stnet.video.reader import VIDEO_SUFFIXES
+from stnet.video.stills import IMAGE_SUFFIXES
 
 MARKER = "converted.json"
 
@@ -137,6 +140,8 @@ def find_videos(source: Path) -> list[VideoInput]:
         folders = []
     except FileNotFoundError as error:
         raise VideoError(f"{source}: no such file or folder") from error
+    if folders:
+        _check_folders_alone(source)
     videos = find_inputs(folders or [source])
     names = [video.name for video in videos]
     for name in names:
@@ -146,6 +151,20 @@ def find_videos(source: Path) -> list[VideoInput]:
         if problem:
             raise DataError(f"{source}: video name {name!r:.80} {problem}; rename it")
     return videos
+
+
+def _check_folders_alone(source: Path) -> None:
+    """Refuse a folder that is one video, or holds some, beside folders that would be videos as well."""
+    files = (path for path in sorted(source.iterdir()) if path.name[0] != "." and path.is_file())
+    loose = next(
+        (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_dicom(file)), None
+    )
+    if loose is not None:
+        name = "a DICOM file" if is_dicom(loose) else loose.name
+        raise DataError(
+            f"{source}: holds {name} and folders; which are the videos? Move masks and the like elsewhere, or give "
+            "each video a folder of its own"
+        )
 
 
 def _check_every_video(owned: dict[str, Owned], annotations: Path, account: Account) -> None:
@@ -303,6 +322,9 @@ def _rules(options: argparse.Namespace) -> Rules:
         pattern = re.compile(options.video_from) if options.video_from is not None else None
     except re.error as error:
         raise ConfigError(f"--video-from {options.video_from!r}: no regular expression ({error})") from error
+    if pattern is not None and not pattern.groupindex.keys() <= {"video", "name", "frame"}:
+        unknown = min(pattern.groupindex.keys() - {"video", "name", "frame"})
+        raise ConfigError(f"--video-from: a group {unknown!r:.40} means nothing; call groups video, name or frame")
     return Rules(numbering=options.numbering, video_from=pattern, frame_step=options.frame_step)
 
 

@@ -37,7 +37,7 @@ IMAGE_ELEMENTS = (
 )
 GRAY_ELEMENTS = (
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 PALETTE_ELEMENTS = tuple(
     f"{prefix}{colour}PaletteColorLookupTable{part}"
@@ -50,6 +50,7 @@ VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence")
 
 ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+FRAME_TIME = 0x00181063
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -283,7 +284,9 @@ def _spacing(dataset: Any) -> PixelScale | None:
 
 def _timing(dataset: Any) -> tuple[Fraction | None, tuple[float, ...]]:
     """Frame rate, and the frames' own times (seconds) where the header lists them."""
-    steps = numbers(dataset, "FrameTimeVector", MAX_FRAMES)
+    # Both may be there: the pointer says which of them counts.
+    pointed = dataset.get("FrameIncrementPointer") == FRAME_TIME and number(dataset, "FrameTime")
+    steps = () if pointed else numbers(dataset, "FrameTimeVector", MAX_FRAMES)
     if len(steps) > 1 and min(steps) >= 0 and sum(steps[1:]) > 0:
         clock, times = 0.0, [0.0]
         for step in steps[1:]:  # the first entry is no interval

@@ -1,6 +1,6 @@
 """From the bytes of one DICOM frame to uint8 RGB."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,15 @@ import numpy as np
 from stnet.errors import VideoError
 from stnet.video.depth import USUAL_BITS, Extremes
 from stnet.video.dicom_codestream import decode_jpeg, read_codestream
+from stnet.video.dicom_elements import number, text
 from stnet.video.dicom_header import DicomHeader, cannot_decode, import_pydicom
 
 COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 GRAY = frozenset(("MONOCHROME1", "MONOCHROME2"))
 PALETTE = "PALETTE COLOR"
+RLE = "1.2.840.10008.1.2.5"
+LEAST_CONTRAST = 0.125
+"""Share of full brightness by which black and white must differ for a window to be believed."""
 
 
 class FrameDecoder:
@@ -38,6 +42,7 @@ class FrameDecoder:
         if allocated not in (8, 16) or not isinstance(stored, int) or not 1 <= stored <= allocated:
             raise VideoError(f"{name}: its bits per sample cannot be used; expected 8, or up to 16 stored in 16")
         self._stored = stored
+        self._shift = _bits_below(dataset, header.syntax)
         # Decoders deliver colours pixel by pixel, whatever the header says of the planes in its compressed frames.
         planar = dataset.get("PlanarConfiguration") == 1 and not header.syntax.is_encapsulated
         self._options = {
@@ -46,7 +51,7 @@ class FrameDecoder:
             "samples_per_pixel": samples,
             "photometric_interpretation": self._photometric,
             "bits_allocated": allocated,
-            "bits_stored": stored,
+            "bits_stored": stored + self._shift,
             "pixel_representation": 1 if dataset.get("PixelRepresentation") == 1 else 0,
             "planar_configuration": int(planar),
             "number_of_frames": 1,
@@ -56,6 +61,7 @@ class FrameDecoder:
         self._pydicom = import_pydicom(name)
         self._decoder = self._find_decoder()
         self._palette = Palette(dataset, self._pydicom) if self._photometric == PALETTE else None
+        self.notes = tuple(self._without_nonsense()) if self._photometric in GRAY else ()
 
     def __call__(self, data: bytes) -> np.ndarray:
         """uint8 `[H, W, 3]` of the bytes of one frame. Raises anything on damaged bytes."""
@@ -75,15 +81,35 @@ class FrameDecoder:
             return self._stretched
         return self._stored > 8
 
+    def _without_nonsense(self) -> Iterator[str]:
+        """Drop transforms of gray that make all possible values look alike, and say so."""
+        dataset = self._header.dataset
+        if number(dataset, "RescaleSlope") == 0:
+            del dataset.RescaleSlope
+            yield "its header scales all gray to one value (rescale slope 0): not applied"
+        window = _window(dataset)
+        if window is None or "VOILUTSequence" in dataset:
+            return
+        signed = self._options["pixel_representation"]
+        ends = np.array(
+            [-(2 ** (self._stored - 1)), 2 ** (self._stored - 1) - 1] if signed else [0, 2**self._stored - 1]
+        )
+        shares = np.clip(_windowed(np.asarray(self._rescaled(ends), dtype=np.float64), *window), 0, 1)
+        if abs(shares[1] - shares[0]) < LEAST_CONTRAST:
+            del dataset.WindowCenter, dataset.WindowWidth
+            centre, width, _ = window
+            yield f"the window in its header (centre {centre:g}, width {width:g}) hides all contrast: not applied"
+
     def survey(self, frames: Iterable[bytes]) -> str | None:
         """Look at all frames' values before the first one is decoded; return what a user should know of it."""
         for data in frames:
             try:
                 values = self._pixels(data)
-                values = self._rescaled(values) if self._photometric in GRAY else values
-            except Exception:  # damaged frames are told of when they are read
+                if self._photometric in GRAY:
+                    values = self._rescaled(values)[~self._padding(values)]
+                found = Extremes.of(np.asarray(values))
+            except Exception:  # damaged frames are told of when they are read; others may be nothing but padding
                 continue
-            found = Extremes.of(np.asarray(values))
             self._range = found if self._range is None else self._range | found
         if self._range is None:
             return None
@@ -111,7 +137,15 @@ class FrameDecoder:
                 raise ValueError("colours were not converted to RGB")
         if pixels.shape != shape + ((3,) if colour else ()):
             raise ValueError(f"frame of shape {pixels.shape}")
-        return pixels
+        return pixels >> self._shift if self._shift else pixels
+
+    def _padding(self, pixels: np.ndarray) -> np.ndarray:
+        """Which stored values fill the space around the picture and are no brightness, by the header's word."""
+        ends = [number(self._header.dataset, f"PixelPadding{part}") for part in ("Value", "RangeLimit")]
+        if ends[0] is None:
+            return np.zeros(pixels.shape, dtype=bool)
+        low, high = sorted((ends[0], ends[0] if ends[1] is None else ends[1]))
+        return (pixels >= low) & (pixels <= high)
 
     def _find_decoder(self) -> Any:
         syntax = self._header.syntax
@@ -155,6 +189,7 @@ class FrameDecoder:
         else:
             shares = values / float(2**self._stored - 1)
         shares = 1 - shares if self._photometric == "MONOCHROME1" else shares
+        shares = np.where(self._padding(pixels), 0, shares)
         return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
     def _colour(self, pixels: np.ndarray) -> np.ndarray:
@@ -188,6 +223,14 @@ class Palette:
         return self._colours[np.clip(pixels.astype(np.int32) - self._first, 0, self._last)]
 
 
+def _bits_below(dataset: Any, syntax: Any) -> int:
+    """How many bits of a sample lie unused below the stored ones; compressed images but RLE hold none of them."""
+    high = dataset.get("HighBit")
+    if not isinstance(high, int) or (syntax.is_encapsulated and syntax != RLE):
+        return 0
+    return high + 1 - dataset.BitsStored if dataset.BitsStored <= high < dataset.BitsAllocated else 0
+
+
 def _bits_holding(largest: float) -> int:
     return next(bits for bits in USUAL_BITS if largest <= 2**bits - 1)
 
@@ -203,7 +246,7 @@ def _window(dataset: Any) -> tuple[float, float, str] | None:
         return None
     if not (np.isfinite(centre) and np.isfinite(width) and width >= 1):
         return None
-    return centre, width, str(dataset.get("VOILUTFunction") or "LINEAR")
+    return centre, width, text(dataset, "VOILUTFunction") or "LINEAR"
 
 
 def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:

@@ -57,6 +57,9 @@ def cvat(file, body, meta=""):
     return file
 
 
+OUTSIDE = box(3, 1).replace('outside="0"', 'outside="1"')
+
+
 def track(*boxes):
     return f'<track id="0" label="benign">{"".join(boxes)}</track>'
 
@@ -169,7 +172,7 @@ def test_marks_of_scaled_copies_are_scaled_and_of_other_pictures_refused(tmp_pat
             table(tmp_path, source, coco(tmp_path / "x.json", names, size))
     size = "<original_size><width>128</width><height>96</height></original_size><size>2</size>"
     states, _ = table(tmp_path, source, cvat(tmp_path / "x.xml", track(box(0, 10)), size))
-    assert states == [[[5, 2.5, 10, 7.5]], "-"]
+    assert states == [[[5, 2.5, 10, 7.5]], "u"]
     labelled = box(0, 10, 'label="benign"')
     image = f'<image name="000000.png" width="128" height="96">{labelled}</image>'
     assert table(tmp_path, source, cvat(tmp_path / "x.xml", image))[0] == [[[5, 2.5, 10, 7.5]], "u"]
@@ -183,9 +186,12 @@ def test_marks_of_scaled_copies_are_scaled_and_of_other_pictures_refused(tmp_pat
             "<start_frame>2</start_frame><stop_frame>6</stop_frame><frame_filter>step=2</frame_filter><size>3</size>",
             "uuBuBuBu",
         ),
-        (track(box(2, 1)), "<start_frame>2</start_frame><stop_frame>4</stop_frame>", "uuB--uuu"),
-        (track(box(2, 1)), "<size>4</size>", "--B-uuuu"),
-        (track(box(2, 1), box(4, 1)), "<size>8</size><deleted_frames>3, 6</deleted_frames>", "--BuB-u-"),
+        (track(box(2, 1)), "<start_frame>2</start_frame><stop_frame>4</stop_frame>", "uuBuuuuu"),
+        (track(box(2, 1)), "<size>4</size>", "--Buuuuu"),
+        (track(box(2, 1), OUTSIDE), "<size>5</size>", "--B--uuu"),
+        (track(box(3, 1)), "<size>4</size>", "---Buuuu"),
+        (track(box(3, 1)), "<size>5</size><deleted_frames>4</deleted_frames>", "---Buuuu"),
+        (track(box(2, 1), box(4, 1)), "<size>8</size><deleted_frames>3, 6</deleted_frames>", "--BuBuuu"),
         (track(box(0, 1), box(4, 1, 'outside="1"').replace('outside="0"', "")), "", "Buuu----"),
         (track(box(0, 1), box(4, 1)), "", "BuuuBuuu"),
         (track(box(0, 1), box(4, 1)), "<size>6</size>", "BuuuBuuu"),
@@ -215,6 +221,7 @@ def test_frames_that_nobody_saw_are_no_negatives(tmp_path, body, meta, expected)
             "<start_frame>2</start_frame><stop_frame>6</stop_frame><frame_filter>step=2</frame_filter>",
             "not a frame of the CVAT task",
         ),
+        (track(box(1, 1), box(3, 1)), "<size>300</size>", "shows frames to 299, but the video has 8"),
         (track(box(3, 1)), "<size>300</size>", "shows frames to 299, but the video has 8"),
         (track(box(3, 1)), "<size>3</size><stop_frame>7</stop_frame>", "a task of 3 frames that are 8"),
         (track(box(3, 1)), "<frame_filter>every 5th</frame_filter>", "frame_filter is 'every 5th'"),
@@ -245,7 +252,7 @@ def test_tasks_of_a_project_go_to_their_videos(tmp_path):
     tracks = "".join(track(box(0, i)).replace("id=", f'task_id="{i}" id=') for i in (9, 4))
     file = tmp_path / "p.xml"
     file.write_text(f"<annotations><meta><project><tasks>{meta}</tasks></project></meta>{tracks}</annotations>")
-    assert table(tmp_path, tmp_path / "src", file)[0] == [[[[4, 5, 14, 15]], "-"], [[[9, 5, 19, 15]], "-"]]
+    assert table(tmp_path, tmp_path / "src", file)[0] == [[[[4, 5, 14, 15]], "u"], [[[9, 5, 19, 15]], "u"]]
 
 
 def test_rotated_boxes_and_closed_shapes_become_the_boxes_around_them(tmp_path):
@@ -355,3 +362,76 @@ def test_a_full_disk_leaves_nothing(tmp_path, capsys, monkeypatch, target):
     assert len(message) == 1 and message[0].startswith("error: ") and "No space left on device" in message[0]
     assert not (tmp_path / "deep").exists()
     assert main(arguments) == 0  # nothing is left that blocks the next try
+
+
+def test_images_of_several_videos_need_names_of_these(tmp_path):
+    source = frame_folder(tmp_path / "a", 3)
+    names = [f"{n:06d}.png" for n in range(3)]
+    with pytest.raises(DataError, match=r"of 2 videos .video_id., of which `videos` names none"):
+        table(tmp_path, source, coco(tmp_path / "x.json", names, image=lambda i: {"video_id": i // 2}))
+    states, _ = table(tmp_path, source, coco(tmp_path / "x.json", names, image=lambda i: {"video_id": 7}))
+    assert states == squares(0, 1, 2)
+
+
+def test_two_folders_of_one_name_are_not_one_video(tmp_path):
+    source = frame_folder(tmp_path / "src" / "clip", 2).parent
+    file = coco(tmp_path / "x.json", ["left/clip/000000.png", "right/clip/000001.png"])
+    with pytest.raises(DataError, match=r"in 'right/clip', other entries of clip are in 'left/clip'; .*--video-from"):
+        table(tmp_path, source, file)
+    last = Rules(video_from=re.compile("([^/]+)/[^/]+$"))
+    assert table(tmp_path, source, file, rules=last)[0] == squares(0, 1)
+    longer = coco(tmp_path / "x.json", ["clip/000000.png", "left/clip/000001.png"])
+    assert table(tmp_path, source, longer)[0] == squares(0, 1)
+
+
+def test_images_of_cvat_belong_to_the_video_that_they_were_taken_from(tmp_path):
+    clip = video_file(tmp_path / "clip.mkv")
+    labelled = box(0, 10, 'label="benign"')
+    image = f'<image id="2" name="frame_000002" width="{WIDTH}" height="{HEIGHT}">{labelled}</image>'
+    with pytest.raises(DataError, match="of the video 'other', which is not there"):
+        table(tmp_path, clip, cvat(tmp_path / "x.xml", image, "<source>other.mp4</source>"))
+    assert table(tmp_path, clip, cvat(tmp_path / "x.xml", image, "<source>clip.mp4</source>"))[0][2] == [
+        [10, 5, 20, 15]
+    ]
+
+
+def test_folders_beside_files_are_not_taken_for_the_videos(tmp_path):
+    source = frame_folder(tmp_path / "src", 2)
+    file = coco(tmp_path / "x.json", ["000000.png"])
+    frame_folder(source / "masks", 2)
+    with pytest.raises(DataError, match=r"holds 000000.png and folders; which are the videos"):
+        table(tmp_path, source, file)
+    frame_folder(tmp_path / "mixed" / "a", 2)
+    video_file(tmp_path / "mixed" / "b.mkv")
+    with pytest.raises(DataError, match=r"holds b.mkv and folders"):
+        table(tmp_path, tmp_path / "mixed", coco(tmp_path / "x.json", ["a/000000.png"]))
+    (tmp_path / "mixed" / "b.mkv").rename(tmp_path / "mixed" / "notes.txt")
+    assert table(tmp_path, tmp_path / "mixed", coco(tmp_path / "x.json", ["a/000000.png"]))[0] == [*squares(0), "u"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_map": {"benign": "malignant", "Benign": "benign"}}, "Benign is mapped to malignant, too"),
+        (
+            {"class_map": {"benign": "malignant"}, "ignored_classes": ["BENIGN"]},
+            "benign is mapped by --class and ignored",
+        ),
+        ({"class_names": ["benign", "Benign"]}, "--classes benign Benign: give each class once"),
+        ({"class_names": ["benign", " "]}, "none without a name"),
+        ({"rules": Rules(frame_step=3)}, "--frame-step needs --numbering"),
+    ],
+)
+def test_options_that_contradict_each_other_or_do_nothing(tmp_path, options, message):
+    source = frame_folder(tmp_path / "a", 2)
+    with pytest.raises(ConfigError, match=message):
+        table(tmp_path, source, coco(tmp_path / "x.json", ["000000.png"]), **options)
+
+
+def test_options_for_names_do_not_fit_tracks(tmp_path, capsys):
+    source = frame_folder(tmp_path / "a", 2)
+    file = cvat(tmp_path / "x.xml", track(box(0, 1)))
+    with pytest.raises(ConfigError, match="leave out --numbering"):
+        table(tmp_path, source, file, rules=Rules(numbering=1))
+    assert main([str(source), str(file), str(tmp_path / "o"), "--split", "val", "--video-from", "(?P<clip>a)"]) == 2
+    assert "a group 'clip' means nothing" in capsys.readouterr().err

@@ -278,3 +278,44 @@ def test_names_of_ultralytics_count_from_what_the_user_says(tmp_path):
         states(tmp_path, clip, tmp_path / "labels")
     found, _ = states(tmp_path, clip, tmp_path / "labels", rules=Rules(numbering=1))
     assert found == [[[40, 15, 60, 35]], "u", [[40, 15, 60, 35]]]
+
+
+def test_marks_on_rotated_pictures_of_label_studio_are_refused(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 1)
+    value = {"x": 10, "y": 10, "width": 10, "height": 10, "rectanglelabels": ["benign"]}
+    result = {"type": "rectanglelabels", "original_width": WIDTH, "original_height": HEIGHT, "value": value}
+    task = {"data": {"image": "clip/000000.png"}, "annotations": [{"result": [result | {"image_rotation": 90}]}]}
+    (tmp_path / "x.json").write_text(json.dumps([task]))
+    with pytest.raises(DataError, match="result 0: drawn on a rotated picture"):
+        states(tmp_path, clip, tmp_path / "x.json")
+
+
+def test_a_voc_file_in_the_folder_of_another_video_is_refused(tmp_path):
+    for name in ("clip", "other"):
+        frame_folder(tmp_path / "src" / name, 1)
+    (tmp_path / "marks" / "other").mkdir(parents=True)
+    (tmp_path / "marks" / "other" / "0.xml").write_text(VOC.format(name="000000.png", width=WIDTH, objects=""))
+    with pytest.raises(DataError, match="in the folder of other, but said to be of the video clip"):
+        states(tmp_path, tmp_path / "src", tmp_path / "marks")
+
+
+def test_files_that_name_the_classes_of_yolo_differently_are_refused(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "000000.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "labels" / "classes.txt").write_text("malignant\nbenign\n")
+    (tmp_path / "data.yaml").write_text("names: [benign, malignant]\n")
+    with pytest.raises(DataError, match=r"class 0 is 'malignant', by .*data.yaml it is 'benign'"):
+        states(tmp_path, clip, tmp_path / "labels")
+
+
+def test_key_points_of_yolo_are_no_polygon(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "000000.txt").write_text("0 0.5 0.5 0.2 0.4 0.45 0.45 1 0.55 0.55 1\n")
+    (tmp_path / "data.yaml").write_text("kpt_shape: [2, 3]  # a comment\nnames: [benign]\n")
+    box = [0.4 * WIDTH, 0.3 * HEIGHT, 0.6 * WIDTH, 0.7 * HEIGHT]
+    np.testing.assert_allclose(states(tmp_path, clip, tmp_path / "labels")[0][0][0], box, atol=0.01)
+    (tmp_path / "data.yaml").write_text("kpt_shape: [3, 3]\nnames: [benign]\n")
+    with pytest.raises(DataError, match="11 values; expected a class, a box and 9 of key points"):
+        states(tmp_path, clip, tmp_path / "labels")

@@ -508,3 +508,48 @@ def test_mutations_never_escape(tmp_path, count, capfd):
     assert usable > count // 4
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+GRAY_RAMP = np.arange(256, dtype=np.uint16).reshape(1, 16, 16).repeat(2, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "elements", "note"),
+    [
+        (GRAY_RAMP << 8, {"bits": 12, "HighBit": 15}, "0 is shown black and 4080 white"),
+        (GRAY_RAMP << 4, {"bits": 12, "HighBit": 3}, "0 is shown black and 4080 white"),
+        (GRAY_RAMP.astype(np.uint8), {"WindowCenter": 2048, "WindowWidth": 4096}, "hides all contrast: not applied"),
+        (GRAY_RAMP.astype(np.uint8), {"WindowCenter": 0, "WindowWidth": 1}, "hides all contrast: not applied"),
+        (GRAY_RAMP.astype(np.uint8), {"RescaleSlope": 0, "RescaleIntercept": 0}, "rescale slope 0.: not applied"),
+    ],
+)
+def test_headers_that_cannot_be_right_about_gray_do_not_spoil_it(tmp_path, frames, elements, note):
+    source = open_source(save(dataset(frames, "MONOCHROME2", **elements), tmp_path / "x.dcm"))
+    images = [frame.image[..., 0] for frame in source]
+    np.testing.assert_array_equal(images, GRAY_RAMP)
+    assert re.search(note, " ".join(source.notes))
+
+
+@pytest.mark.parametrize(
+    "padding", [{"PixelPaddingValue": -2000}, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1}]
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_no_brightness(tmp_path, padding, photometric):
+    frames = GRAY_RAMP.astype(np.int16) * 2
+    frames[:, :4] = -2000
+    frames[1] = -2000  # nothing else
+    data = dataset(frames, photometric)
+    for keyword, value in padding.items():
+        data.add_new(keyword, "SS", value)
+    source = open_source(save(data, tmp_path / "x.dcm"))
+    images = np.array([frame.image[..., 0] for frame in source])
+    assert not images[0, :4].any() and not images[1].any() and "128 is shown black and 510 white" in source.notes[-1]
+    assert sorted(images[0, 4:].flat[::191]) == [0, 255]
+
+
+def test_the_pointer_says_which_frame_times_count(tmp_path):
+    times = {"FrameTime": 40, "FrameTimeVector": [0, 100]}
+    for pointer, expected in ((0x00181063, 0.04), (0x00181065, 0.1)):
+        data = dataset(GRAY_RAMP.astype(np.uint8), "MONOCHROME2", **times, FrameIncrementPointer=pointer)
+        source = open_source(save(data, tmp_path / "x.dcm"))
+        assert [frame.time for frame in source] == [0, expected]

@@ -48,8 +48,17 @@ def choose_classes(
     Raises:
         ConfigError: marks of a class that is not among them, or classes that differ from the other split's.
     """
-    renamed = {name.lower(): target for name, target in class_map.items()}
+    renamed: dict[str, str] = {}
+    for name, target in class_map.items():
+        if renamed.setdefault(name.lower(), target).lower() != target.lower():
+            raise ConfigError(f"--class {name}={target}: {name} is mapped to {renamed[name.lower()]}, too (any case)")
     skipped = frozenset(name.lower() for name in ignored)
+    if renamed.keys() & skipped:
+        raise ConfigError(
+            f"{min(renamed.keys() & skipped)} is mapped by --class and ignored by --ignore-class; choose one"
+        )
+    if names is not None and (len({name.lower() for name in names}) < len(names) or not all(map(str.strip, names))):
+        raise ConfigError(f"--classes {' '.join(names)}: give each class once (in any case), and none without a name")
     found = {mark.label.strip() for marks in owned.values() for frame in _frames(marks) for mark in frame.marks}
     for name in sorted((renamed.keys() | skipped) - {label.lower() for label in found}):
         account.notes[f"no mark is of the class {name!r:.60}"] += 1

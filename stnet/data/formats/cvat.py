@@ -8,7 +8,7 @@ lesion is somewhere between them.
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -117,6 +117,7 @@ class _Reader(XmlReader):
         self._task_depth = 0
         self._tracks: list[_Track] = []
         self._images: list[ImageMarks] = []
+        self._tasks_of_images: list[str] = []
         self._image: tuple[dict[str, str], list[Mark], list[str]] | None = None
         self._track: _Track | None = None
         self._instances = 0
@@ -179,9 +180,12 @@ class _Reader(XmlReader):
         videos = tuple(self._video(key, frames.get(key, only), len(owners) > 1) for key in sorted(owners))
         numbered = any(task.stated.get("mode") == "interpolation" or "source" in task.stated for task in tasks.values())
         numbered = numbered or "source" in self._meta.stated
-        images = tuple(self._images)
-        if not numbered:
-            images = tuple(ImageMarks(name=image.name, frame=image.frame) for image in images)
+        images = tuple(
+            self._of_video(image, frames.get(task, only))
+            if numbered
+            else ImageMarks(name=image.name, frame=image.frame)
+            for image, task in zip(self._images, self._tasks_of_images, strict=True)
+        )
         return MarksFile(name=str(self.file), stem=self.file.stem, images=images, videos=videos, notes=self._notes)
 
     def _start_task(self, name: str) -> None:
@@ -281,6 +285,11 @@ class _Reader(XmlReader):
         self._images.append(
             ImageMarks(name=name, frame=frame, number=int(match[1]) if own else None, counts_from=0 if own else None)
         )
+        self._tasks_of_images.append(attributes.get("task_id", ""))
+
+    def _of_video(self, image: ImageMarks, shown: _Frames) -> ImageMarks:
+        """The image with the video of its task, where its name is made up from its number in it."""
+        return image if image.number is None else replace(image, video=_video_name(shown.source))
 
     def _side(self, attributes: dict[str, str], key: str) -> int:
         value = self.integer(attributes, key, least=1)
@@ -367,6 +376,7 @@ class _Reader(XmlReader):
             video=_video_name(shown.source),
             frames=frames,
             covers=covers,
+            shown=shown.covers,
             size=shown.size,
             stated_step=shown.step is not None,
         )
@@ -392,7 +402,9 @@ def _passed_over(tracks: list[_Track], shown: _Frames) -> tuple[set[int], range 
         if numbers and track.frames[numbers[-1]] is not None:
             open_ends.append(numbers[-1])
     passed -= shown.deleted
-    if passed and open_ends:
+    # CVAT lists a track to where it leaves or the task ends: one that ends in sight before has key frames only.
+    seen_last = max((number for number in covers or () if number not in shown.deleted), default=0)
+    if open_ends and (passed or min(open_ends) < seen_last):
         first = min(open_ends) + 1
         passed.update(n for track in tracks for n in track.frames if n >= first)
         if covers is None:

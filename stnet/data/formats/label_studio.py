@@ -208,6 +208,8 @@ def _image(name: str, regions: list[dict], where: str) -> ImageMarks:
     marks, sizes = [], set()
     for position, region in enumerate(regions):
         place = f"{where}: result {position}"
+        if json_file.number(region, "image_rotation", place, 0.0) % 360:
+            raise DataError(f"{place}: drawn on a rotated picture (image_rotation); reset the rotation, draw it again")
         size = json_file.size(region, "original_width", "original_height", place)
         sizes.add(size)
         marks.append(_mark(region, size, place))

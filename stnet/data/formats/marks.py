@@ -78,6 +78,7 @@ class VideoMarks:
         video: the name of the video where the file states one.
         frames: those that carry marks, or of which the file says that nobody saw them.
         covers: the frames that were looked at, without marks they are negatives; None for all of the video.
+        shown: the frames that the file says the video has, where those are more than `covers`.
         size: of the picture the marks were drawn on, None where the file does not say.
         stated_step: whether the numbers already allow for frames that were passed over.
     """
@@ -86,6 +87,7 @@ class VideoMarks:
     video: str | None = None
     frames: dict[int, FrameMarks] = field(default_factory=dict)
     covers: range | None = None
+    shown: range | None = None
     size: Size | None = None
     stated_step: bool = False
 

@@ -59,6 +59,7 @@ def assign(
     """
     owned = {video.name: Owned() for video in videos}
     known = _aliases(videos)
+    folders: dict[str, PurePosixPath] = {}
     for file in files:
         account.notes.update(file.notes)
         for image in file.images:
@@ -66,8 +67,10 @@ def assign(
             owner, reason = _owner_of_image(image, videos, known, rules)
             if owner is None:
                 account.leave_out(reason, image.frame)
-            else:
-                owned[owner].images.append(image)
+                continue
+            if rules.video_from is None:
+                _check_folder(image, owner, folders)
+            owned[owner].images.append(image)
         for marks in file.videos:
             for frame in marks.frames.values():
                 if frame.marks:
@@ -160,6 +163,20 @@ def _owner_of_image(
     return None, "the name says of which video only with a folder (VIDEO/000012.png); use --video-from"
 
 
+def _check_folder(image: ImageMarks, owner: str, folders: dict[str, PurePosixPath]) -> None:
+    """Refuse two folders of one name, `left/clip` and `right/clip`, for one video; `folders` has the first of each."""
+    folder = PurePosixPath(image.name).parent
+    first = folders.setdefault(owner, folder)
+    length = min(len(first.parts), len(folder.parts))
+    if first.parts[-length:] != folder.parts[-length:] and length:
+        raise DataError(
+            f"{image.frame.where}: in {str(folder)!r:.80}, other entries of {owner} are in {str(first)!r:.80}; if both "
+            "are that video use --video-from, else give each video's folder a name of its own"
+        )
+    if len(folder.parts) > len(first.parts):
+        folders[owner] = folder
+
+
 def _owner_by_pattern(
     name: str, videos: Sequence[VideoInput], known: dict[str, str], pattern: re.Pattern[str]
 ) -> tuple[str | None, str]:
@@ -219,8 +236,11 @@ def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Acco
     step = rules.frame_step or 1
     if rules.frame_step is not None and marks.stated_step:
         raise ConfigError(f"{marks.where}: states its own frame step; leave out --frame-step")
-    if marks.covers is not None and len(marks.covers):
-        last = marks.covers[-1] * step
+    if rules.numbering is not None:
+        raise ConfigError(f"{marks.where}: its format says what frames are counted from; leave out --numbering")
+    shown = marks.shown or marks.covers
+    if shown:
+        last = shown[-1] * step
         if last >= length + max(1, _TOLERATED_EXCESS * length):
             raise DataError(
                 f"{marks.where}: shows frames to {last}, but the video has {length}: is it of another video?"
@@ -242,6 +262,8 @@ def _places(
         numbers = [_number_by_rules(image, rules) for image in images]
         return _counted(images, numbers, video, rules, account, len(frames))
     if any(name is not None for name in frames):
+        if rules.frame_step is not None:
+            raise ConfigError(f"{video}: its frames are found by name; --frame-step needs --numbering beside it")
         names = [_name_by_rules(image, rules) for image in images]
         return _by_name(names, frames, account), f"{video} has no frame of that name; {_NUMBERING_HELP}"
     numbers = _stated_numbers(images, video)

@@ -58,8 +58,7 @@ class _Reader(XmlReader):
             name = f"{folder}/{name}"
         stated = PurePosixPath(self._stated.get("folder", "").replace("\\", "/")).name
         frame = FrameMarks(where=f"{self.file}: {name!r:.80}", marks=tuple(self._marks), size=self._size())
-        # Below a folder of its own, the file's place tells more than a folder that was right on another machine.
-        image = ImageMarks(name=name, frame=frame, video=stated if stated and "/" not in name else None)
+        image = ImageMarks(name=name, frame=frame, video=stated or None)
         return MarksFile(name=str(self.file), stem=self.file.stem, images=(image,))
 
     def _note(self, holder: dict[str, str], key: str, text: str) -> None:

@@ -31,9 +31,9 @@ def read_yolo(path: Path) -> list[MarksFile]:
     labels = [file for file in files if file.name not in CLASS_FILES and not file.name.startswith(".")]
     if not labels:
         raise DataError(f"{path}: no label file (*.txt) in it")
-    names = _class_names(path if path.is_dir() else path.parent)
+    names, points = _statements(path if path.is_dir() else path.parent)
     base = path if path.is_dir() else path.parent
-    images = tuple(_read_image(file, base, names) for file in labels)
+    images = tuple(_read_image(file, base, names, points) for file in labels)
     return [MarksFile(name=str(path), stem=path.stem, images=images)]
 
 
@@ -55,13 +55,24 @@ def write_yolo(video: VideoBoxes) -> dict[str, str]:
     return files
 
 
-def _read_image(file: Path, base: Path, names: dict[int, str]) -> ImageMarks:
+def _read_image(file: Path, base: Path, names: dict[int, str], points: int) -> ImageMarks:
     lines = _lines(file)
     marks = tuple(
-        _mark(line.split(), names, f"{file}: line {number}") for number, line in enumerate(lines, 1) if line.strip()
+        _mark(_without_points(line.split(), points, f"{file}: line {number}"), names, f"{file}: line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
     )
     frame = FrameMarks(where=str(file), marks=marks, relative=True)
     return ImageMarks(name=file.relative_to(base).with_suffix("").as_posix(), frame=frame)
+
+
+def _without_points(fields: list[str], points: int, where: str) -> list[str]:
+    """The class and the box of a line that also has `points` values of key points."""
+    if points and len(fields) != 5 + points:
+        raise DataError(
+            f"{where}: {len(fields)} values; expected a class, a box and {points} of key points (kpt_shape)"
+        )
+    return fields[:5] if points else fields
 
 
 def _mark(fields: Sequence[str], names: dict[int, str], where: str) -> Mark:
@@ -101,17 +112,47 @@ def _check_range(values: Sequence[float], where: str) -> None:
         raise DataError(f"{where}: coordinates beyond 0 to 1: shares of the picture are expected, not pixels")
 
 
-def _class_names(folder: Path) -> dict[int, str]:
-    """The names of the classes, from a file in the folder or in one of the two above it."""
+def _statements(folder: Path) -> tuple[dict[int, str], int]:
+    """The names of the classes, from files in the folder or in the two above it, and how many values key points take.
+
+    Raises:
+        DataError: no file names the classes, or two name them differently.
+    """
+    found: list[tuple[Path, dict[int, str]]] = []
+    points = 0
     for place in (folder, *folder.resolve().parents[:2]):
         for name in CLASS_FILES:
             file = place / name
-            if file.is_file() and (name != "labels.txt" or not _looks_like_labels(file)):
-                names = _from_yaml(file) if file.suffix == ".yaml" else dict(enumerate(_names_by_line(file)))
-                if not names or len(names) > MAX_CLASSES:
-                    raise DataError(f"{file}: names {len(names)} classes; list them, one a line, or as `names:`")
-                return names
-    raise DataError(f"{folder}: no {', '.join(CLASS_FILES)} beside the labels that names the classes; add one")
+            if not file.is_file() or (name == "labels.txt" and _looks_like_labels(file)):
+                continue
+            names = _from_yaml(file) if file.suffix == ".yaml" else dict(enumerate(_names_by_line(file)))
+            if not names or len(names) > MAX_CLASSES:
+                raise DataError(f"{file}: names {len(names)} classes; list them, one a line, or as `names:`")
+            points = points or (_key_points(file) if file.suffix == ".yaml" else 0)
+            found.append((file, names))
+    if not found:
+        raise DataError(f"{folder}: no {', '.join(CLASS_FILES)} beside the labels that names the classes; add one")
+    first, names = found[0]
+    for file, others in found[1:]:
+        differing = [number for number in names.keys() & others.keys() if names[number] != others[number]]
+        if differing:
+            number = min(differing)
+            raise DataError(
+                f"{first}: class {number} is {names[number]!r:.60}, by {file} it is {others[number]!r:.60}; remove the "
+                "file that is not of these labels"
+            )
+    return names, points
+
+
+def _key_points(file: Path) -> int:
+    """How many values of key points stand behind the box of each line, by the `kpt_shape` of a data.yaml."""
+    stated = next((line for line in _lines(file) if re.match(r"kpt_shape\s*:", line)), None)
+    if stated is None:
+        return 0
+    match = re.fullmatch(r"kpt_shape\s*:\s*\[\s*(\d{1,4})\s*,\s*([23])\s*\]\s*(#.*)?", stated.strip())
+    if match is None:
+        raise DataError(f"{file}: {stated.strip()!r:.60}; write kpt_shape: [number, 2 or 3]")
+    return int(match[1]) * int(match[2])
 
 
 def _names_by_line(file: Path) -> list[str]:
