@@ -373,7 +373,7 @@ def test_interruption_keeps_finished_results(checkpoint, make_clip, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert results(tmp_path / "out" / "first")["frame_count"] == 3
-    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 3
+    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 4
 
 
 MEASURE = """
