@@ -28,6 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
         synchronize(temporary)
         os.replace(temporary, path)
         synchronize(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):  # a name that the user has never seen
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

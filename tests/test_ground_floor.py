@@ -148,3 +148,10 @@ def test_settings_pass_through_json():
 def test_settings_from_json_name_what_is_wrong(text, message):
     with pytest.raises(ConfigError, match=message):
         settings_from_json(_Outer, text, "run/config.json")
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    for path in (tmp_path / "absent" / "x.json", tmp_path):
+        with pytest.raises(OSError) as caught:
+            write_json(path, {})
+        assert command_line.explain(caught.value).startswith(f"{path}: ")

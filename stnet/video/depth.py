@@ -73,3 +73,14 @@ def choose_scale(found: Extremes, stated: int | None = None) -> GrayScale:
         raise ValueError(f"its pixels go up to {found.high:g}; convert it to 8 bits")
     note = f"gray of more than 8 bits with values up to {found.high:g}: {2**bits - 1} is taken for white"
     return GrayScale(white=2**bits - 1, note=note)
+
+
+def on_black(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 RGB `[H, W, 3]` of RGBA `[H, W, 4]`: what is transparent is black, whatever colour hides there.
+
+    Where all of a picture is transparent its fourth channel is no alpha but unused (uncompressed AVI of 32 bits).
+    """
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.min() == 255 or alpha.max() == 0:
+        return np.ascontiguousarray(colours)
+    return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)

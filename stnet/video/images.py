@@ -1,5 +1,6 @@
 """Frame folders and lists of image files as video sources."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +38,7 @@ class ImageSequence(VideoSource):
         self.height, self.width, self.pixel_aspect = header.height, header.width, header.pixel_aspect
         self.declared_frames = len(self.paths) - len(self._bad)
         depth_notes = (self._scale.note,) if self._scale is not None and self._scale.note else ()
-        self.notes = depth_notes + aspect_notes(self.pixel_aspect)
+        self.notes = depth_notes + aspect_notes(self.pixel_aspect) + self._doubles()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         index = 0
@@ -64,6 +65,13 @@ class ImageSequence(VideoSource):
             index += 1
         self._judge()
         return Scan(length=index, frames=kept)
+
+    def _doubles(self) -> tuple[str, ...]:
+        """A note where two files have one name but for its ending: rarely two frames."""
+        stems = Counter((path.parent, path.stem) for path in self.paths)
+        double = next((stem for (_, stem), count in stems.items() if count > 1), None)
+        number = sum(count - 1 for count in stems.values())
+        return () if double is None else (f"{number} of its images are named as others but for the ending ({double})",)
 
     def _common_header(self, survey: DepthSurvey) -> StillHeader:
         """What the headers of all images have in common; only deep pixels are decoded, for `survey`."""

@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from stnet.errors import VideoError
 from stnet.video.container import open_container
-from stnet.video.depth import DEEP_LEAST
+from stnet.video.depth import DEEP_LEAST, on_black
 from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
@@ -177,7 +177,11 @@ class DecodedVideo(VideoSource):
         tally.end = max(tally.end, time + interval)
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
-        image = (tally.orientation or UPRIGHT).apply(frame.to_ndarray(format="rgb24"))
+        if any(component.is_alpha for component in frame.format.components):
+            pixels = on_black(frame.to_ndarray(format="rgba"))
+        else:
+            pixels = frame.to_ndarray(format="rgb24")
+        image = (tally.orientation or UPRIGHT).apply(pixels)
         if frame.format.components[0].bits == 16:
             tally.brightest = max(tally.brightest or 0, int(image.max()))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
@@ -227,6 +231,8 @@ class VideoFile(DecodedVideo):
         super().__init__(str(self.path), self.path.stem)
 
     def _container(self) -> Any:
+        if self.path.is_file() and not self.path.stat().st_size:
+            raise VideoError(f"{self.path}: is empty (0 bytes); copy it again")
         return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
 
 

@@ -25,6 +25,9 @@ from stnet.video.stills import (
 )
 
 TIFF_KIND, TIFF_DESCRIPTION = 254, 270
+SECONDS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3}
+"""Units of time in what programs write about stacks."""
+
 NOT_A_FRAME = 0b101
 """Bits of a TIFF page's kind: a smaller copy of another page, or a mask of it."""
 
@@ -56,6 +59,7 @@ class ImageStack(VideoSource):
         survey, header, self._stated, seconds, rate = DepthSurvey(), None, 0, 0.0, None
         with open_still(path) as image:
             self._check_complete(image)
+            self._check_channels(image)
             for _ in _frames(image):
                 self._stated += 1
                 try:
@@ -106,6 +110,16 @@ class ImageStack(VideoSource):
                 "read; save it as an image sequence"
             )
 
+    def _check_channels(self, image: Image.Image) -> None:
+        """ImageJ and OME write the channels of a frame as pages of their own."""
+        stated = re.search(r"^channels=(\d{1,9})\s*$", _description(image), re.MULTILINE)
+        stated = stated or re.search(r"\bSizeC=\"(\d{1,9})\"", _ome(image))
+        if stated and int(stated[1]) > len(image.getbands()):
+            raise VideoError(
+                f"{self._path}: its pages are {stated[1]} channels of each frame, not frames one after another; save "
+                "the channel meant, or all of them as RGB"
+            )
+
     def _check_same(self, found: StillHeader, first: StillHeader) -> None:
         if (found.height, found.width) != (first.height, first.width):
             raise VideoError(
@@ -140,15 +154,36 @@ def _duration(image: Image.Image) -> float:
     return max(0.0, float(duration) / 1000) if isinstance(duration, int | float | Fraction) else 0.0
 
 
-def _description(image: Image.Image) -> str:
+def _page_text(image: Image.Image) -> str:
     text = image.tag_v2.get(TIFF_DESCRIPTION, "") if image.format == "TIFF" else ""
-    return text if isinstance(text, str) and text.startswith("ImageJ=") else ""
+    return text if isinstance(text, str) else ""
+
+
+def _description(image: Image.Image) -> str:
+    """What ImageJ writes about a stack, line by line; empty where another program wrote it."""
+    text = _page_text(image)
+    return text if text.startswith("ImageJ=") else ""
+
+
+def _ome(image: Image.Image) -> str:
+    """What OME's XML says of the pixels of the first image; empty where the file holds none."""
+    found = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", _page_text(image)[:100_000])
+    return found[0] if found else ""
 
 
 def _described_rate(image: Image.Image) -> Fraction | None:
-    """The frame rate that ImageJ writes into its stacks."""
-    described = re.search(r"^fps=([0-9.]{1,20})\s*$", _description(image), re.MULTILINE)
+    """The frame rate that ImageJ or OME write into their stacks: of the recording, else of the display."""
+    text, pixels = _description(image), _ome(image)
+    interval = re.search(r"^finterval=([0-9.eE+-]{1,20})\s*$", text, re.MULTILINE)
+    unit = re.search(r"^tunit=(.*)$", text, re.MULTILINE)
+    if interval is None:
+        interval = re.search(r"\bTimeIncrement=\"([0-9.eE+-]{1,20})\"", pixels)
+        unit = re.search(r"\bTimeIncrementUnit=\"(.*?)\"", pixels)
+    shown = re.search(r"^fps=([0-9.]{1,20})\s*$", text, re.MULTILINE)
+    seconds = SECONDS.get(unit[1].strip().lower() if unit else "s")
     try:
-        return frame_rate(float(described[1])) if described else None
-    except ValueError:
+        if interval and seconds and float(interval[1]) > 0:
+            return frame_rate(1 / (seconds * float(interval[1])))
+        return frame_rate(float(shown[1])) if shown else None
+    except (ValueError, OverflowError):
         return None

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from stnet.errors import VideoError
-from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale
+from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale, on_black
 from stnet.video.geometry import Orientation, believable_aspect
 from stnet.video.source import check_size
 
@@ -119,7 +119,10 @@ def pixel_kind(image: Image.Image) -> PixelKind:
     """
     if image.mode.startswith(("I", "F")):
         return "deep gray"
-    return "deep colour" if any(";16" in str(tile[3]) for tile in image.tile) else "bytes"
+    deep = any(";16" in str(tile[3]) for tile in image.tile)
+    if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):
+        deep = image.tile[0][3][-1] > 255  # the largest value, by its header
+    return "deep colour" if deep else "bytes"
 
 
 class DepthSurvey:
@@ -236,8 +239,10 @@ def decode_picture(path: Path, image: Image.Image, scale: Callable[[], GrayScale
     if kind == "deep gray":
         pixels = chosen(_values(image))[:, :, None]
         pixels = 255 - pixels if inverted else pixels
-    elif image.mode in ("L", "1"):
+    elif image.mode in ("L", "1") and not image.has_transparency_data:
         pixels = np.asarray(image.convert("L"))[:, :, None]
+    elif image.has_transparency_data:
+        pixels = on_black(np.asarray(image.convert("RGBA")))
     else:
         pixels = np.asarray(image.convert("RGB"))
     return orientation.apply(pixels)
@@ -269,7 +274,7 @@ def _values(image: Image.Image) -> np.ndarray:
 
 def _stated_white(image: Image.Image) -> int | None:
     """The largest value that an image may hold by its own account, or None where it gives none."""
-    if image.format == "PPM":
+    if image.format == "PPM" and image.mode != "F":
         return 2**16 - 1  # Pillow scales the largest value of the header to this
     if image.format != "TIFF":
         return None

@@ -460,3 +460,14 @@ def test_full_disk_leaves_the_set_as_it_was(dataset, capsys, monkeypatch):
             assert after.pop("train.json.original") == original and after["train.json"] != original
             after["train.json"] = original
         assert after == before, allowed
+
+
+def test_boxes_written_by_corners_are_suspected(dataset):
+    def by_corners(document):
+        for box in document["annotations"]:
+            x, y, w, h = box["bbox"]
+            box["bbox"] = [x, y, x + w, y + h]
+
+    assert "boxes may be corners" not in kinds(check_dataset(dataset, quick=True))
+    edit(dataset, "train", by_corners)
+    assert "boxes may be corners" in kinds(check_dataset(dataset, quick=True))

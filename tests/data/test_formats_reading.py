@@ -2,6 +2,7 @@
 
 import json
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -319,3 +320,32 @@ def test_key_points_of_yolo_are_no_polygon(tmp_path):
     (tmp_path / "data.yaml").write_text("kpt_shape: [3, 3]\nnames: [benign]\n")
     with pytest.raises(DataError, match="11 values; expected a class, a box and 9 of key points"):
         states(tmp_path, clip, tmp_path / "labels")
+
+
+def test_a_data_yaml_that_counts_its_classes_otherwise_is_refused(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "000000.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("nc: 3\nnames: [benign, malignant]\n")
+    with pytest.raises(DataError, match="nc is 3, but names lists 2 classes"):
+        states(tmp_path, clip, tmp_path / "labels")
+
+
+def test_frames_counted_at_another_rate_than_the_videos_are_refused(tmp_path):
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "gray"
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH), np.uint8), format="gray")))
+        container.mux(stream.encode())
+
+    def marks(rate, length):
+        lesion = region(key(1, 5, time=0), key(9, 5, enabled=False, time=8 / rate), length=length)
+        if length is None:
+            del lesion["value"]["framesCount"]
+        return label_studio(tmp_path / "x.json", lesion)
+
+    with pytest.raises(DataError, match=r"count 25 frames per second, the video has 10; set the frame rate"):
+        states(tmp_path, tmp_path / "clip.mkv", marks(25, None))
+    for rate, length in ((10, None), (25, 12)):
+        assert states(tmp_path, tmp_path / "clip.mkv", marks(rate, length))[0][:9] == [[strip(5)]] * 9

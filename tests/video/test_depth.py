@@ -131,3 +131,51 @@ def test_videos_of_sixteen_bits_that_hold_fewer_are_not_called_whole(tmp_path, b
     source = open_source(tmp_path / "a.mkv")
     assert len(list(source)) == 3 and source.status == status
     assert bits == 16 or "hold fewer bits" in source.problems[0]
+
+
+def test_floats_in_ppm_files_state_no_largest_value(tmp_path):
+    shares = np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)
+    Image.fromarray(shares).save(tmp_path / "x.pfm.ppm", format="PPM")
+    assert trained(tmp_path / "x.pfm.ppm").max() == 255
+
+
+def test_deep_ppm_that_uses_few_of_its_bits_is_refused(tmp_path):
+    values = np.full((48, 64, 3), 1000, dtype=">u2")
+    (tmp_path / "x.ppm").write_bytes(b"P6 64 48 65535\n" + values.tobytes())
+    with pytest.raises(VideoError, match="colour of 16 bits"):
+        open_source(tmp_path / "x.ppm")
+    (tmp_path / "x.ppm").write_bytes(b"P6 64 48 1023\n" + values.tobytes())
+    assert trained(tmp_path / "x.ppm").max() == 249
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.tif", "gray.png", "x.mov"])
+def test_what_is_transparent_is_black(tmp_path, name):
+    pixels = np.full((48, 64, 4), 200, np.uint8)
+    pixels[..., 3] = 255
+    pixels[:8, :, 3] = 0
+    if name == "x.mov":
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("png", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+            container.mux(stream.encode())
+    else:
+        image = Image.fromarray(pixels).convert("LA" if name == "gray.png" else "RGBA")
+        image.save(tmp_path / name, **({"lossless": True, "exact": True} if name == "x.webp" else {}))
+        shown = trained(tmp_path / name)
+        assert not shown[:8].any() and (shown[8:] == 200).all()
+    image = next(iter(open_source(tmp_path / name))).image
+    assert not image[:8].any() and (image[8:] == 200).all()
+
+
+def test_a_fourth_channel_of_zeros_hides_nothing(tmp_path):
+    pixels = np.full((48, 64, 4), 200, np.uint8)
+    pixels[..., 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert (trained(tmp_path / "x.png") == 200).all()
+
+
+def test_pictures_that_stand_twice_in_a_folder_are_said(tmp_path):
+    for name in ("1.png", "1.jpg", "2.png"):
+        Image.new("L", (16, 16)).save(tmp_path / name)
+    assert open_source(tmp_path).notes == ("1 of its images are named as others but for the ending (1)",)

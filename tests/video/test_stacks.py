@@ -84,3 +84,17 @@ def test_cut_stacks_never_escape(tmp_path, name):
             assert 0 < len(list(source)) < 5 and source.status == "truncated"
         except VideoError:
             continue
+
+
+def test_channels_are_no_frames(tmp_path):
+    pixels = (
+        '<OME><Image><Pixels ID="P:0" SizeC="{}" SizeT="2" TimeIncrement="100" TimeIncrementUnit="ms"/></Image></OME>'
+    )
+    imagej = "ImageJ=1.53t\nimages=4\nchannels={}\nframes=2\nfps=25.0\nfinterval=0.1\n"
+    gray = [picture.convert("L") for picture in numbered()]
+    for text in (pixels, imagej):
+        with pytest.raises(VideoError, match="its pages are 2 channels of each frame"):
+            open_source(save(tmp_path / "x.tif", gray, tiffinfo={270: text.format(2)}))
+        source = open_source(save(tmp_path / "x.tif", gray, tiffinfo={270: text.format(1)}))
+        assert source.fps == 10 and [frame.time for frame in source][:2] == [0, 0.1]
+    assert open_source(save(tmp_path / "x.tif", tiffinfo={270: pixels.format(3)})).fps == 10

@@ -370,3 +370,9 @@ def test_real_clips(shared):
         counts[path.name] = sum(1 for _ in source)
         assert source.status == "ok" and counts[path.name] == source.declared_frames
     assert sorted(counts.values()) == [104, 137, 151, 187]
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "x.mp4").touch()
+    with pytest.raises(VideoError, match="is empty"):
+        open_source(tmp_path / "x.mp4")

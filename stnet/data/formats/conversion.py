@@ -9,11 +9,11 @@ import numpy as np
 from stnet.data.formats.account import Account
 from stnet.data.formats.classes import Classes
 from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
-from stnet.data.formats.marks import Box, FrameMarks, Mark, Size
+from stnet.data.formats.marks import Box, FrameMarks, Mark, Size, VideoMarks
 from stnet.data.formats.placing import Owned, Rules, place
 from stnet.data.layout import VideoRecord, write_frames
 from stnet.errors import DataError, VideoError
-from stnet.video import VideoInput, VideoSource
+from stnet.video import VideoFile, VideoInput, VideoSource
 from stnet.video.geometry import UPRIGHT, Orientation
 from stnet.video.stills import read_still_header
 
@@ -36,6 +36,7 @@ class VideoConversion:
         names: list[str | None] = []
         written = write_frames(self.out, self.video.name, self._pixels(source, names))
         self._check(source)
+        self._check_pace(owned.video, source)
         placed = place(owned, self.video.name, names, rules, self.account)
         boxes, labels, instances, annotated = [], [], [], []
         for name, marks in zip(names, placed, strict=True):
@@ -71,6 +72,17 @@ class VideoConversion:
         if source.status != "ok":
             problems = "; ".join(source.problems)
             self.account.notes[f"{origin}: {source.status} ({problems}): what was decoded is kept"] += 1
+
+    def _check_pace(self, marks: VideoMarks | None, source: VideoSource) -> None:
+        """Tools that take another frame rate than the video's number its frames by time."""
+        if marks is None or marks.pace is None or not isinstance(source, VideoFile):
+            return
+        frames, seconds = marks.pace
+        if abs(frames - seconds * source.fps) > 1.5 + 0.02 * frames:
+            raise DataError(
+                f"{marks.where}: its marks count {frames / seconds:g} frames per second, the video has "
+                f"{float(source.fps):g}; set the frame rate of the annotation tool (frameRate) to the video's"
+            )
 
     def _marks(self, frame: FrameMarks | None, source: VideoSource, name: str | None) -> tuple[list[Mark], bool]:
         """The marks of a frame as they are written, and whether somebody looked at all of it."""

@@ -143,6 +143,7 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
     marks: dict[int, list[Mark]] = {}
     counts: set[int] = set()
     open_ended: list[int] = []
+    times: list[tuple[int, float]] = []
     for position, region in enumerate(regions):
         place = f"{where}: result {position}"
         value = _value(region)
@@ -155,16 +156,28 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
                 Mark(label=label, box=box, shape="box" if box else "rotated box in percent", instance=instance)
             )
         last = max(json_file.objects(value, "sequence", place), key=lambda key: key["frame"], default=None)
+        times += [(int(key["frame"]), key["time"]) for key in value["sequence"] if _is_time(key.get("time"))]
         if last is not None and last["enabled"] and length is None:
             open_ended.append(int(last["frame"]))
     if len(counts) > 1:
         raise DataError(f"{where}: framesCount is {' and '.join(map(str, sorted(counts)))}; export it again")
-    covers = range(counts.pop()) if counts else range(min(open_ended)) if open_ended else None
+    covers = range(next(iter(counts))) if counts else range(min(open_ended)) if open_ended else None
     frames = {
         number: FrameMarks(where=f"{where}: frame {number + 1}", marks=tuple(found), relative=True)
         for number, found in sorted(marks.items())
     }
-    return VideoMarks(where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers)
+    pace = None if counts or len(times) < 2 else _pace(min(times), max(times))
+    return VideoMarks(where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, pace=pace)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_FRAMES
+
+
+def _pace(first: tuple[int, float], last: tuple[int, float]) -> tuple[int, float] | None:
+    """How many frames and seconds lie between two key frames; None where they are at one time."""
+    frames, seconds = last[0] - first[0], last[1] - first[1]
+    return (frames, seconds) if frames and seconds > 0 else None
 
 
 def _track(value: dict, length: int | None, where: str) -> dict[int, Box | None]:

@@ -80,6 +80,8 @@ class VideoMarks:
         covers: the frames that were looked at, without marks they are negatives; None for all of the video.
         shown: the frames that the file says the video has, where those are more than `covers`.
         size: of the picture the marks were drawn on, None where the file does not say.
+        pace: how many frames two of its marks are apart, and how many seconds, where the file says both and not the
+            length of the video.
         stated_step: whether the numbers already allow for frames that were passed over.
     """
 
@@ -89,6 +91,7 @@ class VideoMarks:
     covers: range | None = None
     shown: range | None = None
     size: Size | None = None
+    pace: tuple[int, float] | None = None
     stated_step: bool = False
 
     def at(self, number: int) -> FrameMarks | None:

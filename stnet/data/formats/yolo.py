@@ -128,6 +128,8 @@ def _statements(folder: Path) -> tuple[dict[int, str], int]:
             names = _from_yaml(file) if file.suffix == ".yaml" else dict(enumerate(_names_by_line(file)))
             if not names or len(names) > MAX_CLASSES:
                 raise DataError(f"{file}: names {len(names)} classes; list them, one a line, or as `names:`")
+            if file.suffix == ".yaml":
+                _check_count(file, names)
             points = points or (_key_points(file) if file.suffix == ".yaml" else 0)
             found.append((file, names))
     if not found:
@@ -142,6 +144,13 @@ def _statements(folder: Path) -> tuple[dict[int, str], int]:
                 "file that is not of these labels"
             )
     return names, points
+
+
+def _check_count(file: Path, names: dict[int, str]) -> None:
+    """Compare the `nc` of a data.yaml with the names in it."""
+    stated = next((match for line in _lines(file) if (match := re.match(r"nc\s*:\s*(\d{1,9})\b", line))), None)
+    if stated and int(stated[1]) != len(names):
+        raise DataError(f"{file}: nc is {stated[1]}, but names lists {len(names)} classes; correct either")
 
 
 def _key_points(file: Path) -> int:

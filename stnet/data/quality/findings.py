@@ -21,6 +21,7 @@ REPAIR = "add --repair to correct the annotation file"
 GAP_IOU = 0.7
 TINY_SIDE = 2.0
 """Pixels. Boxes with a shorter side are most often relative coordinates."""
+CORNER_SHARE = 0.1
 _NUMBERED = re.compile(r"(.*?)(\d{0,12})\D*$", re.ASCII)
 
 
@@ -74,6 +75,7 @@ def annotation_findings(split: Split) -> list[Finding]:
     return [
         *_repair_findings(split),
         *_tiny_boxes(split),
+        *_corner_boxes(split),
         *_gaps(split),
         *_video_findings(split),
         *_content_findings(split),
@@ -135,6 +137,20 @@ def _tiny_boxes(split: Split) -> Iterator[Finding]:
         numbers = ", ".join(f"{number:g}" for number in box.bbox)
         what = f"{image.file_name}: box [{numbers}] is less than {TINY_SIDE:g} pixels wide or high"
         yield split.finding("tiny box", box.entry, what, "write [x, y, w, h] in pixels, not relative to the image")
+
+
+def _corner_boxes(split: Split) -> Iterator[Finding]:
+    """Find files whose boxes are written by two corners: as x, y, w, h many of them reach beyond their image."""
+    images = {image.id: image for image in split.annotations.images}
+    beyond = 0
+    for box in split.annotations.boxes:
+        (x0, y0, x1, y1), image = box.bbox, images[box.image_id]
+        if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
+            return
+        beyond += x0 + x1 > image.width or y0 + y1 > image.height
+    if beyond >= CORNER_SHARE * max(1, len(split.annotations.boxes)):
+        what = f"{beyond} of {len(split.annotations.boxes)} boxes reach beyond their image, all fit as x0, y0, x1, y1"
+        yield split.finding("boxes may be corners", "annotations", what, "write [x, y, w, h] before any --repair")
 
 
 def _gaps(split: Split) -> Iterator[Finding]:
