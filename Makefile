@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 OLDEST = .venv-oldest
+INTEGRATIONS = .venv-integrations
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help install demo test test-all test-oldest lint bench
+.PHONY: help install demo test test-all test-oldest test-integrations lint bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,15 +26,24 @@ demo: install  ## find lesions in a phantom video that training never saw
 	$(BIN)/python -m stnet.demo --output demo
 
 test: install  ## the tests, under ten minutes on two cores
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not integration"
 
 test-all: install  ## the tests with the long ones
-	$(PYTEST)
+	$(PYTEST) -m "not integration"
 
 test-oldest:  ## the tests with the oldest PyTorch and Triton that are supported (Python up to 3.13)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --editable '.[cpu,dicom,dev]' 'torch==2.10.*' 'numpy<2.3'
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not integration"
+
+test-integrations: $(INTEGRATIONS)/installed  ## the tests through other people's packages, in an environment of their own
+	HF_HUB_OFFLINE=1 YOLO_OFFLINE=true $(INTEGRATIONS)/bin/python -m pytest -n $(WORKERS) -m integration
+
+$(INTEGRATIONS)/installed: pyproject.toml requirements/integrations.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/python -m pip install --quiet --upgrade pip
+	$(INTEGRATIONS)/bin/python -m pip install --quiet --editable '.[cpu,dicom,dev]' --requirement requirements/integrations.txt
+	@touch $@
 
 lint: install  ## style
 	$(BIN)/ruff check .

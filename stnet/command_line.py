@@ -1,10 +1,12 @@
 """How every command ends: one line for what went wrong, never a traceback for a user's mistake."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from stnet.console import printable
-from stnet.errors import StnetError
+from stnet.errors import EXTERNAL
 
 UNUSABLE = 2
 """Exit status where a command could not do what was asked."""
@@ -16,15 +18,19 @@ INTERRUPTED = 130
 def run(command: Callable[[], int | None]) -> int:
     """Run a command; return its exit status (0 where it gives none).
 
-    Errors that a user, a disk or a machine causes are printed as one line `error: ...` on standard error.
+    Errors that a user, a disk or a machine causes are printed as one line `error: ...` on standard error. What the
+    command printed is written out here, where a full disk or a closed pipe can still be told.
     """
     try:
-        return command() or 0
+        status = command() or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (StnetError, OSError, UnicodeError, MemoryError) as error:
+    except EXTERNAL as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        _silence_standard_output()
         return UNUSABLE
 
 
@@ -38,3 +44,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UnicodeError):
         return printable(f"text in an unexpected encoding ({error}); save it as UTF-8")
     return "\n".join(map(printable, str(error).split("\n")))
+
+
+def _silence_standard_output() -> None:
+    """Send what standard output still holds nowhere if it cannot be written: Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from stnet import command_line, files
 from stnet.data.phantom import PhantomVideo, render_phantom
-from stnet.errors import ConfigError, StnetError
+from stnet.errors import ConfigError
 from stnet.inference import cli as infer
 from stnet.video.writer import VideoWriter
 
@@ -101,17 +102,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=FRAMES, help=f"frames per video (default: {FRAMES})")
     parser.add_argument("--checkpoint", default="tiny", help="checkpoint file or shipped model (default: tiny)")
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.seed < 0:
-        raise ConfigError(f"--seed is {options.seed}; it must be at least 0")
-    options.output.mkdir(parents=True, exist_ok=True)
+    for name, value, least in (("--seed", options.seed, 0), ("--frames", options.frames, 1)):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{options.output}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
     print(f"Rendering {len(CASES)} phantom videos of {options.frames} frames ...", flush=True)
     phantoms = {
         name: render_phantom((options.seed, UNSEEN, number), frames=options.frames, lesions=lesions)
@@ -129,9 +132,9 @@ def _run(options: argparse.Namespace) -> int:
     truths, rows = [], []
     for name, phantom in phantoms.items():
         truths += zip(phantom.boxes, phantom.labels, strict=True)
-        rows += json.loads((results / name / "detections.json").read_text())["frames"]
+        rows += json.loads((results / name / "detections.json").read_text(encoding="utf-8"))["frames"]
     score = score_frames(truths, rows, infer.SCORE_THRESHOLD)
-    (options.output / "score.json").write_text(json.dumps(asdict(score), indent=2) + "\n")
+    files.write_json(options.output / "score.json", asdict(score))
     print(
         f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {infer.SCORE_THRESHOLD}) in {score.frames_found} of the "
         f"{score.frames_with_lesion} frames that show one ({score.found:.0%}), with the right class in "

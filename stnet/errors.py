@@ -33,3 +33,7 @@ class NonFiniteError(StnetError):
     def __init__(self, message: str, frames: Sequence[int] = ()):
         super().__init__(message)
         self.frames = tuple(frames)
+
+
+EXTERNAL = (StnetError, OSError, UnicodeError, MemoryError)
+"""Errors that a user, a file, a disk or a machine causes: commands tell them in one line, and go on where they can."""

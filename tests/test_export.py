@@ -1,12 +1,14 @@
 """Exported programs compute what the model computes."""
 
 import json
+import logging
 import re
 
 import pytest
 import torch
 
 import stnet
+from stnet.demo import main as demo
 from stnet.export import export_torch, main, portable_program
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
@@ -74,3 +76,29 @@ def test_a_place_that_cannot_be_written_is_named(checkpoint, tmp_path, capsys):
 def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, message):
     assert main([str(checkpoint), "--output", str(tmp_path), *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_exporting_leaves_the_model_and_the_process_alone(checkpoint, tmp_path, monkeypatch):
+    model = stnet.load(checkpoint)
+    portable_program(model, targets=2)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not [m for m in model.modules() if getattr(m, "backend", None) == "reference"]
+
+    def broken(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("stnet.export.export_torch", broken)
+    before = logging.root.manager.disable
+    assert main([str(checkpoint), "--output", str(tmp_path), "--formats", "torch"]) == 2
+    assert logging.root.manager.disable == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    for command in (
+        lambda: main([str(checkpoint), "--output", str(tmp_path / "file")]),
+        lambda: demo([*("--frames", "2"), "--output", str(tmp_path / "file")]),
+    ):
+        assert command() == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and err.startswith("error: ") and str(tmp_path / "file") in err

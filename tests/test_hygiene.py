@@ -69,9 +69,10 @@ LAYERS = {
     "video": set(),
     "model": {"kernels"},
     "data": {"video"},
-    "evaluation": {"model", "data"},
-    "inference": {"evaluation", "model", "data", "video", "kernels"},
-    "training": {"evaluation", "model", "data", "video", "kernels"},
+    "execution": {"model", "data"},
+    "evaluation": {"execution", "model", "data"},
+    "inference": {"evaluation", "execution", "model", "data", "video", "kernels"},
+    "training": {"evaluation", "execution", "model", "data", "video", "kernels"},
     "integrations": {"kernels"},
 }
 """What each folder of the package may import, besides itself and the ground floor."""

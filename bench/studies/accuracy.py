@@ -23,8 +23,8 @@ from stnet.environment import describe
 from stnet.evaluation.coco import ScoredFrame, evaluate_frames
 from stnet.files import write_json
 from stnet.inference.detector import VideoDetector
+from stnet.inference.frame_results import FrameResult
 from stnet.inference.live import LiveDetector
-from stnet.inference.results import FrameResult
 from stnet.model.postprocess import Detections
 
 OUTPUT = Path("runs/bench/accuracy.json")

@@ -13,8 +13,8 @@ from bench.timing.bench_inference import video
 from bench.timing.inputs import stda_inputs
 from bench.timing.shapes import DTYPES
 from bench.timing.stopwatch import Action
+from stnet.execution.engine import Engine, EngineOptions
 from stnet.inference.detector import VideoDetector
-from stnet.inference.engine import Engine, EngineOptions
 
 ROTATED_SETS = 2
 SMALLEST = "the smallest size"

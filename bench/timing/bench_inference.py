@@ -16,8 +16,8 @@ import torch
 from bench.timing import models
 from bench.timing.shapes import DTYPES, SHUFFLED_TARGETS
 from bench.timing.stopwatch import ERROR_LIMITS, Action, WrongResultError, require_correct
+from stnet.execution.engine import Engine, EngineOptions
 from stnet.inference.detector import VideoDetector
-from stnet.inference.engine import Engine, EngineOptions
 
 ROTATED_SETS = 3
 ROUNDINGS = 20  # twelve layers and a ResNet add up their roundings

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-SAMPLES = 500
+SAMPLES = 1000
 LEVEL = 0.95
 
 

@@ -69,9 +69,11 @@ def average_precision(matches: Matches, row: int, weights: np.ndarray | None = N
     lesions = weights[matches.lesion_image].sum()
     if not lesions:
         return None
-    weight, hit = weights[matches.image], matches.hits[row]
-    counted = weight > 0
-    weight, hit = weight[counted], hit[counted]
+    hits = np.flatnonzero(matches.hits[row])
+    if not len(hits):
+        return 0.0
+    # What follows the last hit changes no precision at a recall that is reached.
+    weight, hit = weights[matches.image[: hits[-1] + 1]], matches.hits[row, : hits[-1] + 1]
     found = np.cumsum(weight * hit)
     precision = found / np.maximum(np.cumsum(weight), 1e-12)
     precision = np.maximum.accumulate(precision[::-1])[::-1]

@@ -13,14 +13,16 @@ from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
-from stnet.errors import ConfigError
-from stnet.inference.engine import Engine, EngineOptions
+from torch import Tensor
+
+from stnet.errors import ConfigError, StnetError
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.execution.timing import StageTimer
+from stnet.inference.background import in_background
+from stnet.inference.clip_reader import OpenVideo, VideoEnd, VideoStart, failed, read_clips
+from stnet.inference.clip_runner import ClipFailure, ClipOutput, ClipRunner
+from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import open_videos
-from stnet.inference.pipeline import in_background
-from stnet.inference.reading import OpenVideo, VideoEnd, VideoStart, read_clips
-from stnet.inference.results import FrameResult, shifted
-from stnet.inference.running import ClipOutput, ClipRunner
-from stnet.inference.timing import StageTimer
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.model.postprocess import Detections, select_detections
@@ -37,7 +39,7 @@ READ_AHEAD_CLIPS = 4
 
 
 class VideoDetector:
-    """Finds lesions in every frame of a video.
+    """Finds lesions in every frame of a video; several calls may run beside each other, in threads too.
 
     Decoding, the model and whatever is done with the results run beside each other; memory does not grow with
     the length of a video.
@@ -51,10 +53,12 @@ class VideoDetector:
         batch: clips per batch; default: 8 on a GPU, 1 on a CPU. Halves when memory does not suffice.
         duplicate_iou: drop detections that overlap a better one by more than this IoU (1: none); default: the model's
             setting.
-        options: finer execution options; `device` and `dtype` given here are ignored.
+        options: finer execution options; `device` and `dtype` above take precedence over those given here.
         profile: measure the time per stage (`timer.seconds`); slows a GPU down.
 
-    Raises: `ConfigError` for options that cannot be used, `CheckpointError` for the model.
+    Raises:
+        ConfigError: options that cannot be used.
+        CheckpointError: a model that cannot be loaded.
     """
 
     def __init__(
@@ -70,7 +74,8 @@ class VideoDetector:
         profile: bool = False,
     ) -> None:
         options = EngineOptions() if options is None else options
-        options = dataclasses.replace(options, device=device, dtype=dtype)
+        given = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        options = dataclasses.replace(options, **given)
         options.resolved_dtype()
         self.timer = StageTimer(options.resolved_device()) if profile else None
         detector = model if isinstance(model, Detector) else load(model)
@@ -106,8 +111,8 @@ class VideoDetector:
             fps: frame rate where the input states none.
             images: keep the frame in every result.
 
-        Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
-            warning.
+        Raises:
+            VideoError: a video cannot be used. One that is damaged gives its readable frames and a warning.
         """
         events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
         with closing(events):
@@ -125,33 +130,50 @@ class VideoDetector:
         depth = self._runner.batch + READ_AHEAD_CLIPS
         items = in_background(items, depth, "read")
         outputs = in_background(self._runner.run(items), depth, "model")
+        errors: dict[int, Exception] = {}  # of videos given up, whose ends are still to come
         with closing(outputs):
             for output in outputs:
-                if isinstance(output, ClipOutput):
-                    yield from self._results(output, images)
-                else:
+                if isinstance(output, VideoStart):
                     yield output
+                elif isinstance(output, VideoEnd):
+                    error = errors.pop(output.key, None)
+                    yield output if error is None else failed(output.key, output.name, error)
+                elif output.task.video not in errors:
+                    try:
+                        results = self._results(output, images)
+                    except StnetError as error:
+                        output.task.stopped.set()
+                        errors[output.task.video] = error
+                    else:
+                        yield from results
 
-    def _results(self, output: ClipOutput, images: bool) -> Iterator[FrameResult]:
+    def _results(self, output: ClipOutput | ClipFailure, images: bool) -> list[FrameResult]:
+        if isinstance(output, ClipFailure):
+            raise output.error
         if self.timer is None:
             found = self._select(output)
         else:
             with self.timer.stage("post"):
                 found = self._select(output)
-        for position, frame in output.task.predicted:
-            yield FrameResult(
-                video=output.task.name,
+        task = output.task
+        return [
+            FrameResult(
+                video=task.name,
                 index=frame.index,
                 time=frame.time,
                 detections=shifted(found[position], frame.origin),
+                size=(task.height, task.width),
                 image=frame.image if images else None,
                 file=frame.name,
                 origin=frame.origin,
             )
+            for position, frame in task.predicted
+        ]
 
     def _select(self, output: ClipOutput) -> list[Detections]:
         output.wait()
         task = output.task
+        check_finite(output.logits, output.boxes, task.name, self.engine.dtype_name)
         return select_detections(
             output.logits,
             output.boxes,
@@ -160,6 +182,17 @@ class VideoDetector:
             TOP_DETECTIONS,
             duplicate_iou=self.config.duplicate_iou,
         )
+
+
+def check_finite(logits: Tensor, boxes: Tensor, name: str, dtype: str) -> None:
+    """Require that a model has found numbers.
+
+    Raises:
+        StnetError: it has not, which overflows of 16-bit types and broken weights cause.
+    """
+    if not (logits.isfinite().all() and boxes.isfinite().all()):
+        remedy = "check the weights" if dtype == "float32" else "use --dtype float32, or check the weights"
+        raise StnetError(f"{name}: the model gives values that are not finite in {dtype}; {remedy}")
 
 
 def _report(end: VideoEnd) -> None:

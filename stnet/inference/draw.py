@@ -5,7 +5,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stnet.inference.results import class_name
+from stnet.console import printable
+from stnet.inference.frame_results import class_name
 from stnet.model.postprocess import Detections
 
 # Okabe-Ito colours: told apart by colour-blind readers, and bright on dark ultrasound.
@@ -31,7 +32,7 @@ def draw_detections(
             continue
         colour = PALETTE[(label - 1) % len(PALETTE)]
         pen.rectangle(corners, outline=colour, width=line)
-        _tag(pen, f"{class_name(class_names, label)} {score:.2f}", corners, (height, width), colour, font)
+        _tag(pen, f"{printable(class_name(class_names, label))} {score:.2f}", corners, (height, width), colour, font)
     return np.asarray(canvas)
 
 

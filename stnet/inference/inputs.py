@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stnet.errors import VideoError
-from stnet.inference.reading import OpenVideo
+from stnet.inference.clip_reader import OpenVideo
 from stnet.video import ArraySource, SpooledSource, VideoInput, VideoSource, find_inputs
 
 Named = str | os.PathLike

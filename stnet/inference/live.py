@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from stnet.errors import ConfigError, VideoError
-from stnet.inference.detector import TOP_DETECTIONS, VideoDetector
+from stnet.inference.background import POLL_SECONDS
+from stnet.inference.detector import TOP_DETECTIONS, VideoDetector, check_finite
+from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import as_array
-from stnet.inference.pipeline import POLL_SECONDS
-from stnet.inference.results import FrameResult, shifted
-from stnet.model.postprocess import Detections, select_detections
+from stnet.model.postprocess import select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
 
@@ -72,7 +72,8 @@ class LiveDetector:
         policy: what happens when one more arrives: "drop-oldest" discards the one that waited longest (it
             gets no result), "wait" lets the feed wait (nothing is lost, for files and pipes).
 
-    Raises: `ConfigError` for values out of range.
+    Raises:
+        ConfigError: a value out of range.
     """
 
     def __init__(
@@ -87,14 +88,17 @@ class LiveDetector:
         self._detector, self._delay, self._waiting, self._policy = detector, delay, waiting, policy
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._answered = self._dropped = 0
+        self._lock = threading.Lock()
 
     @property
     def statistics(self) -> LiveStatistics:
         """Of all feeds of this object so far."""
-        latencies = np.array(self._latencies or [0.0])
+        with self._lock:
+            latencies = np.array(self._latencies or [0.0])
+            answered, dropped = self._answered, self._dropped
         return LiveStatistics(
-            frames=self._answered,
-            dropped=self._dropped,
+            frames=answered,
+            dropped=dropped,
             median=float(np.median(latencies)),
             percentile_99=float(np.percentile(latencies, 99)),
         )
@@ -108,14 +112,15 @@ class LiveDetector:
             name: the feed's name in the results.
             images: keep the frame in every result.
 
-        Raises: `VideoError` for frames that cannot be used, and whatever the feed raises.
+        Raises:
+            VideoError: frames that cannot be used; and whatever the feed raises.
         """
         window = _Window(self._detector.config.frames, self._delay)
         arrivals = _Arrivals(feed, name, self._waiting, self._policy)
         size: tuple[int, ...] | None = None
         try:
             for arrival in arrivals:
-                self._dropped += arrivals.take_dropped()
+                self._count(dropped=arrivals.take_dropped())
                 shape = arrival.frame.image.shape
                 size = size or shape
                 if shape != size:
@@ -127,32 +132,43 @@ class LiveDetector:
                 yield self._answer(window, name, images)
         finally:
             arrivals.stop()
-            self._dropped += arrivals.take_dropped()
+            self._count(dropped=arrivals.take_dropped())
+
+    def _count(self, *, latency: float | None = None, dropped: int = 0) -> None:
+        """Add to the statistics, which feeds in several threads may share."""
+        with self._lock:
+            self._dropped += dropped
+            if latency is not None:
+                self._latencies.append(latency)
+                self._answered += 1
 
     def _features(self, image: np.ndarray) -> list[Tensor]:
         engine = self._detector.engine
-        levels = engine.extract(engine.images([image], engine.size_of(*image.shape[:2])))
-        # Copied, since graphs reuse the memory of their outputs.
-        return [level.clone() for level in levels]
+        with engine.using():
+            levels = engine.extract(engine.images([image], engine.size_of(*image.shape[:2])))
+            # Copied, since graphs reuse the memory of their outputs.
+            return [level.clone() for level in levels]
 
     @torch.inference_mode()
     def _answer(self, window: "_Window", name: str, images: bool) -> LiveResult:
         arrival, clip = window.clip()
         levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
-        logits, boxes = self._detector.engine.detect(levels, targets=1)
+        engine = self._detector.engine
+        with engine.using():
+            logits, boxes = (output[0].cpu() for output in engine.detect(levels, targets=1))
+        check_finite(logits, boxes, name, engine.dtype_name)
         height, width = arrival.frame.image.shape[:2]
         (detections,) = select_detections(
-            logits[0], boxes[0], height, width, TOP_DETECTIONS, duplicate_iou=self._detector.config.duplicate_iou
+            logits, boxes, height, width, TOP_DETECTIONS, duplicate_iou=self._detector.config.duplicate_iou
         )
-        detections = Detections(detections.boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
         latency = time.perf_counter() - arrival.at
-        self._latencies.append(latency)
-        self._answered += 1
+        self._count(latency=latency)
         return LiveResult(
             video=name,
             index=arrival.frame.index,
             time=arrival.frame.time,
             detections=shifted(detections, arrival.frame.origin),
+            size=(height, width),
             image=arrival.frame.image if images else None,
             file=arrival.frame.name,
             origin=arrival.frame.origin,

@@ -1,99 +1,163 @@
-"""The files written for one video: annotated mp4, JSON and CSV in a folder of their own."""
+"""All formats of a run together: one that fails is given up, the others go on."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stnet.errors import VideoError
-from stnet.inference.draw import draw_detections
-from stnet.inference.results import AtomicFile, CsvWriter, FrameResult, JsonWriter, exact
-from stnet.video import VideoSource, VideoWriter
+from stnet.command_line import explain
+from stnet.errors import EXTERNAL, ConfigError, VideoError
+from stnet.files import PARTIAL
+from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.folder_lock import FolderLock
+from stnet.inference.formats import FORMATS, PER_VIDEO
+from stnet.inference.frame_results import FrameResult
+from stnet.inference.sink import RunFacts, Sink, VideoFacts
 
-VIDEO_NAME, JSON_NAME, CSV_NAME = "annotated.mp4", "detections.json", "detections.csv"
-FILE_NAMES = (VIDEO_NAME, JSON_NAME, CSV_NAME)
-
-
-def existing_outputs(folder: Path) -> list[Path]:
-    """Results that a former run left in `folder`."""
-    return [folder / name for name in FILE_NAMES if (folder / name).exists()]
+LOCK_NAME = ".running"
 
 
-class VideoOutputs:
-    """Writes the results of one video frame by frame.
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Refuse to go on where results of a former run are.
 
-    All files grow as `NAME.partial` and get their names in `finish`; after `abandon` they keep the partial ones.
-    Files that a former run left are removed first, so that a folder never mixes two runs.
+    Raises:
+        ConfigError: naming some of them.
+    """
+    existing = [str(path) for path in paths if path.exists()]
+    if existing:
+        more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
+        raise ConfigError(
+            f"results exist already: {', '.join(existing[:3])}{more}; add --overwrite to replace them, "
+            "or choose another --output"
+        )
 
-    Raises: `VideoError` when something cannot be written.
+
+def unwritable(folder: Path, error: OSError) -> VideoError:
+    """Return the error of a folder that results cannot go to."""
+    return VideoError(f"{folder}: cannot be written to ({error.strerror or error}); choose another --output")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return explain(error)
+    return f"{path}{PARTIAL}: cannot be written ({error.strerror or error})"
+
+
+class Outputs:
+    """Writes the results of a run, video after video.
+
+    Only one run writes to the folder of a video at a time. Files that a former run left there are removed first, so
+    that a folder never mixes two runs. A format that cannot be written is given up for this video (for the run, where
+    it is one file for all), and said so at once.
+
+    Args:
+        formats: names of `FORMATS`.
+        run: what all videos have in common.
+        overwrite: replace the results of a former run.
+        tell: prints a message.
+
+    Raises:
+        OSError, StnetError: a format for all videos cannot be begun.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        source: VideoSource,
-        *,
-        origin: str,
-        model: dict,
-        class_names: dict[int, str],
-        score_threshold: float,
-        video: bool,
-    ) -> None:
-        self.folder, self.detections, self.frames_with_detections, self.frames = folder, 0, 0, 0
-        self._threshold, self._names = score_threshold, class_names
-        self._files = ExitStack()
+    def __init__(self, formats: Iterable[str], run: RunFacts, overwrite: bool, tell: Callable[[str], None]) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for former in existing_outputs(folder):
-                former.unlink()
+            run.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise VideoError(f"{folder}: cannot be written to ({error.strerror}); choose another --output") from error
-        header = {
-            "video": {
-                "name": source.name,
-                "source": origin,
-                "width": source.full_width or source.width,
-                "height": source.full_height or source.height,
-                "fps": exact(source.fps),
-                **_region(source),
-                **({} if source.pixel_aspect == 1 else {"pixel_aspect": exact(source.pixel_aspect)}),
-            },
-            "model": model,
-        }
-        with ExitStack() as opened:
-            json_file = opened.enter_context(AtomicFile(folder / JSON_NAME))
-            csv_file = opened.enter_context(AtomicFile(folder / CSV_NAME, newline=""))
-            self._json = JsonWriter(json_file, header, class_names)
-            self._csv = CsvWriter(csv_file, class_names, score_threshold)
-            self._video = None
-            if video:
-                size = source.height, source.width
-                writer = VideoWriter(folder / VIDEO_NAME, source.fps, *size, pixel_aspect=source.pixel_aspect)
-                self._video = opened.enter_context(writer)
-            self._files = opened.pop_all()
+            raise unwritable(run.output, error) from error
+        self._overwrite, self._tell, self._output = overwrite, tell, run.output
+        self._alive = [self._made(FORMATS[name], run) for name in formats]
+        self._failed: list[Sink] = []
+        self._video: VideoFacts | None = None
+        self._lock: FolderLock | None = None
+        self.broken = False
 
-    def write(self, result: FrameResult) -> None:
-        """Append one frame; with a video, the result must carry its image."""
-        self._json.write(result)
-        count = self._csv.write(result)
-        self.frames += 1
-        self.detections += count
-        self.frames_with_detections += count > 0
-        if self._video is not None:
-            drawn = draw_detections(result.image, result.detections_in_image, self._names, self._threshold)
-            self._video.write(drawn, result.time)
+    @property
+    def needs_images(self) -> bool:
+        """Whether results have to carry their frames."""
+        return any(sink.needs_images for sink in self._alive)
 
-    def finish(self, status: str, problems: tuple[str, ...]) -> None:
-        """Complete all files."""
-        self._json.finish(status, problems)
-        self._files.close()
+    def begin(self, video: VideoFacts) -> bool:
+        """Start a video.
 
-    def abandon(self, error: BaseException) -> None:
-        """Leave what there is under the partial names."""
-        self._files.__exit__(type(error), error, error.__traceback__)
+        Returns:
+            Whether anything can be written of it.
 
+        Raises:
+            OSError, StnetError: another run writes to its folder, or it holds results, or cannot be made.
+        """
+        video.folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(video.folder / LOCK_NAME)
+        try:
+            former = [video.folder / name for name in PER_VIDEO]
+            if not self._overwrite:
+                refuse_existing(former)
+            for path in former:
+                path.unlink(missing_ok=True)
+        except BaseException:
+            lock.release()
+            raise
+        self._video, self._lock = video, lock
+        return self._each(lambda sink: sink.begin(video))
 
-def _region(source: VideoSource) -> dict:
-    """The part of the original frames that was looked at, where that is not all of them."""
-    if source.full_width is None or (source.width, source.height) == (source.full_width, source.full_height):
-        return {}
-    x, y = source.origin
-    return {"region": [x, y, x + source.width, y + source.height]}
+    def write(self, result: FrameResult) -> bool:
+        """Append one frame; return whether more can be written."""
+        return self._each(lambda sink: sink.write(result))
+
+    def end(self, end: VideoEnd) -> bool:
+        """Finish a video, or tell the formats for all videos of one that could not be begun.
+
+        Returns:
+            Whether all formats were written in full.
+        """
+        begun = self._video is not None
+        self._each(lambda sink: sink.end(end) if begun or sink.once else None)
+        return self._leave()
+
+    def abandon(self, error: BaseException) -> bool:
+        """Leave what there is of a video under partial names; return whether it could all be written until now."""
+        for sink in self._alive:
+            sink.abandon(error)
+        return self._leave()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End the run."""
+        self._each(lambda sink: sink.close(error))
+        for sink in self._alive:
+            if sink.once and error is None:
+                self._tell(f"report: {self._output / sink.file_name}")
+
+    @staticmethod
+    def _made(kind: type[Sink], run: RunFacts) -> Sink:
+        try:
+            return kind(run)
+        except OSError as error:  # of a file for the whole run, before any work was done
+            raise VideoError(_reason(run.output / kind.file_name, error)) from error
+
+    def _each(self, action: Callable[[Sink], None]) -> bool:
+        """Let every format do something; return whether any is still written."""
+        for sink in list(self._alive):
+            try:
+                action(sink)
+            except EXTERNAL as error:
+                self._alive.remove(sink)
+                self._give_up(sink, error)
+        return bool(self._alive)
+
+    def _give_up(self, sink: Sink, error: Exception) -> None:
+        folder = self._output if sink.once or self._video is None else self._video.folder
+        self._tell(f"error: {_reason(folder / sink.file_name, error)}")
+        sink.abandon(error)
+        self.broken = True
+        if sink.once:
+            sink.close(error)
+        else:
+            self._failed.append(sink)
+
+    def _leave(self) -> bool:
+        """Let others write to the video's folder; formats that failed there may work in the next."""
+        whole = not self._failed
+        self._alive += self._failed
+        self._failed, self._video = [], None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+        return whole

@@ -27,15 +27,8 @@ def sample(value: Tensor, spatial_shapes: Shapes, starts: Tensor | None, locatio
         weights: `[N, Q, H, L, P]`.
     """
     dtype = torch.promote_types(value.dtype, weights.dtype)
-    if isinstance(spatial_shapes, Tensor):
-        if starts is None:
-            cells = spatial_shapes.prod(1)
-            starts = cells.cumsum(0) - cells
-    else:
-        spatial_shapes = [(int(height), int(width)) for height, width in spatial_shapes]
-        starts = [0]
-        for height, width in spatial_shapes[:-1]:
-            starts.append(starts[-1] + height * width)
+    if not isinstance(spatial_shapes, Tensor):
+        spatial_shapes, starts = [(int(height), int(width)) for height, width in spatial_shapes], None
     device = value.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)

@@ -86,7 +86,7 @@ def spatial_temporal_deform_attn(
 def ms_deform_attn(
     value: Tensor,
     spatial_shapes: Tensor | Sequence[Sequence[int]],
-    level_start_index: Tensor | Sequence[int],
+    level_start_index: Tensor | Sequence[int] | None,
     sampling_locations: Tensor,
     attention_weights: Tensor,
     im2col_step: int = 64,
@@ -104,7 +104,8 @@ def ms_deform_attn(
     Args:
         value: `[N, S, H, D]`.
         spatial_shapes: (h, w) of each of the L levels (1 to 64), ints or an integer tensor `[L, 2]` on value's device.
-        level_start_index: first position of each level, ints or an integer tensor `[L]` on value's device.
+        level_start_index: first position of each level, ints or an integer tensor `[L]` on value's device; None where
+            the levels follow one another.
         sampling_locations: (x, y) in [0, 1], `[N, Q, H, L, P, 2]`.
         attention_weights: `[N, Q, H, L, P]`.
         im2col_step: accepted and ignored; any batch size works.
@@ -119,6 +120,9 @@ def ms_deform_attn(
         ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
     tensors = MsdaTensors(value, sampling_locations, attention_weights)
+    if level_start_index is None and isinstance(spatial_shapes, Tensor):
+        cells = spatial_shapes.prod(-1, dtype=spatial_shapes.dtype)
+        level_start_index = cells.cumsum(-1, dtype=spatial_shapes.dtype) - cells
     problem = check_msda(tensors, spatial_shapes, level_start_index)
     if problem.spatial_shapes is None:
         tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
@@ -154,7 +158,8 @@ def ms_deform_attn_backward(
         TypeError: a dtype that is not supported.
         ValueError: shapes or devices that do not fit, or a backend that cannot run this call.
     """
-    for name, x in (("spatial_shapes", spatial_shapes), ("grad_output", grad_output)):
+    needed = {"spatial_shapes": spatial_shapes, "level_start_index": level_start_index, "grad_output": grad_output}
+    for name, x in needed.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor")
     tensors = MsdaTensors(value, sampling_locations, attention_weights)

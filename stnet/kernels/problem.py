@@ -249,7 +249,7 @@ def check_stda(
 def check_msda(
     tensors: MsdaTensors[Tensor],
     spatial_shapes: Tensor | Sequence[Sequence[int]],
-    level_start_index: Tensor | Sequence[int],
+    level_start_index: Tensor | Sequence[int] | None,
     grad_output: Tensor | None = None,
 ) -> MsdaProblem:
     """Check the arguments of `ms_deform_attn`; shapes on a device are not read, so nothing synchronizes.
@@ -263,15 +263,16 @@ def check_msda(
     _check_tensors(tensors, _MSDA_DIMS)
     if grad_output is not None:
         _check_tensor("grad_output", grad_output, 3, tensors.value.device)
-    if isinstance(spatial_shapes, Tensor) != isinstance(level_start_index, Tensor):
+    if level_start_index is not None and isinstance(spatial_shapes, Tensor) != isinstance(level_start_index, Tensor):
         raise TypeError("spatial_shapes and level_start_index must both be tensors or both be ints")
     if isinstance(spatial_shapes, Tensor):
         shapes, levels = None, _check_level_tensors(spatial_shapes, level_start_index, tensors.value.device)
     else:
         shapes = _check_spatial_shapes(spatial_shapes, tensors.value.shape[1], MAX_MSDA_LEVELS)
-        levels, starts = len(shapes), list(_integers("level_start_index", level_start_index))
-        if tuple(starts) != level_starts(shapes):
-            raise ValueError(f"level_start_index is {starts}, the shapes give {list(level_starts(shapes))}")
+        levels, known = len(shapes), level_starts(shapes)
+        starts = known if level_start_index is None else _integers("level_start_index", level_start_index)
+        if tuple(starts) != known:
+            raise ValueError(f"level_start_index is {list(starts)}, the shapes give {list(known)}")
     problem = MsdaProblem.of(tensors, shapes)
     _check_heads(problem)
     if problem.levels != levels:

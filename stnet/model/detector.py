@@ -10,7 +10,7 @@ from stnet.model.backbone import build_backbone
 from stnet.model.config import ModelConfig
 from stnet.model.decoder import Decoder, ExtraQueries, LayerOutput
 from stnet.model.encoder import Encoder
-from stnet.model.geometry import clip_geometry
+from stnet.model.geometry import ClipGeometry, clip_geometry
 
 GROUP_NORM_GROUPS = 32
 
@@ -98,6 +98,7 @@ class Detector(nn.Module):
         padding_mask: Tensor | None = None,
         targets: int | Sequence[int] = 3,
         extra: ExtraQueries | None = None,
+        geometry: ClipGeometry | None = None,
     ) -> DetectorOutput:
         """Encoder and decoder on the features of whole clips.
 
@@ -106,6 +107,7 @@ class Detector(nn.Module):
             padding_mask: as in `forward`.
             targets: as in `forward`.
             extra: as in `forward`.
+            geometry: of these levels and this mask, where the caller keeps it; made of them here if None.
         """
         frames = features[0].shape[1]
         if frames != self.config.frames:
@@ -115,7 +117,9 @@ class Detector(nn.Module):
         target_list = self._target_positions(targets)
         shapes = tuple((level.shape[3], level.shape[4]) for level in features)
         tokens = torch.cat([level.flatten(3).transpose(2, 3) for level in features], dim=2)  # [B, F, S, d]
-        geometry = clip_geometry(shapes, self.config.hidden_dim, padding_mask, tokens.device, self.level_embed.dtype)
+        if geometry is None:
+            dim, dtype = self.config.hidden_dim, self.level_embed.dtype
+            geometry = clip_geometry(shapes, dim, padding_mask, tokens.device, dtype)
         level_of = torch.cat([e.expand(h * w, -1) for e, (h, w) in zip(self.level_embed, shapes, strict=True)])
         position = (geometry.position_embedding + level_of).unsqueeze(1)
         recompute = self.recompute and self.training

@@ -34,11 +34,14 @@ def clip_geometry(
     device: torch.device,
     dtype: torch.dtype,
 ) -> ClipGeometry:
-    """The geometry of clips with levels of these shapes.
+    """Return the geometry of clips with levels of these shapes.
 
     Args:
+        spatial_shapes: (h, w) of each level.
+        hidden_dim: channels of the position embedding.
         padding_mask: [B, H, W] bool at image size, True = padded; None = no padding. A mask on the CPU costs no
             synchronization with the GPU.
+        device: of the result.
         dtype: of the position embedding; reference points and ratios are float32, or float64 in a float64 model.
     """
     shapes = tuple(spatial_shapes)
@@ -79,6 +82,7 @@ def sine_embedding(mask: Tensor, hidden_dim: int) -> Tensor:
 
     Args:
         mask: [B, h, w] bool, True = padded.
+        hidden_dim: channels of the embedding.
 
     Returns:
         float32 [B, h * w, hidden_dim]: one half for y, then one for x; even channels sine, odd cosine.
@@ -124,6 +128,6 @@ def _valid_ratio(mask: Tensor) -> Tensor:
 def _cell_centres(shape: tuple[int, int], ratio: Tensor) -> Tensor:
     """[B, h * w, 2] centres of a level's cells as shares of the unpadded area."""
     height, width = shape
-    y = (torch.arange(height) + 0.5)[None] / (ratio[:, 1:] * height)
-    x = (torch.arange(width) + 0.5)[None] / (ratio[:, :1] * width)
+    y = (torch.arange(height, dtype=torch.float32) + 0.5)[None] / (ratio[:, 1:] * height)
+    x = (torch.arange(width, dtype=torch.float32) + 0.5)[None] / (ratio[:, :1] * width)
     return torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1).flatten(1, 2)

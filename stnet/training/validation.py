@@ -8,9 +8,10 @@ from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
 from stnet.evaluation.figures_table import show_figures
 from stnet.evaluation.lesion_metrics import SIZES
-from stnet.evaluation.predict import PredictionOptions, predict_frames
+from stnet.evaluation.predict import PredictionOptions, Predictor, predict_frames
 from stnet.evaluation.protocol import planned_clips
 from stnet.evaluation.report import Report
+from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.training.distributed import World
 
@@ -24,7 +25,7 @@ class Validation:
 
 
 def validate(
-    model: Detector,
+    model: Detector | Predictor,
     index: DatasetIndex,
     options: PredictionOptions,
     score_threshold: float,
@@ -37,7 +38,7 @@ def validate(
     The metrics do not depend on the number of processes: every video is predicted by itself.
 
     Args:
-        model: on this process's device; put in evaluation mode meanwhile.
+        model: on this process's device; put in evaluation mode meanwhile. Or an engine.
         index: the videos.
         options: how clips are predicted.
         score_threshold: operating point of recall and false positives.
@@ -56,12 +57,16 @@ def validate(
         reporter.advance(count)
         check()
 
-    training = model.training
-    model.eval()
+    training = isinstance(model, Detector) and model.training
+    if isinstance(model, Detector):  # an engine has the format already
+        lay_out_for(model.backbone, world.device)
+    if training:
+        model.eval()
     try:
         scored = predict_frames(model, index, options, videos=share, advance=advance)
     finally:
-        model.train(training)
+        if training:
+            model.train()
         reporter.stop()
     shares = world.gather(scored)
     if not world.is_first:

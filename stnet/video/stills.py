@@ -54,11 +54,16 @@ class UnreadableStill(VideoError):
 
 @dataclass(frozen=True, kw_only=True)
 class StillHeader:
-    """What an image file says of itself: (height, width) upright, aspect of its pixels, whether of more than 8 bits."""
+    """What an image file says of itself.
+
+    (height, width) and aspect of the pixels are those of the upright picture, which the orientation makes of what is
+    stored; `deep` says whether it has more than 8 bits.
+    """
 
     height: int
     width: int
     pixel_aspect: Fraction
+    orientation: Orientation
     deep: bool
 
 
@@ -193,7 +198,8 @@ def picture_header(path: Path, image: Image.Image) -> StillHeader:
     # Newer versions of Pillow turn the size of a TIFF file themselves.
     turned = image.format == "TIFF" and image.size != (image.tag_v2.get(TIFF_WIDTH), image.tag_v2.get(TIFF_HEIGHT))
     height, width = (height, width) if turned else orientation.size(height, width)
-    return StillHeader(height=height, width=width, pixel_aspect=orientation.aspect(stored), deep=deep)
+    aspect = orientation.aspect(stored)
+    return StillHeader(height=height, width=width, pixel_aspect=aspect, orientation=orientation, deep=deep)
 
 
 def _exif(path: Path, image: Image.Image) -> Image.Exif:

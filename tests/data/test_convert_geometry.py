@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from stnet.data.convert import convert
 from stnet.data.formats.fitting import Picture, fit
@@ -41,6 +42,13 @@ def images(folder: Path, upright: np.ndarray, orientation: int) -> tuple[Path, s
     exif[0x0112] = orientation
     (folder / "clip").mkdir()
     stored.save(folder / "clip" / "shot.png", exif=exif)
+    return folder / "clip", "shot.png"
+
+
+def wide_images(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+    """A folder of one image of pixels twice as wide as high."""
+    (folder / "clip").mkdir()
+    Image.fromarray(upright).save(folder / "clip" / "shot.png", dpi=(100, 200))
     return folder / "clip", "shot.png"
 
 
@@ -77,7 +85,7 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    source=st.sampled_from((images, images, video, dicom)),
+    source=st.sampled_from((images, images, wide_images, video, dicom)),
     orientation=st.integers(1, 8),
     x=st.integers(REGION[0], REGION[2] - 1),
     y=st.integers(REGION[1], REGION[3] - 1),
@@ -86,13 +94,15 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     cut=st.booleans(),
 )
 def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cut):
-    """The mark is drawn on the upright frame, on what is stored (where the size tells), or on the scan region."""
+    """The mark is drawn on the upright frame, on what is stored or shown (where the size tells), or on the region."""
     box, size = np.array([x, y, x + 1, y + 1], dtype=float), (WIDTH, HEIGHT)
     if source is images and raw and orientation >= 5:
         across, down = {5: (y, x), 6: (y, WIDTH - 1 - x), 7: (HEIGHT - 1 - y, WIDTH - 1 - x), 8: (HEIGHT - 1 - y, x)}[
             orientation
         ]
         box, size = np.array([across, down, across + 1, down + 1], dtype=float), (HEIGHT, WIDTH)
+    if source is wide_images and raw:
+        box, size = box * [2, 1, 2, 1], (2 * WIDTH, HEIGHT)  # as a viewer shows it
     if source is dicom and cut:
         box = box - [REGION[0], REGION[1]] * 2
         size, scale = (REGION[2] - REGION[0], REGION[3] - REGION[1]), 1
@@ -115,6 +125,40 @@ def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cu
     assert pixels.shape == (frame.height, frame.width)
     bright = np.argwhere(pixels > 200)[0]
     np.testing.assert_allclose(frame.boxes[0], [bright[1], bright[0], bright[1] + 1, bright[0] + 1], atol=0.02)
+
+
+def test_what_a_source_remarks_is_in_the_summary(tmp_path):
+    path, entry = wide_images(tmp_path, picture(3, 4), 1)
+    (tmp_path / "marks.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": entry, "width": WIDTH, "height": HEIGHT}],
+                "annotations": [],
+                "categories": [{"id": 1, "name": "benign"}],
+            }
+        )
+    )
+    done = convert(path, tmp_path / "marks.json", tmp_path / "out", split="train")
+    assert any("not square" in remark for remark in done.remarks)
+
+
+def test_no_picture_is_decoded_to_find_its_orientation(tmp_path, monkeypatch):
+    """Pillow decodes a whole PNG file in search of EXIF data, unless it is asked for less."""
+    path, entry = images(tmp_path, picture(3, 4), 6)
+    Image.fromarray(picture(3, 4)).save(path / "upright.png")
+    document = {
+        "images": [
+            {"id": 1, "file_name": entry, "width": 2 * HEIGHT, "height": 2 * WIDTH},
+            {"id": 2, "file_name": "upright.png", "width": 2 * WIDTH, "height": 2 * HEIGHT},
+        ],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "benign"}],
+    }
+    (tmp_path / "marks.json").write_text(json.dumps(document))
+    decoded, prepare = [], PngImageFile.load_prepare
+    monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: (decoded.append(image), prepare(image))[1])
+    convert(path, tmp_path / "marks.json", tmp_path / "out", split="train")
+    assert len(decoded) == 2
 
 
 def test_pixels_that_are_not_square():

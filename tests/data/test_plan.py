@@ -117,11 +117,6 @@ LOADS = {
     "drawn twice, reversed": lambda f: (f.boxes.append(f.box | {"id": 900}), reverse(f.boxes[-1])),
     "id of a box twice": lambda f: f.box.update(id=f.boxes[5]["id"]),
     "no id and empty": lambda f: (f.box.pop("id"), f.box.update(bbox=[1, 1, 3, 0])),
-    "crowd": lambda f: f.box.update(iscrowd=1),
-    "crowd, to be ignored": lambda f: (
-        f.boxes.append(f.box | {"id": 900, "bbox": [1, 1, 9, 9]}),
-        f.box.update(ignore=True),
-    ),
     "file listed twice": list_twice,
     "file listed twice, marked the second time": mark_second_entry,
     "file listed twice, looked at the second time": annotate_second_entry,
@@ -131,10 +126,25 @@ LOADS = {
     "BUV duplicate": lambda f: f.rename_video("benign/x66ef02e7f1b9a0ef"),
     "BUV label": lambda f: (f.rename_video("benign/x63c9ba1377f35bf6"), f.box.update(category_id=1)),
 }
+REGIONS = {
+    "crowd": lambda f: f.box.update(iscrowd=1),
+    "region to be ignored": lambda f: f.box.update(ignore=True),
+    "crowd beside a box": lambda f: f.boxes.append(f.box | {"id": 900, "bbox": [1, 1, 9, 9], "iscrowd": True}),
+    "crowd on a frame that is not annotated": lambda f: (f.image.update(annotated=False), f.box.update(iscrowd=1)),
+    "crowd on the second entry of a file": lambda f: (
+        list_twice(f),
+        f.boxes.append(f.box | {"id": 900, "image_id": 900, "bbox": [1, 1, 9, 9], "iscrowd": 1}),
+    ),
+}
 REFUSED = {
     "box of text": lambda f: f.box.update(bbox=["wide", 1, 2, 3]),
     "box of NaN": lambda f: f.box["bbox"].__setitem__(1, float("nan")),
     "box no object": lambda f: f.boxes.__setitem__(3, "box"),
+    "crowd or not": lambda f: f.box.update(iscrowd="maybe"),
+    "crowd without a box": lambda f: f.boxes.append(
+        {k: f.box[k] for k in ("image_id", "category_id")} | {"iscrowd": 1}
+    ),
+    "crowd on a picture of another scale": lambda f: (f.resize(96, 120), f.box.update(iscrowd=1)),
     "unknown class": lambda f: f.box.update(category_id=17),
     "unknown image": lambda f: f.box.update(image_id=1700),
     "unknown video": lambda f: f.image.update(video_id=1700),
@@ -177,12 +187,30 @@ def repaired_copy(root):
     return index
 
 
-@pytest.mark.parametrize("name", LOADS)
+@pytest.mark.parametrize("name", LOADS | REGIONS)
 def test_what_loads_trains_like_its_repaired_copy(dataset, name):
-    planted(dataset, LOADS[name])
+    planted(dataset, (LOADS | REGIONS)[name])
     as_it_is = load_index(dataset, "train")
     assert bool(as_it_is.repairs) == (name != "beyond by rounding")
     assert_same(as_it_is, repaired_copy(dataset))
+
+
+@pytest.mark.parametrize("name", [*REGIONS, *(name for name in REFUSED if "crowd" in name)])
+def test_a_frame_with_a_crowd_region_counts_as_not_annotated(dataset, name):
+    fault = planted(dataset, (REGIONS | REFUSED)[name])
+    index = repaired_copy(dataset) if name in REFUSED else load_index(dataset, "train")
+    (frame,) = (f for v in index.videos for f in v.frames if f.image_id == fault.image["id"])
+    assert not frame.annotated and len(frame.boxes) == 0
+
+
+def test_boxes_that_say_they_are_no_crowd_stay(dataset):
+    before, fault = load_index(dataset, "train"), Fault(dataset)
+    for number, box in enumerate(fault.boxes):
+        box.update(iscrowd=(False, 0, 0.0)[number % 3], ignore=0)
+    fault.file.write_text(json.dumps(fault.document))
+    index = load_index(dataset, "train")
+    assert index.repairs == ()
+    assert_same(index, before)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -268,16 +296,3 @@ def test_rounded_sizes_are_still_the_same_picture(sizes):
     across, down = size[1] / width, size[0] / height
     assert repaired["annotations"][0]["bbox"] == [across, down, across, down]
     assert document["annotations"][0]["bbox"] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
-def test_a_frame_with_a_crowd_is_no_target(dataset, key):
-    def plant(fault):
-        fault.box[key] = 1
-        fault.boxes.append(fault.box | {"id": 900, "bbox": [1, 1, 9, 9], key: 0})
-
-    fault = Fault(dataset)
-    name = fault.image["file_name"]
-    planted(dataset, plant)
-    frame = next(f for v in load_index(dataset, "train").videos for f in v.frames if str(f.path).endswith(name))
-    assert not frame.annotated and not len(frame.boxes)

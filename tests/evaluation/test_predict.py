@@ -10,8 +10,12 @@ import torch
 from PIL import Image
 
 from stnet.data.index import DatasetIndex, Frame, Video
+from stnet.errors import ConfigError
+from stnet.evaluation.coco import evaluate_frames
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.inference import VideoDetector
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 
@@ -124,7 +128,18 @@ def test_devices_and_precisions_agree(model, tmp_path, device, precision):
         np.testing.assert_allclose(np.sort(one.boxes, axis=0), np.sort(other.boxes, axis=0), atol=1.0)
 
 
-def test_duplicates_are_dropped_as_the_model_says(model, tmp_path):
+@pytest.fixture(scope="module")
+def overlapping(model):
+    """The model with boxes so large that they overlap."""
+    wide = deepcopy(model)
+    with torch.no_grad():
+        for head in wide.decoder.box_heads:
+            head.layers[-1].bias[2:] = 3.0
+    return wide
+
+
+def test_duplicates_are_dropped_as_the_model_says(overlapping, tmp_path):
+    model = overlapping
     index = index_of(tmp_path, [4])
     strict = deepcopy(model)
     strict.config = replace(model.config, duplicate_iou=0.001)
@@ -176,3 +191,32 @@ def test_frames_of_another_size_keep_their_own_pixels(model, tmp_path):
     scored = predict_frames(model, index)
     centres = [np.abs(frame.boxes).max() for frame in scored]
     assert len(scored) == 3 and centres[1] > 1.5 * centres[0]
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_evaluation_measures_what_users_run(model, tmp_path, targets):
+    """The engine under the dataset's frames, a plain model, and the detector on a folder find the same."""
+    index = index_of(tmp_path, [11])
+    options = PredictionOptions(targets=targets)
+    engine = Engine(model, EngineOptions(device="cpu"), targets)
+    by_engine, by_model = (predict_frames(one, index, options) for one in (engine, model))
+    by_user = list(VideoDetector(model, device="cpu", targets=targets, batch=4)(tmp_path))
+    assert len(by_engine) == len(by_model) == len(by_user) == 11
+    for measured, plain, user in zip(by_engine, by_model, by_user, strict=True):
+        np.testing.assert_allclose(measured.scores, user.detections.scores, atol=1e-5)
+        np.testing.assert_allclose(measured.boxes, user.detections.boxes, atol=1e-3)
+        np.testing.assert_array_equal(measured.labels, user.detections.labels)
+        np.testing.assert_allclose(measured.scores, plain.scores, atol=1e-4)
+    truth, names = ("benign", "malignant"), 0.3
+    metrics = [evaluate_frames(frames, truth, names) for frames in (by_engine, by_model)]
+    assert metrics[0].overall.ap == pytest.approx(metrics[1].overall.ap, abs=1e-6)
+
+
+def test_duplicates_are_an_option_and_no_change_of_the_model(overlapping, tmp_path):
+    model = overlapping
+    index, before = index_of(tmp_path, [4]), model.config
+    found = predict_frames(model, index, PredictionOptions(duplicate_iou=0.01))
+    assert sum(len(frame.scores) for frame in found) < sum(len(frame.scores) for frame in predict_frames(model, index))
+    assert model.config is before
+    with pytest.raises(ConfigError, match="duplicate_iou is 2"):
+        PredictionOptions(duplicate_iou=2)

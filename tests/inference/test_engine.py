@@ -12,10 +12,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import stnet
 from stnet.errors import ConfigError
-from stnet.inference.engine import Engine, EngineOptions
-from stnet.inference.feature_cache import FeatureCache
-from stnet.inference.folding import PackedAttention, fold_batch_norms, pack_projections
-from stnet.inference.graphs import GraphedFunction
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.execution.feature_cache import FeatureCache
+from stnet.execution.folding import PackedAttention, fold_batch_norms, pack_projections
+from stnet.execution.graphs import GraphedFunction
 
 PLAIN = EngineOptions(device="cpu", fold=False, pack=False, channels_last=False)
 TOLERANCE = 1e-4
@@ -99,7 +99,7 @@ def test_graphs_equal_eager_execution(parity_model, parity_clips, parity_outputs
 
 @pytest.mark.gpu
 def test_graphs_are_captured_while_another_thread_waits_for_events():
-    graphed = GraphedFunction(lambda tensors: [tensors[0] @ tensors[0]])
+    graphed = GraphedFunction(lambda tensors, _: [tensors[0] @ tensors[0]])
     stop, failures = threading.Event(), []
 
     def wait() -> None:
@@ -165,9 +165,9 @@ def test_all_norms_are_folded_and_all_projections_packed(small_model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu9"}, "device"),
-        ({"device": "meta"}, "not supported"),
-        ({"device": "cuda:99"}, "CUDA devices here"),
+        ({"device": "tpu9"}, "not a device"),
+        ({"device": "meta"}, "only cpu and cuda are supported"),
+        ({"device": "cuda:99"}, "CUDA devices"),
         ({"device": "cpu", "dtype": "float16"}, "needs a GPU"),
         ({"device": "cpu", "dtype": "int8"}, "unknown"),
     ],

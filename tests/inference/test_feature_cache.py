@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stnet.inference.feature_cache import FeatureCache
+from stnet.execution.feature_cache import FeatureCache
 
 
 def levels(*values: float) -> list[torch.Tensor]:

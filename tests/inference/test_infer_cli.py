@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from stnet.inference import cli
+from stnet.inference.folder_lock import FolderLock
+from stnet.inference.outputs import LOCK_NAME
 from stnet.video import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,6 +228,70 @@ def test_a_full_disk_is_an_error_without_a_traceback(infer, make_clip, tmp_path,
     assert not (tmp_path / "out" / name).exists()
 
 
+def test_a_folder_that_cannot_be_written_costs_one_video(infer, make_clip, tmp_path):
+    for name in "abc":
+        make_clip(tmp_path / f"{name}.mp4", frames=3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").write_text("in the way")
+    for more in ((), ("--live",)):
+        status, out, err = infer("a.mp4", "b.mp4", "c.mp4", "--output", "out", "--no-video", "--report", *more)
+        assert status == 1 and "b: unreadable" in out and "a: ok" in out and "c: ok" in out
+        assert "out/b: cannot be written to" in err and "Traceback" not in err
+        assert results(tmp_path / "out" / "c")["frame_count"] > 0
+        shutil.rmtree(tmp_path / "out" / "a")
+        shutil.rmtree(tmp_path / "out" / "c")
+        (tmp_path / "out" / "report.html").unlink()
+
+
+def test_a_second_run_into_a_folder_is_refused_there(infer, make_clip, tmp_path):
+    for name in "ab":
+        make_clip(tmp_path / f"{name}.mp4", frames=3)
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    lock = FolderLock(tmp_path / "out" / "a" / LOCK_NAME)
+    status, out, err = infer("a.mp4", "b.mp4", "--output", "out", "--no-video", "--overwrite")
+    assert status == 1 and "out/a: another run is writing there" in err and "b: ok" in out
+    assert not list((tmp_path / "out" / "a").glob("*.json"))
+    lock.release()
+    page = FolderLock(tmp_path / "out" / ".report.html.running")
+    status, _, err = infer("a.mp4", "--output", "out", "--report")
+    assert status == 2 and "another run" in err
+    page.release()
+
+
+def test_names_of_files_may_be_anything(infer, make_clip, tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", frames=2).read_bytes()
+    for name in (b"M\xfcller.mp4", b"esc\x1b[31m.mp4", b"report.html.mp4", b"...mp4", b"..mp4", b"CLIP.mp4"):
+        (tmp_path / os.fsdecode(name)).write_bytes(clip)
+    (tmp_path / "inside").mkdir()
+    names = sorted(os.fsdecode(path) for path in os.listdir(os.fsencode(tmp_path)) if path.endswith(b".mp4"))
+    status, out, err = infer(*(f"./{name}" for name in names), "--output", "inside/out", "--report")
+    assert status == 0 and "\x1b" not in out + err and "\\udcfcller" in out and "Traceback" not in err
+    written = sorted(os.listdir(os.fsencode(tmp_path / "inside" / "out")))
+    assert len(written) == 8 and b"report.html-2" in written and (b"clip-2" in written or b"CLIP-2" in written)
+    assert os.listdir(tmp_path / "inside") == ["out"]  # the names . and .. do not lead elsewhere
+    assert not list((tmp_path / "inside" / "out").glob("detections.json"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
+def test_a_full_or_closed_standard_output(checkpoint, make_clip, tmp_path):
+    make_clip(tmp_path / "clip.mp4", frames=2)
+    command = _command(tmp_path / "clip.mp4", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--overwrite")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=_environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == "error: No space left on device"
+    assert results(tmp_path / "out" / "clip")["frame_count"] == 2
+
+
+def test_formats(infer, make_clip, tmp_path):
+    make_clip(tmp_path / "clip.mp4", frames=2)
+    assert infer("clip.mp4", "--formats", "csv,report", "--output", "out")[0] == 0
+    assert [path.name for path in (tmp_path / "out" / "clip").iterdir()] == ["detections.csv"]
+    assert (tmp_path / "out" / "report.html").exists()
+    for wrong in (("--formats", "xml"), ("--formats", ","), ("--formats", "video", "--no-video")):
+        status, _, err = infer("clip.mp4", "--output", "other", *wrong)
+        assert status == 2 and "error: " in err and not (tmp_path / "other").exists()
+
+
 @pytest.mark.timeout(240)
 def test_output_that_cannot_be_written_ends_the_process_cleanly(checkpoint, make_clip, tmp_path):
     make_clip(tmp_path / "clip.mp4", frames=200)
@@ -248,10 +314,18 @@ def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
     options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
     assert options == [
-        *("--batch", "--checkpoint", "--compile", "--delay", "--device", "--dicom-key"),
         *(
+            "--batch",
+            "--checkpoint",
+            "--compile",
+            "--delay",
+            "--device",
+            "--dicom-key",
             "--dtype",
             "--duplicate-iou",
+            "--formats",
+        ),
+        *(
             "--fps",
             "--full-frame",
             "--help",

@@ -9,8 +9,8 @@ import torch
 
 from stnet.data.clips.transforms import prepare_frames
 from stnet.errors import ConfigError, VideoError
+from stnet.execution.engine import Engine
 from stnet.inference import VideoDetector
-from stnet.inference.engine import Engine
 from stnet.inference.live import PAST_FRAMES, LiveDetector, _Window
 from stnet.model.postprocess import select_detections
 from stnet.video import ArraySource

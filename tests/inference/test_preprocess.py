@@ -6,7 +6,7 @@ import torch
 
 from stnet.data.clips.transforms import prepare_frames, resized_size
 from stnet.data.clips.transforms import resize as resize_with_pillow
-from stnet.inference.preprocess import Preprocessor, resize
+from stnet.execution.preprocess import Preprocessor, resize
 
 SIZES = [
     ((60, 80), (51, 68)),

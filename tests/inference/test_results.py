@@ -1,16 +1,25 @@
 """Files of results and drawings."""
 
 import csv
+import dataclasses
+import errno
 import json
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stnet.errors import VideoError
+from stnet.errors import ConfigError, VideoError
 from stnet.inference import FrameResult, draw_detections
-from stnet.inference.outputs import FILE_NAMES, VideoOutputs
+from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.folder_lock import FolderLock
+from stnet.inference.formats import FORMATS, PER_VIDEO
+from stnet.inference.outputs import LOCK_NAME, Outputs
+from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource, open_source
 
@@ -22,22 +31,32 @@ def detections(*rows):
     return Detections(boxes, torch.tensor([float(row[4]) for row in rows]), torch.tensor([int(row[5]) for row in rows]))
 
 
-def outputs(folder, frames: int = 3, video: bool = True) -> VideoOutputs:
+def outputs(folder, frames: int = 3, video: bool = True, overwrite: bool = True, lines: list | None = None) -> Outputs:
+    """The formats of one video, begun."""
     source = ArraySource(np.zeros((frames, 20, 31, 3), np.uint8), "clip", Fraction(30000, 1001))
-    return VideoOutputs(
-        folder,
-        source,
-        origin="clip [1].mp4",
-        model={"checkpoint": "tiny"},
+    facts = RunFacts(
+        output=folder.parent,
+        videos=1,
         class_names=NAMES,
         score_threshold=0.5,
-        video=video,
+        model={"checkpoint": "tiny"},
+        shown={},
     )
+    formats = ("json", "csv", "video") if video else ("json", "csv")
+    written = Outputs(formats, facts, overwrite, (lines if lines is not None else []).append)
+    written.begin(VideoFacts(name="clip", folder=folder, source=source, origin="clip [1].mp4", frames=frames))
+    return written
+
+
+def end(status: str = "ok", *problems: str) -> VideoEnd:
+    return VideoEnd(key=0, name="clip", status=status, problems=problems, frames=3)
 
 
 def result(index: int, found: Detections) -> FrameResult:
     image = np.zeros((20, 31, 3), np.uint8)
-    return FrameResult(video="clip", index=index, time=index * 1001 / 30000, detections=found, image=image)
+    return FrameResult(
+        video="clip", index=index, time=index * 1001 / 30000, detections=found, size=(20, 31), image=image
+    )
 
 
 def test_files_hold_what_was_found(tmp_path):
@@ -45,8 +64,8 @@ def test_files_hold_what_was_found(tmp_path):
     writer.write(result(0, detections((1.25, 2, 10.126, 12, 0.9, 2), (-3, -4, 40, 50, 0.2, 1))))
     writer.write(result(1, detections()))
     writer.write(result(2, detections((0, 0, 5, 5, 0.5, 3))))
-    writer.finish("truncated", ("3 of 9 frames",))
-    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(FILE_NAMES)
+    assert writer.end(end("truncated", "3 of 9 frames"))
+    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(PER_VIDEO)
     data = json.loads((tmp_path / "clip" / "detections.json").read_text())
     assert data["video"] == {
         "name": "clip",
@@ -72,7 +91,6 @@ def test_files_hold_what_was_found(tmp_path):
         ["0", "0.000000", "1.25", "2.00", "10.13", "12.00", "0.900000", "malignant"],
         ["2", "0.066733", "0.00", "0.00", "5.00", "5.00", "0.500000", "3"],
     ]
-    assert (writer.frames, writer.detections, writer.frames_with_detections) == (3, 2, 2)
     video = open_source(tmp_path / "clip" / "annotated.mp4")
     assert (len(list(video)), video.fps) == (3, Fraction(30000, 1001))
 
@@ -80,23 +98,130 @@ def test_files_hold_what_was_found(tmp_path):
 def test_a_video_without_detections_and_without_drawing(tmp_path):
     writer = outputs(tmp_path, video=False)
     writer.write(result(0, detections()))
-    writer.finish("ok", ())
+    assert writer.end(end())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detections.csv", "detections.json"]
 
 
 def test_abandoned_files_are_partial_and_former_ones_gone(tmp_path):
-    for name in FILE_NAMES:
+    for name in PER_VIDEO:
         (tmp_path / name).write_text("former")
     writer = outputs(tmp_path)
     writer.write(result(0, detections()))
     writer.abandon(KeyboardInterrupt())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.partial" for name in FILE_NAMES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.partial" for name in PER_VIDEO)
 
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(VideoError, match="cannot be written to"):
+    with pytest.raises(VideoError, match="choose another --output"):
         outputs(tmp_path / "file" / "clip")
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
+    first = outputs(tmp_path / "clip")
+    with pytest.raises(VideoError, match="another run is writing there"):
+        outputs(tmp_path / "clip")
+    first.write(result(0, detections()))
+    first.end(end())
+    assert not (tmp_path / "clip" / LOCK_NAME).exists()
+    with pytest.raises(ConfigError, match="results exist already"):  # finished between the check and this
+        outputs(tmp_path / "clip", overwrite=False)
+    outputs(tmp_path / "clip").abandon(KeyboardInterrupt())
+
+
+def test_a_lock_whose_file_was_replaced_is_no_lock(tmp_path):
+    """The holder removes the file when it releases; who opened it before must not believe to hold the new one."""
+    path = tmp_path / LOCK_NAME
+    for _ in range(3):
+        lock = FolderLock(path)
+        with pytest.raises(VideoError):
+            FolderLock(path)
+        lock.release()
+        lock.release()
+    path.touch()  # left by a process that was killed
+    FolderLock(path).release()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("failing", ["json", "csv", "video"])
+def test_a_format_that_fails_is_given_up_and_the_others_go_on(tmp_path, monkeypatch, failing):
+    def full(self, result):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lines: list[str] = []
+    monkeypatch.setattr(FORMATS[failing], "write", full)
+    writer = outputs(tmp_path / "clip", lines=lines)
+    assert writer.write(result(0, detections()))
+    assert writer.write(result(1, detections()))
+    assert not writer.end(end()) and writer.broken
+    name = FORMATS[failing].file_name
+    assert lines == [f"error: {tmp_path}/clip/{name}.partial: cannot be written (No space left on device)"]
+    wanted = [f"{other}.partial" if other == name else other for other in PER_VIDEO]
+    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(wanted)
+
+
+NAMES_OF_FILES = ["M\udcfcller", "esc\x1b[31m", "line\nbreak", '"quoted"', "乳腺", "\u2028", "</script>"]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_FILES)
+def test_any_name_is_written_as_text(tmp_path, name):
+    source = ArraySource(np.zeros((1, 20, 31, 3), np.uint8), name)
+    facts = RunFacts(
+        output=tmp_path,
+        videos=1,
+        class_names={1: name},
+        score_threshold=0.5,
+        model={"checkpoint": name},
+        shown={"a": name},
+    )
+    said: list[str] = []
+    writer = Outputs(("json", "csv", "video", "report"), facts, False, said.append)
+    writer.begin(VideoFacts(name=name, folder=tmp_path / "clip", source=source, origin=name, frames=1))
+    writer.write(dataclasses.replace(result(0, detections((1, 2, 3, 4, 0.9, 1))), file=name))
+    assert writer.end(end("truncated", name))
+    writer.close()
+    text = (tmp_path / "clip" / "detections.json").read_bytes().decode("utf-8")
+    data = json.loads(text)
+    expected = name.replace("\udcfc", "\\udcfc")
+    assert data["video"]["source"] == data["class_names"]["1"] == data["problems"][0] == expected
+    assert len(list(csv.reader((tmp_path / "clip" / "detections.csv").read_text("utf-8").splitlines()))) == 2
+    assert (tmp_path / "report.html").read_bytes().decode("utf-8").endswith("</html>\n")
+
+
+coordinate = st.floats(-100, 200, width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 31.0, 20.0])
+rows = st.lists(st.tuples(*[coordinate] * 4, st.floats(0, 1, width=32), st.sampled_from([1, 2])), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=rows, origin=st.tuples(st.integers(0, 50), st.integers(0, 50)))
+def test_all_formats_tell_of_the_same_boxes(rows, origin):
+    """CSV, drawing and report show what lies in the frame, cut at its borders; none shows what the others do not."""
+    moved = detections(
+        *((x0 + origin[0], y0 + origin[1], x1 + origin[0], y1 + origin[1], *rest) for x0, y0, x1, y1, *rest in rows)
+    )
+    found = dataclasses.replace(result(0, moved), origin=origin, image=np.zeros((20, 31, 3), np.uint8))
+    seen, drawn = found.visible, found.visible_in_image
+    assert torch.equal(seen.scores, drawn.scores) and torch.equal(seen.labels, drawn.labels)
+    offset = torch.tensor([*origin, *origin])
+    torch.testing.assert_close(seen.boxes, drawn.boxes + offset, rtol=0, atol=1e-3)
+    inside = drawn.boxes
+    assert (inside >= 0).all() and (inside <= torch.tensor([31.0, 20.0] * 2)).all() and inside.isfinite().all()
+    assert (inside[:, :2] <= inside[:, 2:]).all()
+    for number in range(len(inside)):
+        one = Detections(inside[number : number + 1], torch.ones(1), drawn.labels[number : number + 1])
+        assert (draw_detections(found.image, one, NAMES) != found.image).any()  # nothing is listed that cannot be seen
+
+
+def test_the_files_say_how_boxes_are_meant(tmp_path):
+    writer = outputs(tmp_path / "clip")
+    writer.write(result(0, detections((-3, -4, 40, 50, 0.9, 1), (-3, -4, 40, 50, 0.8, 2), (40, 1, 50, 5, 0.7, 1))))
+    writer.end(end())
+    data = json.loads((tmp_path / "clip" / "detections.json").read_text())
+    assert data["frames"][0]["boxes"][0] == [-3, -4, 40, 50] and len(data["frames"][0]["boxes"]) == 3
+    assert "beyond" in data["conventions"]["boxes"] and "once for every class" in data["conventions"]["labels"]
+    with open(tmp_path / "clip" / "detections.csv", newline="") as file:
+        found = list(csv.reader(file))[1:]
+    assert [row[2:6] for row in found] == [["0.00", "0.00", "31.00", "20.00"]] * 2
 
 
 def test_boxes_are_drawn_where_they_are():

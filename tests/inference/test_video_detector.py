@@ -1,6 +1,9 @@
 """`VideoDetector`: every frame once, equal to the model clip by clip, from every kind of input."""
 
+import copy
+import itertools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,10 +14,11 @@ import stnet
 from stnet.data.clips.planning import plan_clips
 from stnet.data.clips.transforms import prepare_frames
 from stnet.errors import ConfigError, StnetError, VideoError
-from stnet.inference import VideoDetector
-from stnet.inference.engine import Engine, EngineOptions
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.inference import FrameResult, VideoDetector
+from stnet.inference.clip_reader import VideoEnd
 from stnet.model.postprocess import select_detections
-from stnet.video import open_source
+from stnet.video import ArraySource, open_source
 
 
 def expected(model, frames: np.ndarray, targets: int = 3):
@@ -165,6 +169,101 @@ def test_leaving_early_and_starting_again(small_model, make_frames):
     assert next(results).index == 0
     results.close()
     assert_equal(list(detector(array)), expected(small_model, array))
+
+
+def scores(results) -> list[list[float]]:
+    return [result.detections.scores.tolist() for result in results]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_nothing_of_a_call_outlives_it(small_model, make_frames, batch):
+    """Stopped early, broken by an error, read in turns, and in threads: each call gives what it gives alone."""
+    arrays = [make_frames(17, seed=seed) for seed in range(3)]
+    alone = [scores(VideoDetector(small_model, device="cpu", batch=batch)(array)) for array in arrays]
+    detector = VideoDetector(small_model, device="cpu", batch=batch)
+
+    for _ in detector(arrays[0]):
+        break  # without closing: what is left behind may still run
+    assert scores(detector(arrays[1])) == alone[1]
+
+    def broken():
+        yield from arrays[0][:9]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(detector(broken()))
+    with pytest.raises(KeyError):
+        for _ in detector(arrays[0]):
+            raise KeyError
+    assert scores(detector(arrays[2])) == alone[2]
+
+    together = list(zip(*(detector(array) for array in arrays), strict=True))
+    assert [scores(results) for results in zip(*together, strict=True)] == alone
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda array: scores(detector(array)), arrays)) == alone
+
+
+def test_profiles_of_two_calls_at_once_are_added_up(small_model, make_frames):
+    detector = VideoDetector(small_model, device="cpu", profile=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: list(detector(make_frames(7, seed=seed))), range(2)))
+    assert all(seconds > 0 for seconds in detector.timer.seconds.values())
+
+
+def events(detector, videos):
+    named = [(str(number), lambda frames=frames: ArraySource(frames)) for number, frames in enumerate(videos)]
+    return list(detector.events(named))
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")])
+def test_errors_of_the_machine_cost_one_video(small_model, make_frames, error):
+    class Failing(ArraySource):
+        def __iter__(self):
+            yield from itertools.islice(super().__iter__(), 4)
+            raise error
+
+    detector = VideoDetector(small_model, device="cpu", batch=2)
+    videos = [("good", lambda: ArraySource(make_frames(5))), ("bad", lambda: Failing(make_frames(9)))]
+    found = list(detector.events([*videos, ("last", lambda: ArraySource(make_frames(5)))]))
+    ends = [event for event in found if isinstance(event, VideoEnd)]
+    assert [(end.name, end.status) for end in ends] == [("good", "ok"), ("bad", "unreadable"), ("last", "ok")]
+    assert ends[1].error is error and ends[1].problems[0]
+    with pytest.raises(type(error)):
+        list(detector([ArraySource(make_frames(5)), Failing(make_frames(9))]))
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_a_video_too_large_for_memory_costs_itself_alone(small_model, make_frames, monkeypatch, kind):
+    message = (
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory" if kind is RuntimeError else ""
+    )
+    original = Engine.detect
+
+    def detect(self, levels, *rest):
+        if levels[0].shape[-1] > 6:
+            raise kind(message)
+        return original(self, levels, *rest)
+
+    monkeypatch.setattr(Engine, "detect", detect)
+    wide = make_frames(40, height=40, width=90)
+    detector = VideoDetector(small_model, device="cpu", batch=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = events(detector, [make_frames(7), wide, make_frames(7, seed=1)])
+    ends = [event for event in found if isinstance(event, VideoEnd)]
+    assert [end.status for end in ends] == ["ok", "unreadable", "ok"]
+    assert "out of memory on cpu with a single clip" in ends[1].problems[0]
+    assert sum(isinstance(event, FrameResult) for event in found) == 14
+
+
+def test_outputs_that_are_no_numbers_are_an_error(small_model, make_frames):
+    broken = copy.deepcopy(small_model)
+    with torch.no_grad():
+        broken.decoder.class_heads[0].bias[1] = torch.nan
+    detector = VideoDetector(broken, device="cpu", dtype="bfloat16")
+    with pytest.raises(StnetError, match=r"array: .*not finite in bfloat16; use --dtype float32"):
+        list(detector(make_frames(7)))
 
 
 def test_options_are_checked_before_work(small_model):

@@ -17,14 +17,14 @@ from tests.integrations.eager import deformable_attention, multi_scale_deformabl
 SHAPES = [(4, 6), (2, 3)]
 CELLS = [24, 6]
 
-DETREX = """
+LAYERS = """
 from tests.integrations.eager import deformable_attention
 
 try:
-    from detrex import _C
+    from PACKAGE import _C
 except ImportError:
     def create_dummy_class(name):
-        raise ImportError(f"Cannot import 'detrex._C', therefore {name} is not available")
+        raise ImportError(f"Cannot import 'PACKAGE._C', therefore {name} is not available")
 
 def multi_scale_deformable_attn_pytorch(value, value_spatial_shapes, sampling_locations, attention_weights):
     return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
@@ -36,26 +36,29 @@ def layer(cuda, value, shapes, starts, locations, weights):
 """
 
 
-@pytest.fixture
-def detrex(write_package):
+HOMES = {"detrex": "layers.multi_scale_deform_attn", "groundingdino": "models.GroundingDINO.ms_deform_attn"}
+
+
+@pytest.fixture(params=HOMES)
+def package(request, write_package):
+    name, home = request.param, HOMES[request.param]
     write_package({
-        "detrex/layers/multi_scale_deform_attn.py": DETREX,
-        "detrex/user.py": "from detrex.layers.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch\n",
+        f"{name}/{home.replace('.', '/')}.py": LAYERS.replace("PACKAGE", name),
+        f"{name}/user.py": f"from {name}.{home} import multi_scale_deformable_attn_pytorch\n",
     })  # fmt: skip
-    yield "detrex"
-    functions.uninstall("detrex")
+    yield name
+    functions.uninstall(name)
 
 
 @pytest.mark.parametrize("imported", ["before", "after"])
-def test_detrex_by_its_names(imported, detrex, monkeypatch):
+def test_packages_by_their_names(imported, package, monkeypatch):
     if imported == "before":
-        importlib.import_module("detrex.user")
-    assert functions.install(detrex) == functions.install(detrex) == [
-        "detrex._C",
-        "detrex.layers.multi_scale_deform_attn.multi_scale_deformable_attn_pytorch",
-    ]  # fmt: skip
-    module = importlib.import_module("detrex.layers.multi_scale_deform_attn")
-    user = importlib.import_module("detrex.user")
+        importlib.import_module(f"{package}.user")
+    home = f"{package}.{HOMES[package]}"
+    replaced = functions.install(package)
+    assert replaced == functions.install(package)
+    assert replaced == [f"{package}._C", f"{home}.multi_scale_deformable_attn_pytorch"]
+    module, user = importlib.import_module(home), importlib.import_module(f"{package}.user")
     calls = Calls(monkeypatch)
     value, shapes, starts, locations, weights = problem(SHAPES)
     expected = deformable_attention(value, SHAPES, locations, weights)
@@ -64,10 +67,10 @@ def test_detrex_by_its_names(imported, detrex, monkeypatch):
     torch.testing.assert_close(user.multi_scale_deformable_attn_pytorch(value, shapes, locations, weights), expected)
     assert len(calls) == 2  # the extension is no function of layouts
 
-    functions.uninstall(detrex)
+    functions.uninstall(package)
     assert not hasattr(user.multi_scale_deformable_attn_pytorch, "__wrapped__")
     assert user.multi_scale_deformable_attn_pytorch is module.multi_scale_deformable_attn_pytorch
-    assert not hasattr(sys.modules["detrex"], "_C")
+    assert not hasattr(sys.modules[package], "_C")
 
 
 def test_a_package_that_is_absent_or_unknown_leaves_nothing_behind(write_package):

@@ -8,6 +8,7 @@ import torch
 
 from stnet.integrations import functions, mmcv
 from tests.integrations.comparing import Calls, compare
+from tests.integrations.covered import MMDET
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("mmdet.version", reason="needs mmdet")
@@ -25,7 +26,7 @@ def installed():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_operator_equals_the_function_in_pytorch(dtype):
-    """mmcv's own test (test_forward_equal_with_pytorch_*), with bounds that are not loose."""
+    """Repeat mmcv's own test (test_forward_equal_with_pytorch_*), with bounds that are not loose."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 
     own = multi_scale_deformable_attn_pytorch.__wrapped__
@@ -42,7 +43,7 @@ def test_operator_equals_the_function_in_pytorch(dtype):
 
 @pytest.mark.parametrize("channels", [4, 30, 32, 64, 71, 1025])
 def test_gradient_is_the_numerical_one(channels):
-    """mmcv's own test (test_gradient_numerical): nine tensors, of which three are written."""
+    """Repeat mmcv's own test (test_gradient_numerical): nine tensors, of which three are written."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
     shapes = torch.tensor([(3, 2), (2, 1)])
@@ -67,18 +68,12 @@ def test_layer_runs_in_half_precision():
     assert output.dtype == torch.bfloat16 and output.isfinite().all()
 
 
-CONFIGS = {
-    "DeformableDETR": "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
-    "DINO": "dino/dino-4scale_r50_8xb2-12e_coco.py",
-}
-
-
 def _model(name):
     import mmdet
     from mmdet.registry import MODELS
     from mmengine.config import Config
 
-    config = Config.fromfile(Path(mmdet.__path__[0], ".mim/configs", CONFIGS[name])).model
+    config = Config.fromfile(Path(mmdet.__path__[0], ".mim/configs", MMDET[name])).model
     config.backbone.update(depth=18, init_cfg=None)
     config.neck.in_channels = [128, 256, 512]
     config.encoder.num_layers = config.decoder.num_layers = 2
@@ -98,7 +93,7 @@ def _model(name):
     return model
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", MMDET)
 def test_models_built_from_their_configurations(name, monkeypatch):
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData

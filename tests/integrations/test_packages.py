@@ -10,6 +10,7 @@ import torch
 
 from stnet.integrations import functions
 from tests.integrations.comparing import Calls, compare, scrambled
+from tests.integrations.covered import PACKAGES
 
 pytestmark = pytest.mark.integration
 
@@ -62,20 +63,21 @@ def _libreyolo_deim():
 
 
 MODELS = {
-    "ultralytics": _ultralytics,
-    "rfdetr": _rfdetr,
-    "libreyolo RT-DETR": _libreyolo_rtdetr,
-    "libreyolo RT-DETRv2": _libreyolo_rtdetrv2,
-    "libreyolo D-FINE": _libreyolo_dfine,
-    "libreyolo DEIM": _libreyolo_deim,
+    "ultralytics": {"RT-DETR": _ultralytics},
+    "rfdetr": {"RF-DETR Nano": _rfdetr},
+    "libreyolo": {
+        "RT-DETR": _libreyolo_rtdetr,
+        "RT-DETRv2": _libreyolo_rtdetrv2,
+        "D-FINE": _libreyolo_dfine,
+        "DEIM": _libreyolo_deim,
+    },
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_outputs_and_gradients_stay_the_same(name, monkeypatch):
-    package = name.split()[0]
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package in MODELS for name in PACKAGES[package]])
+def test_outputs_and_gradients_stay_the_same(package, name, monkeypatch):
     pytest.importorskip(package)
-    model = scrambled(MODELS[name](), others=0.0)
+    model = scrambled(MODELS[package][name](), others=0.0)
     pixels = torch.rand(2, 3, 128, 128)
     calls = Calls(monkeypatch)
 

@@ -1,140 +1,147 @@
 """Hugging Face models give the same outputs and gradients with the operators installed."""
 
 import copy
+import importlib
+import inspect
+import io
+import pickle
+import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
-from stnet.integrations import layouts  # noqa: E402
-from stnet.integrations.transformers import install, uninstall  # noqa: E402
+from stnet.integrations.transformers import install, uninstall
+from tests.integrations.comparing import Calls, compare, results, scrambled, tensors
+from tests.integrations.hugging_face import MODELS, call, rt_detr_v2
 
-RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-STAGES = {"out_features": ["stage2", "stage3", "stage4"]}
-ENCODER = {"encoder_ffn_dim": 32, "encoder_attention_heads": 4}
-DECODER = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 32, "decoder_attention_heads": 4, "num_queries": 7}
-HYBRID = {
-    **ENCODER,
-    **DECODER,
-    "encoder_hidden_dim": 32,
-    "encoder_in_channels": [16, 16, 16],
-    "decoder_in_channels": [32, 32, 32],
-    "num_denoising": 0,
-    "num_labels": 3,
-}
+pytestmark = pytest.mark.integration
+CHOOSES_BY_ATTENTION = {"Grounding DINO", "MM Grounding DINO", "Mask2Former", "OneFormer"}
+"""Models that choose queries by the output of their encoder, or attend by masks they predict."""
 
 
-def _deformable_detr():
-    config = transformers.DeformableDetrConfig(
-        backbone_config=transformers.ResNetConfig(**RESNET, **STAGES), use_timm_backbone=False, encoder_layers=2,
-        **ENCODER, **DECODER, num_labels=3, with_box_refine=True, two_stage=False,
-    )  # fmt: skip
-    return transformers.DeformableDetrForObjectDetection(config)
+@pytest.fixture
+def pixels():
+    return torch.randn(2, 3, 128, 128)
 
 
-def _grounding_dino():
-    config = transformers.GroundingDinoConfig(
-        backbone_config=transformers.SwinConfig(
-            embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, **STAGES
-        ),
-        text_config=transformers.BertConfig(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=1100
-        ),
-        use_timm_backbone=False, encoder_layers=2, **ENCODER, **DECODER,
-    )  # fmt: skip
-    return transformers.GroundingDinoForObjectDetection(config)
-
-
-def _rt_detr():
-    backbone = transformers.RTDetrResNetConfig(**RESNET, **STAGES)
-    return transformers.RTDetrForObjectDetection(transformers.RTDetrConfig(backbone_config=backbone, **HYBRID))
-
-
-def _rt_detr_v2():
-    backbone = transformers.RTDetrResNetConfig(**RESNET, **STAGES)
-    return transformers.RTDetrV2ForObjectDetection(transformers.RTDetrV2Config(backbone_config=backbone, **HYBRID))
-
-
-def _d_fine():
-    backbone = transformers.HGNetV2Config(
-        stage_in_channels=[8, 8, 16, 16], stage_mid_channels=[8] * 4, stage_out_channels=[8, 16, 16, 16],
-        stage_num_blocks=[1] * 4, stem_channels=[3, 8, 8], hidden_sizes=[8, 16, 16, 16], embedding_size=8, **STAGES,
-    )  # fmt: skip
-    config = transformers.DFineConfig(backbone_config=backbone, **HYBRID, decoder_n_points=[3, 5, 2])
-    return transformers.DFineForObjectDetection(config)
-
-
-def _scrambled(build):
-    """In training, where normalization keeps random weights tame, but with nothing dropped."""
-    torch.manual_seed(0)
-    model = build().train()
-    for module in model.modules():
-        for name in ("p", "dropout", "attention_dropout", "activation_dropout", "drop_prob"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            strong = "sampling_offsets" in name or "attention_weights" in name
-            parameter.add_(torch.randn_like(parameter) * (0.3 if strong else 0.05))
-    return model
-
-
-def _outputs(model, pixels):
-    words = {}
-    if "GroundingDino" in type(model).__name__:
-        ids = torch.tensor([[101, 500, 1012, 700, 1012, 102]] * len(pixels))
-        words = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    output = model(pixel_values=pixels.to(next(model.parameters()).dtype), **words)
-    logits = torch.nan_to_num(output.logits, neginf=0)
-    (logits.square().mean() + output.pred_boxes.square().mean()).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return logits.detach(), output.pred_boxes.detach(), gradients
-
-
-@pytest.mark.parametrize("build", [_deformable_detr, _grounding_dino, _rt_detr, _rt_detr_v2, _d_fine])
-def test_outputs_and_gradients_stay_the_same(build, monkeypatch):
-    model = _scrambled(build)
-    pixels = torch.randn(2, 3, 96, 128)
-    eager, precise = _outputs(model, pixels), copy.deepcopy(model).double()
-    expected = _outputs(precise, pixels)
-
-    calls = []
-    monkeypatch.setattr(
-        layouts, "ms_deform_attn", lambda *args, real=layouts.ms_deform_attn: calls.append(1) or real(*args)
-    )
-    layers = install(model)
-    assert install(model) == layers >= 2
-    installed = _outputs(model, pixels)
-    assert len(calls) == layers
-    for before, after in zip(eager[:2], installed[:2], strict=True):
-        torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
-    # In double precision, because some of these random models are ill-conditioned.
-    install(precise)
-    for name, gradient in _outputs(precise, pixels)[2].items():
-        torch.testing.assert_close(gradient, expected[2][name], rtol=1e-4, atol=1e-5, msg=name)
-    if build is not _d_fine:
-        for name, gradient in eager[2].items():
-            torch.testing.assert_close(installed[2][name], gradient, rtol=1e-3, atol=1e-3, msg=name)
-
-    uninstall(model)
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_and_gradients_stay_the_same(name, monkeypatch, pixels):
+    model = scrambled(MODELS[name]())
+    calls = Calls(monkeypatch)
+    dtypes = [torch.float64] if name in CHOOSES_BY_ATTENTION else [torch.float32, torch.float64]
+    layers = compare(model, lambda model: call(model, pixels), install, uninstall, dtypes)
+    assert len(calls) == layers * len(dtypes) >= 2
     calls.clear()
-    assert torch.equal(_outputs(model, pixels)[0], eager[0]) and not calls
+    before = results(model, lambda model: call(model, pixels))[0]
+    assert not calls
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "sampling_offsets.bias" in name:
+        for key, parameter in model.named_parameters():
+            if "sampling_offsets.bias" in key:
                 parameter.add_(2.0)
-    assert (_outputs(model, pixels)[0] - eager[0]).abs().max() > 1e-3  # so the comparison could have failed
+    after = results(model, lambda model: call(model, pixels))[0]
+    assert (
+        max((a - b).abs().max() for a, b in zip(after, before, strict=True)) > 2e-6
+    )  # the comparison could have failed
 
 
-def test_discrete_sampling_stays_what_it_was():
-    torch.manual_seed(0)
-    backbone = transformers.RTDetrResNetConfig(**RESNET, **STAGES)
-    config = transformers.RTDetrV2Config(backbone_config=backbone, **HYBRID, decoder_method="discrete")
-    model = transformers.RTDetrV2ForObjectDetection(config).train()
-    pixels = torch.randn(1, 3, 64, 64)
+@pytest.mark.parametrize("name", MODELS)
+def test_operators_travel_with_the_model(name, monkeypatch, pixels, tmp_path):
+    model = scrambled(MODELS[name]()).eval()
+    layers = install(model)
+    calls = Calls(monkeypatch)
+    # Some models of transformers cannot be pickled whole, for their own hooks; their layers can.
+    others = [copy.deepcopy(model), copy.deepcopy(model)]
+    for key, layer in model.named_modules():
+        if hasattr(layer, "_own_class"):
+            others[1].set_submodule(key, pickle.loads(pickle.dumps(layer)))
+    with torch.no_grad():
+        expected = tensors(call(model, pixels))
+        calls.clear()
+        for other in others:
+            for got, known in zip(tensors(call(other, pixels)), expected, strict=True):
+                torch.testing.assert_close(got, known, equal_nan=True)
+        assert len(calls) == layers * len(others)
+
+        # What is saved and loaded the usual way is the weights alone.
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path).eval()
+        calls.clear()
+        loaded_outputs = tensors(call(loaded, pixels))
+        assert not calls and install(loaded) == layers
+        assert len(loaded_outputs) == len(expected)
+
+
+def test_whole_model_by_torch_save(monkeypatch, pixels):
+    model = scrambled(MODELS["RT-DETR"]()).eval()
+    install(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded, calls = torch.load(file, weights_only=False), Calls(monkeypatch)
+    with torch.no_grad():
+        torch.testing.assert_close(call(loaded, pixels).logits, call(model, pixels).logits)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision(name, pixels):
+    """bfloat16, which `grid_sample` takes on the CPU too."""
+    model = scrambled(MODELS[name]()).eval().bfloat16()
+    install(model)
+    with torch.no_grad():
+        assert all(x.dtype in (torch.bfloat16, torch.float32) for x in tensors(call(model, pixels)))
+
+
+def test_compiled_model(pixels, monkeypatch):
+    model = scrambled(MODELS["RT-DETR"]()).eval()
+    install(model)
+    calls = Calls(monkeypatch)
+    with torch.no_grad():
+        expected = call(model, pixels).logits
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager")
+        torch.testing.assert_close(compiled(pixel_values=pixels).logits, expected, rtol=1e-3, atol=1e-3)
+    assert calls
+
+
+def test_discrete_sampling_stays_what_it_was(pixels):
+    model = rt_detr_v2(decoder_method="discrete").train()
     with torch.no_grad():
         eager = copy.deepcopy(model)(pixel_values=pixels).logits
         install(model)
         assert torch.equal(model(pixel_values=pixels).logits, eager)
+
+
+def test_every_model_with_deformable_attention_is_listed():
+    """So that a new version of transformers tells of new ones: modules that sample at `sampling_locations`."""
+    import transformers.models
+
+    found = set()
+    for info in pkgutil.iter_modules(transformers.models.__path__):
+        path = Path(transformers.models.__path__[0], info.name, f"modeling_{info.name}.py")
+        text = path.read_text() if path.exists() else ""
+        if "grid_sample(" in text and "sampling_locations" in text:
+            found.add(info.name)
+    assert found == {build.__name__ for build in MODELS.values()}
+
+
+def test_every_layer_with_deformable_attention_is_known():
+    """A class named so is one that `install` takes, or holds one."""
+    from torch import nn
+
+    from stnet.integrations.transformers import LAYER, _called
+
+    for build in MODELS.values():
+        module = importlib.import_module(f"transformers.models.{build.__name__}.modeling_{build.__name__}")
+        classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, nn.Module)]
+        for kind in [c for c in classes if "deformableattention" in c.__name__.lower()]:
+            source = inspect.getsource(kind.__init__) if "__init__" in vars(kind) else ""
+            assert (
+                kind.__name__ == LAYER
+                or _called(kind.forward) is not None
+                or f"{LAYER}()" in source
+                or "self.ms_deformable_attn_core = multi_scale_deformable_attention_v2" in source
+            ), kind

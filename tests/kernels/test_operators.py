@@ -8,7 +8,7 @@ import torch
 
 import stnet.integrations.msda
 from stnet.kernels import backends
-from stnet.kernels.operators import ms_deform_attn_backward
+from stnet.kernels.operators import ms_deform_attn, ms_deform_attn_backward
 
 
 def refuses(kind, message, case, **options):
@@ -236,6 +236,8 @@ def test_no_wrong_argument_is_computed_with(operator, stda_case, msda_case, laun
     for name, wrong in one_wrong_argument(case):
         if operator == "stda" and name == "other_reference_points" and wrong.tensors[name] is None:
             continue
+        if operator == "msda" and name == "level_start_index" and wrong.others[name] is None:
+            continue
         with pytest.raises((TypeError, ValueError)) as caught:
             wrong.run("auto")
         # Of two sizes that do not fit either may be the wrong one.
@@ -276,3 +278,17 @@ def test_integers_of_numpy_and_tensors_will_do(case):
     case.others["spatial_shapes"] = torch.tensor(case.others["spatial_shapes"])
     case.others["frame_table"] = np.array([[0, 1, 2], [1, 0, 2]])
     torch.testing.assert_close(case.run("auto"), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_levels_that_follow_one_another_need_no_starts(backend):
+    value, weights = torch.randn(2, 30, 2, 4), torch.rand(2, 5, 2, 2, 3)
+    locations = torch.rand(2, 5, 2, 2, 3, 2)
+    shapes = [(4, 6), (2, 3)]
+    expected = ms_deform_attn(value, shapes, [0, 24], locations, weights, backend=backend)
+    for given in (shapes, torch.tensor(shapes), torch.tensor(shapes, dtype=torch.int32)):
+        assert torch.equal(ms_deform_attn(value, given, None, locations, weights, backend=backend), expected)
+    with pytest.raises(ValueError, match="30 positions"):
+        ms_deform_attn(value, [(4, 6), (2, 2)], None, locations, weights, backend=backend)
+    with pytest.raises(TypeError, match="spatial_shapes has dtype"):
+        ms_deform_attn(value, torch.tensor(shapes).float(), None, locations, weights, backend=backend)

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from stnet.errors import CheckpointError
-from stnet.inference.folding import fold_batch_norms
+from stnet.execution.folding import fold_batch_norms
 from stnet.model.detector import Detector
 from stnet.model.efficientnet import SCALES, EfficientNetLite
 from stnet.model.pretrained import lite_weights_file, load_backbone
@@ -180,3 +180,14 @@ def test_an_absent_package_is_named(monkeypatch):
 def test_lite_weights_of_another_size_are_refused():
     with pytest.raises(CheckpointError, match="does not fit the backbone"):
         load_backbone(EfficientNetLite("lite2"), "lite0")
+
+
+@torch.no_grad()
+def test_lite_exports_with_sizes_left_open():
+    backbone = EfficientNetLite("lite0", half_range=True).eval()
+    _randomize(backbone)
+    sides = {2: torch.export.Dim("height", min=33, max=1000), 3: torch.export.Dim("width", min=33, max=1000)}
+    program = torch.export.export(backbone, (torch.randn(1, 3, 64, 96),), dynamic_shapes=(sides,)).module()
+    images = torch.randn(1, 3, 75, 130)
+    for level, expected in zip(program(images), backbone(images), strict=True):
+        torch.testing.assert_close(level, expected)

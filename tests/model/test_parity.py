@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stnet.model.checkpoint import rename_published
 from stnet.model.postprocess import select_detections
+from stnet.model.published import rename_published
 from stnet.training.criterion import Criterion
 from stnet.training.targets import FrameTargets
 

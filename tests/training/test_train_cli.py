@@ -117,6 +117,9 @@ def test_wrong_model_settings_are_refused(assignment):
         (["--data", "DATA", "--evaluate", "absent.pth", "--epochs", "3"], "--epochs"),
         (["--data", "DATA", "--evaluate", "tiny", "--duplicate-iou", "0"], "duplicate_iou is 0"),
         (["--data", "DATA", "--output", "OUT", "--duplicate-iou", "0.5"], "--model duplicate_iou=VALUE"),
+        (["--data", "DATA", "--output", "OUT", "--stills"], "python -m stnet.data.stills"),
+        (["--data", "DATA/val.json", "--evaluate", "tiny"], "add --stills"),
+        (["--data", "DATA/val.json", "--evaluate", "tiny", "--stills", "--split", "train"], "--split"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(arguments, message, small_dataset, tmp_path, capsys):

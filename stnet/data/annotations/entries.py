@@ -23,6 +23,9 @@ MAX_ID = 2**53
 MAX_NAME_LENGTH = 512
 
 _WHOLE_NUMBERS = frozenset({"id", "image_id", "video_id", "frame_id", "category_id", "instance_id", "width", "height"})
+NOT_ONE_LESION = {"iscrowd": "crowd region", "ignore": "region to be ignored"}
+"""Keys that say of a box that it is no box of one lesion, and what it is then."""
+
 _CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
 
 
@@ -61,13 +64,17 @@ class ImageEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxEntry:
-    """A box as the file lists it: `bbox` is (x, y, w, h) in pixels, finite but otherwise as written."""
+    """A box as the file lists it: `bbox` is (x, y, w, h) in pixels, finite but otherwise as written.
+
+    `region` is one of `NOT_ONE_LESION` where it is no box of one lesion, else empty.
+    """
 
     entry: str
     position: int
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
+    region: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +189,11 @@ def first_positions(document: dict, name: str) -> dict[int, int]:
         if isinstance(identity, int) and not isinstance(identity, bool):
             positions.setdefault(identity, position)
     return positions
+
+
+def region_of(box: dict) -> str:
+    """Return which of `NOT_ONE_LESION` an object of `annotations` is, empty for a box of one lesion."""
+    return next((meaning for key, meaning in NOT_ONE_LESION.items() if box.get(key, 0) != 0), "")
 
 
 def relative_path_problem(name: str) -> str | None:
@@ -316,7 +328,14 @@ class _Reader:
             image_id=image_id,
             category_id=category_id,
             bbox=self._bbox(item),
+            region=self._region(item),
         )
+
+    def _region(self, item: dict) -> str:
+        for key in NOT_ONE_LESION:
+            if item.get(key, 0) not in (0, 1):
+                self._refuse("wrong type", f"{key} is {item[key]!r:.40}", "write 0 or 1, or leave it out")
+        return region_of(item)
 
     def _bbox(self, item: dict) -> tuple[float, float, float, float]:
         bbox = item.get("bbox")

@@ -11,7 +11,14 @@ import torch
 
 from stnet.boxes import overlaps
 from stnet.data.annotations.buv import BUV_DUPLICATES, BUV_MALIGNANT
-from stnet.data.annotations.entries import Annotations, BoxEntry, EntryError, ImageEntry, first_positions
+from stnet.data.annotations.entries import (
+    Annotations,
+    BoxEntry,
+    EntryError,
+    ImageEntry,
+    first_positions,
+    region_of,
+)
 from stnet.data.annotations.facts import FrameFacts
 from stnet.data.annotations.repairs import Change, Repair
 
@@ -37,7 +44,8 @@ def plan_repairs(annotations: Annotations, facts: FrameFacts, *, errata: bool = 
       one that covers nothing of it is left out;
     - of two boxes of one class that overlap by more than 95 % the second is left out;
     - a frame that loses its last box this way counts as not annotated: something was marked there;
-    - a frame with a region of many lesions or one to be ignored (`iscrowd`, `ignore`) counts as not annotated;
+    - a frame with a crowd region (`iscrowd`) or a region to be ignored (`ignore`) counts as not annotated and loses its
+      boxes: it holds lesions that nobody marked one by one;
     - a file listed twice keeps its first place, which takes over the boxes of the second;
     - a box whose id is taken gets a free one (nothing refers to it); an entry written twice word for word stays once;
     - a video without frames is left out; the errata of BUV are applied by name, unless `errata` is False.
@@ -98,8 +106,9 @@ def repair_box(
 class _Planner:
     """Goes through the entries from the whole to its parts; what one stage leaves out, later ones do not see.
 
-    `images` and `boxes` hold what is left; `drawn_on` the size of the image that each box was drawn on; `misfits` the
-    images whose boxes go because their file has another shape.
+    `images` and `boxes` hold what is left; `regions` the images with a region that is no box of one lesion, and what it
+    is; `drawn_on` the size of the image that each box was drawn on; `misfits` the images whose boxes go because their
+    file has another shape.
     """
 
     def __init__(self, annotations: Annotations, facts: FrameFacts, errata: bool):
@@ -110,6 +119,7 @@ class _Planner:
         self.boxes = annotations.boxes_of_images()
         self.annotated = {image.id: image.annotated for image in annotations.images}
         self.lost_marks: set[int] = set()
+        self.regions = {box.image_id: box.region for box in annotations.boxes if box.region}
         self.labels = {box.position: box.category_id for box in annotations.boxes}
         self.drawn_on = {
             box.position: (image.height, image.width) for image in annotations.images for box in self.boxes[image.id]
@@ -125,9 +135,9 @@ class _Planner:
         self._duplicate_videos()
         self._unusable_files()
         self._files_listed_twice()
-        self._crowds()
         self._malignant_videos()
         for image in self.images.values():
+            self._region(image)
             self._size(image)
             boxes_kept = self._boxes(image)
             self._emptied(image, boxes_kept)
@@ -164,6 +174,8 @@ class _Planner:
         image_id = box.get("image_id") if isinstance(box, dict) else None
         if isinstance(image_id, int) and image_id in self.images:
             self.lost_marks.add(image_id)
+            if region_of(box):
+                self.regions[image_id] = region_of(box)
 
     def _free_video_name(self, name: str) -> str:
         taken = {*self.annotations.videos.values(), *(c.keys["name"] for r in self.repairs for c in _renamings(r))}
@@ -192,7 +204,7 @@ class _Planner:
 
     def _contradictions(self) -> None:
         for image in self.images.values():
-            if image.annotated or not self.boxes[image.id]:
+            if image.annotated or not self.boxes[image.id] or image.id in self.regions:
                 continue
             self.annotated[image.id] = True
             what = f"annotated is false but the frame has {_number(self.boxes[image.id], 'box')}"
@@ -247,6 +259,8 @@ class _Planner:
                 changes.append(_edit("images", kept.position, annotated=True))
             if image.id in self.lost_marks:
                 self.lost_marks.add(kept.id)
+            if image.id in self.regions:
+                self.regions[kept.id] = self.regions[image.id]
             what = f"{image.file_name} is {kept.entry} too"
             done = "left out the second time" + (f", {_number(moved, 'box')} moved to the first" if moved else "")
             self._add(image.entry, "file listed twice", what, done, changes, automatic=True, lossless=True)
@@ -254,25 +268,6 @@ class _Planner:
     def _owner(self, box: BoxEntry, image: ImageEntry) -> dict:
         raw = self.document["annotations"][box.position]
         return {"image_id": image.id} | ({"video_id": image.video_id} if "video_id" in raw else {})
-
-    def _crowds(self) -> None:
-        """Have a frame count as not annotated that holds lesions which nobody marked one by one."""
-        for image in self.images.values():
-            boxes = self.boxes[image.id]
-            crowd = next((box for box in boxes if self._is_crowd(box)), None)
-            if crowd is None:
-                continue
-            self.boxes[image.id], self.annotated[image.id] = [], False
-            changes = [_gone("annotations", box.position) for box in boxes]
-            changes.append(_edit("images", image.position, annotated=False))
-            what = f"{image.file_name}: a crowd or a region to be ignored (iscrowd, ignore), no box of a lesion"
-            done = f"{_number(boxes, 'box')} left out, counts as not annotated"
-            keys = {"remedy": "draw a box around each lesion", "automatic": True}
-            self._add(crowd.entry, "crowd region", what, done, changes, **keys)
-
-    def _is_crowd(self, box: BoxEntry) -> bool:
-        raw = self.document["annotations"][box.position]
-        return raw.get("iscrowd") == 1 or raw.get("ignore") == 1
 
     def _malignant_videos(self) -> None:
         """Label the lesions that the authors of BUV say are malignant."""
@@ -291,6 +286,19 @@ class _Planner:
             what = f"the lesion of {name} is malignant"
             done = f"{_number(changes, 'box')} relabelled"
             self._add(f"videos (id {video_id})", "BUV erratum", what, done, changes, automatic=True)
+
+    def _region(self, image: ImageEntry) -> None:
+        """Have a frame with lesions that nobody marked one by one count as not annotated."""
+        if image.id not in self.regions:
+            return
+        boxes, self.boxes[image.id] = self.boxes[image.id], []
+        self.annotated[image.id] = False
+        changes = [_gone("annotations", box.position) for box in boxes]
+        changes.append(_edit("images", image.position, annotated=False))
+        region = self.regions[image.id]
+        what = f"{image.file_name}: holds a {region}"
+        done = f"counts as not annotated, {_number(boxes, 'box')} left out"
+        self._add(image.entry, region, what, done, changes, remedy="mark its lesions one by one", automatic=True)
 
     def _size(self, image: ImageEntry) -> None:
         """Correct the size of a frame; boxes that cannot be placed on it go."""

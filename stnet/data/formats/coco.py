@@ -3,7 +3,7 @@
 import json
 from pathlib import Path, PurePosixPath
 
-from stnet.data.annotations.entries import Annotations, load_json, parse_annotations
+from stnet.data.annotations.entries import Annotations, BoxEntry, load_json, parse_annotations
 from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
 from stnet.data.formats.shapes import around, around_turned_box, ordered
 from stnet.errors import DataError
@@ -23,7 +23,7 @@ def parse_coco(document: dict, file: Path) -> MarksFile:
     content = parse_annotations(_with_what_stnet_asks_for(document), file)
     marks: dict[int, list[Mark]] = {image.id: [] for image in content.images}
     for entry in content.boxes:
-        marks[entry.image_id].append(_mark(document, content, entry.position, entry.bbox, entry.category_id, file))
+        marks[entry.image_id].append(_mark(document, content, entry, file))
     videos = _video_names(document, file)
     if not videos:
         _check_one_video(document["images"], file)
@@ -109,32 +109,23 @@ def _around_segments(entry: dict) -> list[float] | None:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if box else None
 
 
-def _mark(
-    document: dict,
-    content: Annotations,
-    position: int,
-    bbox: tuple[float, float, float, float],
-    category: int,
-    file: Path,
-) -> Mark:
-    raw = document["annotations"][position]
-    where = f"{file}: annotations[{position}]"
+def _mark(document: dict, content: Annotations, entry: BoxEntry, file: Path) -> Mark:
+    raw = document["annotations"][entry.position]
+    where = f"{file}: annotations[{entry.position}]"
     attributes = raw.get("attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
-    x, y, w, h = bbox
+    x, y, w, h = entry.bbox
     box, shape = ordered(x, y, x + w, y + h), "polygon" if _lacks_box(raw) else "box"
     turn = attributes.get("rotation", raw.get("rotation", 0)) or 0
     if isinstance(turn, bool) or not isinstance(turn, int | float) or not abs(turn) <= 1e6:
         raise DataError(f"{where}: rotation is {turn!r:.40}, no angle in degrees")
     if turn:
         box, shape = around_turned_box(box, turn), "rotated box"
-    for key, meaning in (("iscrowd", "crowd region"), ("ignore", "region to be ignored")):
-        flag = raw.get(key, 0)
-        if flag not in (0, 1):
-            raise DataError(f"{where}: {key} is {flag!r:.40}, neither 0 nor 1")
-        if flag:
-            box, shape = None, meaning
-    return Mark(label=content.categories[category], box=box, shape=shape, instance=_instance(raw, attributes, where))
+    if entry.region:
+        box, shape = None, entry.region
+    return Mark(
+        label=content.categories[entry.category_id], box=box, shape=shape, instance=_instance(raw, attributes, where)
+    )
 
 
 def _instance(raw: dict, attributes: dict, where: str) -> int | str | None:

@@ -1,11 +1,9 @@
 """One video and its marks on their way into a data set."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from stnet.data.formats.account import Account
 from stnet.data.formats.classes import Classes
@@ -15,6 +13,8 @@ from stnet.data.formats.placing import Owned, Rules, place
 from stnet.data.layout import VideoRecord, write_frames
 from stnet.errors import DataError
 from stnet.video import VideoFile, VideoInput, VideoSource
+from stnet.video.geometry import UPRIGHT, Orientation
+from stnet.video.stills import read_still_header
 
 
 class VideoConversion:
@@ -25,7 +25,7 @@ class VideoConversion:
         self.labels = [name.lower() for name in classes.names]
         self._files = {path.name: path for path in video.paths}
         self._instances: dict[int | str, int] = {}
-        self._fits: dict[tuple[bool, Size | None, int], Fit] = {}
+        self._fits: dict[tuple[bool, Size | None, Orientation], Fit] = {}
 
     def write(self, owned: Owned, rules: Rules, empty_unknown: bool) -> VideoRecord:
         """Write its frames; return its annotations."""
@@ -62,6 +62,8 @@ class VideoConversion:
 
     def _check(self, source: VideoSource) -> None:
         origin = self.video.origin
+        for note in source.notes:
+            self.account.notes[f"{origin}: {note}"] += 1
         if source.status == "corrupt":
             raise DataError(f"{origin}: damaged inside ({'; '.join(source.problems)}); its frames cannot be counted")
         if source.status != "ok":
@@ -113,14 +115,14 @@ class VideoConversion:
 
     def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
         whole = (source.full_width or source.width, source.full_height or source.height)
-        orientation = 1 if frame.size in (None, whole) else self._orientation(name)
+        orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(name)
         key = frame.relative, frame.size, orientation
         if key not in self._fits:
             picture = Picture(
                 size=(source.width, source.height),
                 whole=whole,
                 origin=source.origin,
-                pixel_aspect=Fraction(getattr(source, "pixel_aspect", 1)),
+                pixel_aspect=source.pixel_aspect,
                 orientation=orientation,
             )
             self._fits[key] = fit_shares(picture) if frame.relative else fit(frame.size, picture, frame.where)
@@ -129,12 +131,11 @@ class VideoConversion:
             self.account.notes[f"{self.video.name}: {found.note}"] += 1
         return found
 
-    def _orientation(self, name: str | None) -> int:
-        """The EXIF orientation of the image file of a frame, 1 where it has none."""
+    def _orientation(self, name: str | None) -> Orientation:
+        """How the image file of a frame was laid upright."""
         if name not in self._files:
-            return 1
-        with Image.open(self._files[name]) as image:
-            return image.getexif().get(0x0112, 1)
+            return UPRIGHT
+        return read_still_header(self._files[name]).orientation
 
     def _instance(self, mark: Mark) -> int:
         """The number of a lesion; marks that no file connects are lesions of their own."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from stnet.data.formats.marks import Box, Size
 from stnet.errors import DataError
+from stnet.video.geometry import SQUARE, UPRIGHT, Orientation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +21,21 @@ class Picture:
         whole: of the whole upright frames, from which these are cut.
         origin: x, y of the corner of the written frames in the whole ones.
         pixel_aspect: width of a pixel divided by its height.
-        orientation: EXIF orientation that was applied, 1 for none.
+        orientation: how the stored pixels were laid upright.
     """
 
     size: Size
     whole: Size
     origin: tuple[int, int] = (0, 0)
-    pixel_aspect: Fraction = Fraction(1)
-    orientation: int = 1
+    pixel_aspect: Fraction = SQUARE
+    orientation: Orientation = UPRIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How boxes move: turned as EXIF orientation `orientation` says, scaled, then shifted; `note` tells a user."""
+    """How boxes move: laid upright, scaled, then shifted; `note` tells a user."""
 
-    orientation: int = 1
+    orientation: Orientation = UPRIGHT
     drawn: Size
     scale: tuple[float, float] = (1.0, 1.0)
     shift: tuple[float, float] = (0.0, 0.0)
@@ -64,9 +65,9 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
         return Fit(drawn=picture.whole, shift=back, note=f"marks are {moved}" if cut else "")
     if drawn == picture.size:
         return Fit(drawn=drawn, note=f"marks were drawn on the scan region of {_text(drawn)} and stay where they are")
-    orientation = 1
+    orientation = UPRIGHT
     upright = drawn
-    if picture.orientation >= 5 and _scales(drawn[::-1], picture.whole, picture.pixel_aspect):
+    if picture.orientation.transposed and _scales(drawn[::-1], picture.whole, picture.pixel_aspect):
         orientation, upright = picture.orientation, drawn[::-1]
     to_whole = _scales(upright, picture.whole, picture.pixel_aspect)
     to_cut = cut and _scales(upright, picture.size, picture.pixel_aspect)
@@ -78,7 +79,7 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
         )
     target, shift = (picture.whole, back) if to_whole else (picture.size, (0.0, 0.0))
     scaled = f"scaled from {_text(upright)} to {_text(target)}" if upright != target else ""
-    turned = "turned as the EXIF orientation says" if orientation != 1 else ""
+    turned = "turned as the EXIF orientation says" if orientation != UPRIGHT else ""
     return Fit(
         orientation=orientation,
         drawn=drawn,
@@ -104,22 +105,24 @@ def _scales(drawn: Size, frame: Size, pixel_aspect: Fraction) -> bool:
         and (
             (drawn[0] == frame[0]) == (drawn[1] == frame[1])  # one side alone was cut or padded
         )
-    ) or (pixel_aspect != 1 and _is_scaled(drawn, Fraction(frame[0], frame[1]) * pixel_aspect))
+    ) or (pixel_aspect != SQUARE and _is_scaled(drawn, Fraction(frame[0], frame[1]) * pixel_aspect))
 
 
 def _is_scaled(drawn: Size, shape: Fraction) -> bool:
     return abs(drawn[0] - drawn[1] * shape) <= 1 or abs(drawn[1] - drawn[0] / shape) <= 1
 
 
-def _turned(box: Box, size: Size, orientation: int) -> Box:
-    """A box of a stored picture of `size` on the picture that EXIF `orientation` makes upright."""
+def _turned(box: Box, size: Size, orientation: Orientation) -> Box:
+    """A box of a stored picture of `size` on the picture that is laid upright."""
     x0, y0, x1, y1 = box
     width, height = size
-    if orientation in (2, 3, 7, 8):  # mirrored left to right
+    if orientation.transposed:
+        x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
+    if orientation.mirrored_x:
         x0, x1 = width - x1, width - x0
-    if orientation in (3, 4, 6, 7):  # mirrored top to bottom
+    if orientation.mirrored_y:
         y0, y1 = height - y1, height - y0
-    return (y0, x0, y1, x1) if orientation >= 5 else (x0, y0, x1, y1)
+    return x0, y0, x1, y1
 
 
 def _text(size: Size) -> str:

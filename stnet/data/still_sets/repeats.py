@@ -4,6 +4,16 @@ import re
 
 from stnet.data.still_sets.stills import Stills
 
+_TWO_CLASSES = (
+    ("malignant_051", "benign_042", "benign_131"),
+    ("malignant_052", "benign_085", "benign_164"),
+    ("malignant_077", "benign_333"),
+    ("malignant_093", "benign_399"),
+    ("malignant_094", "benign_406"),
+    ("malignant_145", "benign_433"),
+)
+"""Scans of BUSI that are published as malignant and as benign: nobody can tell which is right."""
+
 _BUSI = {
     "benign_061": "is the scan of benign_094",
     "benign_252": "shows a second mass without a mark",
@@ -13,6 +23,9 @@ _BUSI = {
     "normal_056": "repeats normal_039",
     "normal_081": "repeats normal_023",
     "normal_127": "repeats normal_032",
+    **{
+        name: f"is published as {', '.join(n for n in scan if n != name)} too" for scan in _TWO_CLASSES for name in scan
+    },
 }
 LEFT_OUT = {"busi": _BUSI, "businormal": _BUSI, "Dataset_BUSI_with_GT": _BUSI}
 """By name of the set (that of its folder): stills and the reason; numbers with three digits."""

@@ -16,7 +16,10 @@ UNITS = ("mm", "cm", "MM", "CM")
 
 BRIGHT = 170
 """Marks are brighter than this, and by `STEP` brighter than what surrounds them."""
+BRIGHT_IN_DARK = 110
 STEP = 60
+ABOVE_TISSUE = 40
+"""On dark scans marks are dim too: above the 95th percentile by this, they count from `BRIGHT_IN_DARK` on."""
 SURROUNDINGS = 11
 
 
@@ -62,7 +65,8 @@ def paint_over(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     gray = pixels.max(axis=2)
     around = uniform_filter(gray.astype(np.float32), SURROUNDINGS)
-    strokes = (gray > BRIGHT) & (gray > around + STEP)
+    bright = np.clip(np.percentile(gray[::2, ::2], 95) + ABOVE_TISSUE, BRIGHT_IN_DARK, BRIGHT)
+    strokes = (gray > bright) & (gray > around + STEP)
     if not strokes.any():
         return pixels
     strokes = binary_dilation(strokes, iterations=1)
@@ -76,7 +80,7 @@ def paint_over(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         clean = ~strokes[y, x]
         filled[rows[clean], columns[clean]] = pixels[y[clean], x[clean]]
         rows, columns = rows[~clean], columns[~clean]
-    left = np.minimum(around[rows, columns], BRIGHT)
+    left = np.minimum(around[rows, columns], bright)
     filled[rows, columns] = left[:, None].astype(np.uint8)
     return filled
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stnet.errors import VideoError
-from stnet.inference.reading import ClipTask, VideoEnd, VideoStart, _ClipReader, read_clips
+from stnet.inference.clip_reader import ClipTask, VideoEnd, VideoStart, _ClipReader, read_clips
 from stnet.video import ArraySource
 
 FRAMES = 6

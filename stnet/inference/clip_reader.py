@@ -5,15 +5,17 @@ over the source (decoding only) finds the true number of frames and picks out th
 streams. Neither the length that a file declares nor the number of frames that come out the second time is trusted.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from stnet.command_line import explain
 from stnet.data.clips.planning import Clip, plan_clips
-from stnet.errors import VideoError
-from stnet.inference.timing import StageTimer
+from stnet.errors import EXTERNAL, VideoError
+from stnet.execution.timing import StageTimer
 from stnet.video import VideoFrame, VideoSource
 
 
@@ -25,6 +27,7 @@ class VideoStart:
     name: str
     source: VideoSource
     length: int
+    stopped: threading.Event  # to be set by whoever wants no more of this video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class VideoEnd:
     status: str
     problems: tuple[str, ...]
     frames: int
-    error: VideoError | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class ClipTask:
     predicted: tuple[tuple[int, VideoFrame], ...]
     height: int
     width: int
+    stopped: threading.Event
 
 
 MAX_SCANS = 4
@@ -67,20 +71,26 @@ OpenVideo = tuple[str, Callable[[], VideoSource]]
 def read_clips(
     videos: Iterable[OpenVideo], frames_per_clip: int, targets: int, timer: StageTimer | None = None
 ) -> Iterator[VideoStart | ClipTask | VideoEnd]:
-    """Clips of all videos in turn, each video framed by a `VideoStart` and a `VideoEnd`.
+    """Yield the clips of all videos in turn, each video framed by a `VideoStart` and a `VideoEnd`.
 
-    A video that is unusable gives a `VideoEnd` with an error only.
+    A video that is unusable gives a `VideoEnd` with an error; the others go on.
     """
     for key, (name, open_video) in enumerate(videos):
+        stopped = threading.Event()
         try:
             source = open_video()
             layout = _Layout.of(source, frames_per_clip, targets)
-            yield VideoStart(key=key, name=name, source=source, length=layout.length)
-            delivered = yield from _ClipReader(key, name, source, layout, timer).tasks()
-        except VideoError as error:
-            yield VideoEnd(key=key, name=name, status="unreadable", problems=(str(error),), frames=0, error=error)
+            yield VideoStart(key=key, name=name, source=source, length=layout.length, stopped=stopped)
+            delivered = yield from _ClipReader(key, name, source, layout, timer, stopped).tasks()
+        except EXTERNAL as error:
+            yield failed(key, name, error)
             continue
         yield VideoEnd(key=key, name=name, status=source.status, problems=source.problems, frames=delivered)
+
+
+def failed(key: int, name: str, error: Exception) -> VideoEnd:
+    """Return the end of a video of which nothing can be used because of an error."""
+    return VideoEnd(key=key, name=name, status="unreadable", problems=(explain(error),), frames=0, error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +124,7 @@ class _ClipReader:
     source: VideoSource
     layout: _Layout
     timer: StageTimer | None
+    stopped: threading.Event
     _recent: dict[int, VideoFrame] = field(default_factory=dict)
     _sent: set[int] = field(default_factory=set)
     _newest: int = -1
@@ -124,6 +135,8 @@ class _ClipReader:
         with closing(iter(self.source)) as decoded:
             frames = decoded if self.timer is None else self.timer.iterate("decode", decoded)
             for clip, following in zip(self.layout.clips, [*self.layout.clips[1:], None], strict=True):
+                if self.stopped.is_set():
+                    return delivered
                 task = self._task(clip, following, frames)
                 delivered += len(task.predicted)
                 if task.predicted:
@@ -155,6 +168,7 @@ class _ClipReader:
             predicted=kept,
             height=self.source.height,
             width=self.source.width,
+            stopped=self.stopped,
         )
 
     def _read_to(self, index: int, frames: Iterator[VideoFrame]) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from stnet.inference.pipeline import in_background
+from stnet.inference.background import in_background
 
 
 def stages() -> list[str]:

@@ -9,22 +9,26 @@ script but the template's own.
 import base64
 import hashlib
 import html
-import json
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import torch
 
 import stnet
+from stnet.command_line import explain
 from stnet.evaluation.video_level import STRONGEST_SHARE, frame_maxima, video_scores
+from stnet.files import GrowingFile
+from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.draw import PALETTE
-from stnet.inference.report_frames import FrameSpool, StrongestFrames, StrongFrame
-from stnet.inference.results import AtomicFile, FrameResult
+from stnet.inference.folder_lock import FolderLock
+from stnet.inference.frame_results import FrameResult
+from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
 from stnet.video import VideoSource
 
 REPORT_NAME = "report.html"
@@ -62,62 +66,54 @@ class _Video:
     strong_boxes: dict[int, list[list[float]]] = field(default_factory=dict)
 
 
-class ReportPage:
-    """Writes the page of one run, video after video; it grows as `report.html.partial` until `finish`.
+class ReportPage(Sink):
+    """Writes the page of one run, video after video; it grows as `report.html.partial` until `close`.
 
     Args:
-        folder: where the page goes.
-        facts: what to state about the run: title and value.
-        class_names: by label.
-        score_threshold: the score from which boxes are drawn at first.
-        videos: how many videos are expected.
+        run: what to state about the run.
 
-    Raises: `VideoError` when it cannot be written.
+    Raises:
+        OSError, VideoError: it cannot be written, or another run writes one at the same place.
     """
 
-    def __init__(
-        self, folder: Path, facts: dict[str, str], class_names: dict[int, str], score_threshold: float, videos: int
-    ) -> None:
+    file_name = REPORT_NAME
+    once = True
+    needs_images = True
+
+    def __init__(self, run: RunFacts) -> None:
         template = resources.files("stnet.inference").joinpath(TEMPLATE).read_text(encoding="utf-8")
         head, self._tail = template.split(DATA_MARK)
-        self._file = AtomicFile(folder / REPORT_NAME)
-        self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, videos))
-        self._classes, self._count, self._threshold = len(class_names), 0, score_threshold
+        self._lock = FolderLock(run.output / f".{REPORT_NAME}.running")
+        self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, run.videos))
+        self._classes, self._count, self._threshold = len(run.class_names), 0, run.score_threshold
         self._video: _Video | None = None
-        self._put(head.replace("{{policy}}", html.escape(_policy(template))))
-        palette = [f"rgb{PALETTE[position % len(PALETTE)]}" for position in range(len(class_names))]
-        self._block(
-            "run",
-            {
-                "facts": {**_surroundings(), **facts},
-                "classes": [
-                    {"label": k, "name": v, "colour": c} for (k, v), c in zip(class_names.items(), palette, strict=True)
-                ],
-                "threshold": score_threshold,
-                "strongestShare": STRONGEST_SHARE,
-            },
-        )
+        self._file: GrowingFile | None = None
+        try:
+            self._file = GrowingFile(run.output / REPORT_NAME)
+            self._put(head.replace("{{policy}}", html.escape(_policy(template))))
+            self._block("run", self._run(run))
+        except BaseException as error:
+            self.close(error)
+            raise
 
-    def begin(self, name: str, source: VideoSource, length: int | None) -> None:
-        """A video starts, of about `length` frames."""
-        length = length or 1
+    def begin(self, video: VideoFacts) -> None:
+        """Start a section of its own for a video."""
+        length = video.frames or 1
         spool = FrameSpool(length, self._budget)
-        self._video = _Video(name=name, source=source, spool=spool, strongest=StrongestFrames(length))
+        self._video = _Video(name=video.name, source=video.source, spool=spool, strongest=StrongestFrames(length))
         # An empty string stands first so that every frame can follow a comma.
         self._put(f'<script type="application/json" id="frames-{self._count}">[""')
 
     def write(self, result: FrameResult) -> None:
-        """Append one frame; the result must carry its image."""
-        video, detections = self._video, result.detections_in_image
+        """Append one frame."""
+        video, detections = self._video, result.visible_in_image
         number = len(video.maxima)
         maxima = frame_maxima(detections.scores.numpy(), detections.labels.numpy(), self._classes)
         video.maxima.append(maxima)
         video.times.append(result.time)
         rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
         boxes = [
-            [*(round(x, 1) for x in box), round(score, 4), label]
-            for box, score, label in list(rows)[:BOXES_SHOWN]
-            if np.isfinite(box).all()
+            [*(round(x, 1) for x in box), round(score, 4), label] for box, score, label in list(rows)[:BOXES_SHOWN]
         ]
         text = video.spool.take(number, result.image)
         if text is not None:
@@ -130,25 +126,48 @@ class ReportPage:
             video.strongest.add(StrongFrame(number=number, score=best, image=image))
             video.strong_boxes[number] = boxes
 
-    def end(self, name: str, status: str, problems: tuple[str, ...]) -> None:
-        """The video that was begun is over, or `name` could not be read at all."""
-        data = {"name": name, "status": status, "problems": list(problems)}
-        if self._video is not None:
-            self._put("]</script>\n")
-            data |= self._summary(self._video)
-        self._block(f"video-{self._count}", data)
-        self._count += 1
-        self._video = None
-
-    def finish(self) -> Path:
-        """Complete the page; returns where it is."""
-        self._put(self._tail)
-        self._file.__exit__(None, None, None)
-        return self._file.path
+    def end(self, end: VideoEnd) -> None:
+        """Finish the section of a video, or list one that could not be read at all."""
+        self._section(end.name, end.status, end.problems)
 
     def abandon(self, error: BaseException) -> None:
-        """Leave what there is under the partial name."""
-        self._file.__exit__(type(error), error, error.__traceback__)
+        """Finish the section of a video as far as it goes: later ones may follow."""
+        if self._video is not None:
+            with suppress(OSError):  # where the page itself is what cannot be written
+                self._section(self._video.name, "unfinished", (explain(error),))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Complete the page, or leave the partial one after an error."""
+        try:
+            if error is None:
+                self._put(self._tail)
+                self._file.close()
+            elif self._file is not None:
+                self._file.abandon()
+        finally:
+            self._lock.release()
+
+    def _section(self, name: str, status: str, problems: tuple[str, ...]) -> None:
+        data = {"name": name, "status": status, "problems": list(problems)}
+        video, self._video = self._video, None
+        if video is not None:
+            self._put("]</script>\n")
+            data |= self._summary(video)
+        self._block(f"video-{self._count}", data)
+        self._count += 1
+
+    def _run(self, run: RunFacts) -> dict:
+        names = run.class_names
+        palette = [f"rgb{PALETTE[position % len(PALETTE)]}" for position in range(len(names))]
+        return {
+            "facts": {**_surroundings(), **run.shown},
+            "classes": [
+                {"label": label, "name": name, "colour": colour}
+                for (label, name), colour in zip(names.items(), palette, strict=True)
+            ],
+            "threshold": run.score_threshold,
+            "strongestShare": STRONGEST_SHARE,
+        }
 
     def _summary(self, video: _Video) -> dict:
         source = video.source
@@ -207,7 +226,7 @@ def _curve(maxima: np.ndarray) -> tuple[int, np.ndarray]:
 
 def _embedded(value: object) -> str:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json_text(value)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

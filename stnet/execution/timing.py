@@ -50,13 +50,13 @@ class StageTimer:
 
     def watch(self, module: torch.nn.Module, name: str) -> None:
         """Time every forward pass of a module as `name`."""
-        starts: list[float] = []
+        started = threading.local()  # a model may run in several threads at once
 
         def before(*_) -> None:
-            starts.append(self._now(True))
+            started.at = self._now(True)
 
         def after(*_) -> None:
-            elapsed = self._now(True) - starts.pop()
+            elapsed = self._now(True) - started.at
             with self._lock:
                 self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 

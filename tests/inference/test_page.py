@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 from stnet.inference import FrameResult, cli
-from stnet.inference.report import REPORT_NAME, ReportPage
-from stnet.inference.report_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.page import REPORT_NAME, ReportPage
+from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource
 
@@ -34,18 +36,38 @@ def found(*rows) -> Detections:
 
 
 def page(folder: Path, videos: int = 1) -> ReportPage:
-    return ReportPage(folder, {"Model": "small", "Device": "cpu"}, NAMES, 0.3, videos)
+    facts = {"Model": "small", "Device": "cpu"}
+    return ReportPage(
+        RunFacts(output=folder, videos=videos, class_names=NAMES, score_threshold=0.3, model={}, shown=facts)
+    )
+
+
+def begin(report: ReportPage, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:
+    source = ArraySource(frames, name, fps)
+    report.begin(VideoFacts(name=name, folder=Path(name), source=source, origin=name, frames=len(frames)))
+
+
+def end(report: ReportPage, name: str, status: str = "ok", *problems: str) -> None:
+    report.end(VideoEnd(key=0, name=name, status=status, problems=problems, frames=1))
+
+
+def finish(report: ReportPage, folder: Path) -> str:
+    report.close()
+    return (folder / REPORT_NAME).read_text(encoding="utf-8")
+
+
+def result(name: str, index: int, time: float, detections: Detections, image: np.ndarray) -> FrameResult:
+    return FrameResult(video=name, index=index, time=time, detections=detections, size=image.shape[:2], image=image)
 
 
 def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "ok") -> None:
     """A lesion of class 2 crosses the clip, most certain in the middle."""
-    source = ArraySource(frames, name, Fraction(10))
-    report.begin(name, source, len(frames))
+    begin(report, name, frames, Fraction(10))
     for index, image in enumerate(frames):
         certainty = 0.9 - 0.8 * abs(index - len(frames) / 2) / len(frames)
         detections = found((5 + index, 8, 30 + index, 26, certainty, 2), (40, 5, 50, 15, 0.1, 1))
-        report.write(FrameResult(video=name, index=index, time=index / 10, detections=detections, image=image))
-    report.end(name, status, () if status == "ok" else ("9 of 20 frames",))
+        report.write(result(name, index, index / 10, detections, image))
+    end(report, name, status, *(() if status == "ok" else ("9 of 20 frames",)))
 
 
 def pictures(count: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -62,10 +84,11 @@ def blocks(text: str) -> dict:
 def test_file_holds_frames_scores_and_facts(tmp_path):
     report = page(tmp_path)
     add_video(report, HOSTILE, pictures(20), "truncated")
-    report.end("lost", "unreadable", ("lost: no such file",))
-    assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
-    assert report.finish() == tmp_path / REPORT_NAME
-    text = (tmp_path / REPORT_NAME).read_text(encoding="utf-8")
+    end(report, "lost", "unreadable", "lost: no such file")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f".{REPORT_NAME}.running", f"{REPORT_NAME}.partial"]
+    text = finish(report, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [REPORT_NAME]
     data = blocks(text)
     assert "<img src=x" not in text
     assert data["run"]["facts"]["Model"] == "small" and data["run"]["facts"]["Software"].startswith("stnet ")
@@ -84,7 +107,7 @@ def test_file_holds_frames_scores_and_facts(tmp_path):
 def test_policy_forbids_the_network_and_the_page_names_no_address(tmp_path):
     report = page(tmp_path)
     add_video(report, "clip", pictures(3))
-    text = report.finish().read_text(encoding="utf-8")
+    text = finish(report, tmp_path)
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert "default-src 'none'" in policy.replace("&#x27;", "'") and "unsafe" not in policy and "{{" not in text
     addresses = set(re.findall(r"https?://[^\"' ]+", text))
@@ -97,7 +120,7 @@ def test_two_hundred_frames_of_noise_stay_below_5_mb(tmp_path):
     frames = np.concatenate([noise] * 25)
     report = page(tmp_path)
     add_video(report, "noise", frames)
-    data = blocks(report.finish().read_text(encoding="utf-8"))
+    data = blocks(finish(report, tmp_path))
     assert (tmp_path / REPORT_NAME).stat().st_size <= 5_000_000
     assert len(data["frames-0"]) == 201 and data["video-0"]["shownSize"][0] >= 96
 
@@ -105,13 +128,12 @@ def test_two_hundred_frames_of_noise_stay_below_5_mb(tmp_path):
 def test_long_videos_are_thinned_and_keep_their_strongest_frames(tmp_path):
     frames = np.zeros((1001, 16, 16, 3), np.uint8)
     report = page(tmp_path)
-    source = ArraySource(frames, "long")
-    report.begin("long", source, len(frames))
+    begin(report, "long", frames)
     for index, image in enumerate(frames):
         detections = found((1, 1, 9, 9, 0.95 if index == 501 else 0.05, 1))
-        report.write(FrameResult(video="long", index=index, time=index / 25, detections=detections, image=image))
-    report.end("long", "ok", ())
-    video = blocks(report.finish().read_text())["video-0"]
+        report.write(result("long", index, index / 25, detections, image))
+    end(report, "long")
+    video = blocks(finish(report, tmp_path))["video-0"]
     assert video["stride"] == 4 and video["numbers"][:3] == [0, 4, 8] and len(video["numbers"]) <= 300
     best = video["strongest"][0]
     assert best["number"] == 501 and best["image"] and best["boxes"] == [[1.0, 1.0, 9.0, 9.0, 0.95, 1]]
@@ -141,19 +163,20 @@ def test_strongest_frames_are_apart():
 @pytest.mark.parametrize(("best", "listed"), [(0.9, 2), (0.2, 3)])
 def test_frames_below_the_threshold_are_listed_only_where_none_reaches_it(tmp_path, best, listed):
     report = page(tmp_path)
-    report.begin("clip", ArraySource(pictures(60), "clip"), 60)
+    begin(report, "clip", pictures(60))
     for index, image in enumerate(pictures(60)):
         detections = found((1, 1, 9, 9, best if index in (10, 30) else 0.1 + index / 10_000, 1))
-        report.write(FrameResult(video="clip", index=index, time=index / 25, detections=detections, image=image))
-    report.end("clip", "ok", ())
-    strongest = blocks(report.finish().read_text())["video-0"]["strongest"]
+        report.write(result("clip", index, index / 25, detections, image))
+    end(report, "clip")
+    strongest = blocks(finish(report, tmp_path))["video-0"]["strongest"]
     assert len(strongest) == listed and {frame["number"] for frame in strongest[:2]} == {10, 30}
 
 
 def test_an_error_leaves_a_partial_page(tmp_path):
     report = page(tmp_path)
-    report.begin("clip", ArraySource(pictures(2), "clip"), 2)
+    begin(report, "clip", pictures(2))
     report.abandon(KeyboardInterrupt())
+    report.close(KeyboardInterrupt())
     assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
 
 
@@ -271,8 +294,9 @@ def browse(tmp_path):
     report = page(tmp_path, videos=2)
     add_video(report, HOSTILE, pictures(20))
     add_video(report, "second", pictures(4), "truncated")
-    report.end("lost", "unreadable", ("lost: no such file",))
-    address = report.finish().as_uri()
+    end(report, "lost", "unreadable", "lost: no such file")
+    finish(report, tmp_path)
+    address = (tmp_path / REPORT_NAME).as_uri()
     opened = []
 
     def start(width: int = 1280, height: int = 900) -> Browser:

@@ -84,6 +84,7 @@ class InFloat32(nn.Module):
         self.module = module.float()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the module's output for `x` in float32."""
         return self.module(x.float())
 
 

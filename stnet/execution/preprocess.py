@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stnet.data.clips import transforms
 from stnet.data.clips.transforms import IMAGENET_MEAN, IMAGENET_STD
+from stnet.execution.precision import products_in_tf32
 
 WEIGHT_BITS = 22
 LOWER_BITS = 11
@@ -37,15 +38,17 @@ class Preprocessor:
 
         Args:
             images: N uint8 frames `[H, W, 3]`, of any sizes.
+            size: (height, width) that the model sees.
 
-        Returns: float32 `[N, 3, height, width]`.
+        Returns:
+            float32 `[N, 3, height, width]`.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
         for position, image in enumerate(images):
             groups.setdefault(image.shape, []).append(position)
         if len(groups) == 1:
             return self._prepare(images, size)
-        output = torch.empty(len(images), 3, *size, device=self._device)
+        output = torch.empty(len(images), 3, *size, device=self._device, dtype=torch.float32)
         for positions in groups.values():
             output[positions] = self._prepare([images[i] for i in positions], size)
         return output
@@ -98,12 +101,10 @@ def _resize_height(images: Tensor, height: int) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix product in full float32: TF32 would drop the bits that count."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
+    if not left.is_cuda:
         return left @ right
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+    with products_in_tf32(False):
+        return left @ right
 
 
 def _rounded(upper: Tensor, lower: Tensor) -> Tensor:

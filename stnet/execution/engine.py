@@ -1,21 +1,26 @@
 """How the model is executed: rewritten for inference, in one precision, on one device."""
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stnet.data.clips.transforms import resized_size
+from stnet.devices import resolve_device
 from stnet.errors import ConfigError
-from stnet.inference.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
-from stnet.inference.graphs import Function, GraphedFunction
-from stnet.inference.preprocess import Preprocessor
-from stnet.inference.timing import StageTimer
+from stnet.execution.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
+from stnet.execution.graphs import Function, GraphedFunction, GraphPool
+from stnet.execution.precision import products_in_tf32
+from stnet.execution.preprocess import Preprocessor
+from stnet.execution.timing import StageTimer
 from stnet.model.detector import Detector
+from stnet.model.geometry import ClipGeometry, clip_geometry
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,21 +54,19 @@ class EngineOptions:
     compile: bool = False
 
     def resolved_device(self) -> torch.device:
-        """The device, checked. Raises `ConfigError`."""
-        if self.device is None:
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ConfigError(f"device {self.device!r} is unknown; use cpu, cuda or cuda:N") from error
-        if device.type not in ("cpu", "cuda"):
-            raise ConfigError(f"device {device} is not supported; use cpu, cuda or cuda:N")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"device {device}: {torch.cuda.device_count()} CUDA devices here; use --device cpu")
-        return device
+        """Return the device with its index, checked.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        return resolve_device("auto" if self.device is None else self.device)
 
     def resolved_dtype(self) -> str:
-        """The name of the dtype, checked against the device. Raises `ConfigError`."""
+        """Return the name of the dtype, checked against the device.
+
+        Raises:
+            ConfigError: no such dtype, or none for this device.
+        """
         gpu = self.resolved_device().type == "cuda"
         if self.dtype is None:
             return "float16" if gpu else "float32"
@@ -91,10 +94,33 @@ class Engine:
         self.device, self.dtype_name = options.resolved_device(), options.resolved_dtype()
         self.dtype = DTYPES[self.dtype_name]
         self._timer = timer
+        self._lock, self._pool = threading.RLock(), GraphPool()
+        # Timers wait for the device in the middle of the model, which a graph cannot hold.
+        self.graphed = self.device.type == "cuda" and options.graphs and timer is None
         self._preprocessor = Preprocessor(self.device)
         self._model = self._prepared(model)
         self._extract = self._function(self._extract_all)
-        self._detect: dict[int, Function] = {}
+        self._detect: dict[int, Callable[[Sequence[Tensor]], Sequence[Tensor]]] = {}
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep other threads off until what the engine gave is used: graphs give the same memory at every call.
+
+        CUDA's current device, which each thread has of its own, is the engine's meanwhile.
+        """
+        with self._lock, self._on_device():
+            yield
+
+    def portion(self, count: int, most: int) -> tuple[int, int]:
+        """Return how many of `count` clips or frames to hand over at once, and to how many they are to be filled up.
+
+        Graphs are captured for each number that occurs: two sizes are enough, `most` and a quarter of it. Elsewhere
+        nothing is filled up.
+        """
+        if not self.graphed:
+            return min(count, most), min(count, most)
+        part = max(1, most // 4)
+        return (min(count, most), most) if count > most - part else (min(count, part), part)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) at which the model sees frames of this size."""
@@ -103,14 +129,14 @@ class Engine:
     @torch.inference_mode()
     def images(self, frames: list[np.ndarray], size: tuple[int, int]) -> Tensor:
         """Normalized `[N, 3, height, width]` of uint8 RGB frames `[H, W, 3]`."""
-        with self._timed("resize"):
+        with self._on_device(), self._timed("resize"):
             images = self._preprocessor(frames, size).to(self.dtype)
             return images.contiguous(memory_format=self._memory_format)
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> Sequence[Tensor]:
         """Level maps `[N, hidden, h, w]` of normalized images `[N, 3, H, W]`."""
-        with self._timed("backbone"):
+        with self._on_device(), self._timed("backbone"):
             return self._extract([images])
 
     @torch.inference_mode()
@@ -121,17 +147,19 @@ class Engine:
         """
         targets = targets or self.targets
         if targets not in self._detect:
-            self._detect[targets] = self._function(self._detect_all(targets))
-        logits, boxes = self._detect[targets](list(levels))
+            self._detect[targets] = self._function(self._detect_all(targets), self._geometry)
+        with self._on_device():
+            logits, boxes = self._detect[targets](list(levels))
         return logits, boxes
 
     def free_memory(self) -> None:
         """Give memory kept for speed back to the device, after an out-of-memory error."""
-        for function in (self._extract, *self._detect.values()):
-            if isinstance(function, GraphedFunction):
-                function.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        with self.using():
+            for function in (self._extract, *self._detect.values()):
+                if isinstance(function, GraphedFunction):
+                    function.clear()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -154,24 +182,30 @@ class Engine:
             self._timer.watch(model.decoder, "decoder")
         return model
 
-    def _extract_all(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _extract_all(self, inputs: Sequence[Tensor], _: object) -> Sequence[Tensor]:
         return self._model.extract_features(inputs[0])
 
+    def _geometry(self, levels: Sequence[Tensor]) -> ClipGeometry:
+        """Return what depends on the sizes of the levels alone: an input of graphs and compiled code, made once."""
+        shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        return clip_geometry(shapes, self.config.hidden_dim, None, levels[0].device, self.dtype)
+
     def _detect_all(self, targets: int) -> Function:
-        def detect(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            output = self._model.detect(inputs, None, targets)
+        def detect(inputs: Sequence[Tensor], geometry: ClipGeometry) -> Sequence[Tensor]:
+            output = self._model.detect(inputs, None, targets, geometry=geometry)
             return [output.logits.float(), output.boxes.float()]
 
         return detect
 
-    def _function(self, function: Function) -> Function:
+    def _function(
+        self, function: Function, constants: Callable[[Sequence[Tensor]], Any] | None = None
+    ) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
         if self.options.compile:
             function = torch.compile(function)
         function = self._precisely(function)
-        # Timers wait for the device in the middle of the model, which a graph cannot hold.
-        if self.device.type != "cuda" or not self.options.graphs or self._timer is not None:
-            return function
-        return GraphedFunction(function)
+        if self.graphed:
+            return GraphedFunction(function, self._pool, constants)
+        return lambda inputs: function(inputs, None if constants is None else constants(inputs))
 
     def _precisely(self, function: Function) -> Function:
         """The function with products in TensorFloat-32 exactly if that was chosen."""
@@ -179,16 +213,14 @@ class Engine:
             return function
         allowed = self.dtype_name == "tf32"
 
-        def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-            before = matmul.allow_tf32, convolution.allow_tf32
-            matmul.allow_tf32, convolution.allow_tf32 = allowed, allowed
-            try:
-                return function(inputs)
-            finally:
-                matmul.allow_tf32, convolution.allow_tf32 = before
+        def run(inputs: Sequence[Tensor], constants: Any) -> Sequence[Tensor]:
+            with products_in_tf32(allowed):
+                return function(inputs, constants)
 
         return run
+
+    def _on_device(self) -> AbstractContextManager:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _timed(self, stage: str):
         return nullcontext() if self._timer is None else self._timer.stage(stage, on_device=True)

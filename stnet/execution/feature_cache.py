@@ -4,7 +4,7 @@ Neighbouring clips share their global frames (and, in single-frame mode, their l
 the backbone once and its level maps stay here until no clip needs them.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class FeatureCache:
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._slots
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._slots)
 
     def __len__(self) -> int:
         return len(self._slots)

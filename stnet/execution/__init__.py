@@ -1,0 +1,1 @@
+"""How a model is executed: rewritten for inference, in one precision, on one device, each frame computed once."""

@@ -1,0 +1,69 @@
+"""What was found in one frame of a video."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from stnet.model.postprocess import Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameResult:
+    """The detections in one frame of a video.
+
+    `index` counts the frames of the video from 0, `time` is in seconds from its first frame. `detections` has
+    boxes x0 y0 x1 y1 in pixels of the original frame, best score first, as predicted: they may reach beyond it. `image`
+    is the frame itself, uint8 RGB `[H, W, 3]`, where it was asked for. `size` is the (height, width) of what was looked
+    at: the frame, or the part of it whose corner lies at x, y `origin`. `file` is its name where frames are files.
+    """
+
+    video: str
+    index: int
+    time: float
+    detections: Detections
+    size: tuple[int, int]
+    image: np.ndarray | None = field(default=None, repr=False)
+    file: str | None = None
+    origin: tuple[int, int] = (0, 0)
+
+    @property
+    def detections_in_image(self) -> Detections:
+        """The detections with boxes in pixels of `image`."""
+        return shifted(self.detections, (-self.origin[0], -self.origin[1]))
+
+    @property
+    def visible(self) -> Detections:
+        """The detections as they are listed and drawn: cut at the borders of what was looked at, those beyond left out.
+
+        Boxes are in pixels of the original frame.
+        """
+        return shifted(self.visible_in_image, self.origin)
+
+    @property
+    def visible_in_image(self) -> Detections:
+        """Those of `visible`, in pixels of `image`."""
+        return _clipped(self.detections_in_image, *self.size)
+
+
+def shifted(detections: Detections, by: tuple[int, int]) -> Detections:
+    """Return the same detections with all boxes moved by x, y pixels."""
+    if by == (0, 0):
+        return detections
+    boxes = detections.boxes + detections.boxes.new_tensor([*by, *by])
+    return Detections(boxes, detections.scores, detections.labels)
+
+
+def class_name(names: dict[int, str], label: int) -> str:
+    """Return the name of a label; labels without one show as numbers."""
+    return names.get(label, str(label))
+
+
+def _clipped(detections: Detections, height: int, width: int) -> Detections:
+    """Return the detections with boxes inside a frame; those without a place in it are left out."""
+    boxes = detections.boxes
+    limits = boxes.new_tensor([width, height])
+    lower, upper = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
+    keep = boxes.isfinite().all(1) & (upper > 0).all(1) & (lower < limits).all(1)
+    clipped = torch.cat([lower.clamp(min=0), torch.minimum(upper, limits)], dim=1)
+    return Detections(clipped[keep], detections.scores[keep], detections.labels[keep])

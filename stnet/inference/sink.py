@@ -1,0 +1,90 @@
+"""What every format of results is: a sink that video after video is written to, frame by frame."""
+
+import json
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.frame_results import FrameResult
+from stnet.video import VideoSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What all videos of a run have in common.
+
+    Attributes:
+        output: the folder that all results go to.
+        videos: how many are expected.
+        class_names: by label.
+        score_threshold: from which score on detections are drawn and listed.
+        model: how frames are predicted: checkpoint, targets, dtype.
+        shown: what a reader of the results should know, by title.
+    """
+
+    output: Path
+    videos: int
+    class_names: dict[int, str]
+    score_threshold: float
+    model: dict[str, Any]
+    shown: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """A video whose results follow: `origin` is what the user named, `frames` how many are expected (None: unknown)."""
+
+    name: str
+    folder: Path
+    source: VideoSource
+    origin: str
+    frames: int | None
+
+
+class Sink(ABC):
+    """Results of a run in one format.
+
+    A sink lives as long as its run: for every video `begin`, `write` for each frame, then `end`, or `abandon` where it
+    could not be finished; `close` ends the run. A file grows under a partial name until its video (or run) has ended.
+    All methods raise `OSError` or `VideoError` where something cannot be written.
+
+    Attributes:
+        file_name: what is written, in the folder of each video, or once in the output folder.
+        once: one file for the whole run.
+        needs_images: results have to carry their frames.
+    """
+
+    file_name: ClassVar[str]
+    once: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, run: RunFacts) -> None: ...
+
+    @abstractmethod
+    def begin(self, video: VideoFacts) -> None:
+        """Start a video."""
+
+    @abstractmethod
+    def write(self, result: FrameResult) -> None:
+        """Append one frame of the video."""
+
+    @abstractmethod
+    def end(self, end: VideoEnd) -> None:
+        """Finish the video; for a sink of the whole run also one that could not be begun."""
+
+    @abstractmethod
+    def abandon(self, error: BaseException) -> None:
+        """Leave what there is of the video under a partial name; harmless where none was begun."""
+
+    def close(self, error: BaseException | None = None) -> None:  # noqa: B027  nothing to do for most
+        """End the run, after an error that ended it early."""
+
+
+def json_text(value: object) -> str:
+    """Return compact JSON; what of a name is no Unicode (a file name in another encoding) is written as an escape."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):04x}", text)
