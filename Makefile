@@ -37,12 +37,12 @@ test-oldest:  ## the tests with the oldest PyTorch and Triton that are supported
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not integration"
 
 test-integrations: $(INTEGRATIONS)/installed  ## the tests through other people's packages, in an environment of their own
-	HF_HUB_OFFLINE=1 YOLO_OFFLINE=true $(INTEGRATIONS)/bin/python -m pytest -n $(WORKERS) -m integration
+	HF_HUB_OFFLINE=1 YOLO_OFFLINE=true OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n $(WORKERS) -m integration
 
 $(INTEGRATIONS)/installed: pyproject.toml requirements/integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/python -m pip install --quiet --upgrade pip
-	$(INTEGRATIONS)/bin/python -m pip install --quiet --editable '.[cpu,dicom,dev]' --requirement requirements/integrations.txt
+	$(INTEGRATIONS)/bin/python -m pip install --quiet --editable '.[cpu,dicom,lite,dev]' --requirement requirements/integrations.txt
 	@touch $@
 
 lint: install  ## style

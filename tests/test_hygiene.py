@@ -70,8 +70,9 @@ LAYERS = {
     "model": {"kernels"},
     "data": {"video"},
     "execution": {"model", "data"},
+    "lesions": {"model", "data", "video"},
     "evaluation": {"execution", "model", "data"},
-    "inference": {"evaluation", "execution", "model", "data", "video", "kernels"},
+    "inference": {"evaluation", "lesions", "execution", "model", "data", "video", "kernels"},
     "training": {"evaluation", "execution", "model", "data", "video", "kernels"},
     "integrations": {"kernels"},
 }

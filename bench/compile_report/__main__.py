@@ -18,7 +18,9 @@ from bench.compile_report.cases import DTYPES, KERNELS, LAYERS, TARGETS, cases
 from bench.compile_report.compare import compare, key_of, merge, notes, unsound
 from bench.compile_report.measure import forbid_interpreter, measure
 from bench.compile_report.peers import find, measure_peer, peer_cases
+from stnet import command_line
 from stnet.errors import ConfigError, DataError
+from stnet.files import write_text
 
 COMMITTED = Path(__file__).parents[1] / "results" / "compile_report.json"
 _QUICK_TARGETS = ("sm_90", "gfx942")
@@ -192,17 +194,17 @@ def _verdict(report: dict[str, Any], committed: dict[str, Any] | None) -> list[s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(argv)
-    try:
-        committed = read_report(options.check) if options.check else None
-        report = build_report(options)
-        if options.output:
-            options.output.write_text(to_json(report), encoding="utf-8")
-        if options.renew:
-            kept = read_report(options.renew) if options.renew.exists() else None
-            options.renew.write_text(to_json(merge(report, kept) if kept else report), encoding="utf-8")
-    except (ConfigError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    committed = read_report(options.check) if options.check else None
+    report = build_report(options)
+    if options.output:
+        write_text(options.output, to_json(report))
+    if options.renew:
+        kept = read_report(options.renew) if options.renew.exists() else None
+        write_text(options.renew, to_json(merge(report, kept) if kept else report))
     if options.json:
         print(to_json(report), end="")
     else:

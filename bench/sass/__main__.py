@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.sass import Analysis, CubinError, WalkError, analyse
+from stnet import command_line
+from stnet.errors import DataError
 
 
 def _argument(text: str) -> int | float | None:
@@ -67,22 +69,21 @@ def _print(analysis: Analysis, samples: float | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status (2: unusable input)."""
     options = _parser().parse_args(argv)
+    return command_line.run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    cubin = options.cubin.read_bytes()
     try:
         analysis = analyse(
-            options.cubin.read_bytes(),
-            options.arguments,
-            program=options.program,
-            num_warps=options.num_warps,
-            trips=options.trips,
+            cubin, options.arguments, program=options.program, num_warps=options.num_warps, trips=options.trips
         )
-    except (OSError, CubinError, WalkError, ValueError) as error:
-        print(f"error: {options.cubin}: {error}", file=sys.stderr)
-        return 2
+    except (CubinError, WalkError, ValueError) as error:
+        raise DataError(f"{options.cubin}: {error}") from error
     if options.json:
         print(json.dumps(asdict(analysis), indent=2))
     else:
         _print(analysis, options.samples)
-    return 0
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def convert(
     rules: Rules | None = None,
     empty_unknown: bool = False,
     allow_left_out: bool = False,
+    full_frame: bool = False,
     on_video: Callable[[], None] = lambda: None,
 ) -> Conversion:
     """Convert one split; see the module.
@@ -89,6 +90,7 @@ def convert(
         rules: how entries are placed that no exact name places.
         empty_unknown: whether frames without boxes are not annotated rather than negatives.
         allow_left_out: whether most of the entries may be left out.
+        full_frame: write whole frames of DICOM files, not only their scan region.
         on_video: called after each video.
 
     Raises:
@@ -106,7 +108,8 @@ def convert(
         records = []
         for video in videos:
             made.append(_claim(out, video.name))
-            records.append(VideoConversion(video, out, classes, account).write(owned[video.name], rules, empty_unknown))
+            conversion = VideoConversion(video, out, classes, account, full_frame)
+            records.append(conversion.write(owned[video.name], rules, empty_unknown))
             if not allow_left_out:
                 account.judge()
             on_video()
@@ -273,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--empty-unknown", action="store_true", help="frames without boxes are not annotated rather than negatives"
     )
+    parser.add_argument("--full-frame", action="store_true", help="DICOM: write whole frames, burned-in text included")
     return parser
 
 
@@ -291,6 +295,7 @@ def _run(options: argparse.Namespace) -> None:
             rules=_rules(options),
             empty_unknown=options.empty_unknown,
             allow_left_out=options.allow_left_out,
+            full_frame=options.full_frame,
             on_video=reporter.advance,
         )
         reporter.stop()

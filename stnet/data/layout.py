@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from stnet.data.index import FRAMES_FOLDER
 from stnet.errors import ConfigError, DataError
-from stnet.files import write_text
+from stnet.files import write_json, write_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,29 +90,50 @@ def write_annotations(file: Path, videos: Sequence[VideoRecord], class_names: Se
     write_text(file, json.dumps(document) + "\n")
 
 
-def prepare_folder(root: Path, marker: str, overwrite: bool) -> None:
-    """Make an empty folder for a generated data set.
+@contextmanager
+def filling(root: Path, marker: str, overwrite: bool, options: Mapping[str, object]) -> Iterator[None]:
+    """Make a folder for a generated data set; after any error nothing that was written to it is left.
 
     Args:
         root: the folder.
         marker: the file that such a data set carries; only a folder that has it is emptied.
         overwrite: whether it may be emptied of annotation files and frames.
+        options: what the data set was made from, for the marker.
 
     Raises:
         ConfigError: it holds something else, or must not be emptied.
+        OSError: it cannot be written.
     """
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root} is a file; name a folder")
+    marked = (root / marker).is_file()
     if root.is_dir() and any(root.iterdir()):
-        if not (root / marker).is_file():
+        if not marked:
             raise ConfigError(f"{root} is not empty and was not generated (no {marker}); name another folder")
         if not overwrite:
             raise ConfigError(f"{root} holds a generated data set; add --overwrite to replace it")
-        for split in ("train", "val"):
-            (root / f"{split}.json").unlink(missing_ok=True)
-        if (root / FRAMES_FOLDER).is_dir():
-            shutil.rmtree(root / FRAMES_FOLDER)
-    root.mkdir(parents=True, exist_ok=True)
+        _empty(root)
+    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / marker, options)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            _empty(root)
+            if not marked:  # otherwise it says that --overwrite may go on here
+                (root / marker).unlink(missing_ok=True)
+            for folder in absent:
+                folder.rmdir()
+        raise
+
+
+def _empty(root: Path) -> None:
+    """Remove the annotation files and frames of a generated data set."""
+    for split in ("train", "val"):
+        (root / f"{split}.json").unlink(missing_ok=True)
+    if (root / FRAMES_FOLDER).is_dir():
+        shutil.rmtree(root / FRAMES_FOLDER)
 
 
 def _box_keys(box: np.ndarray) -> dict:

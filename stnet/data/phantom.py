@@ -12,24 +12,25 @@ its surroundings; elsewhere it has faded. The same seed and options give the sam
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from stnet import command_line
+from stnet.console import Reporter
 from stnet.data.index import LESION_CLASSES
-from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
-from stnet.data.progress import counting
+from stnet.data.layout import VideoRecord, filling, write_annotations, write_frames
 from stnet.data.synthetic.phantom_anatomy import Breast, Lesion, draw_lesion
 from stnet.data.synthetic.phantom_render import Pose, Renderer, Scanner, draw_scanner
 from stnet.data.synthetic.smooth import wander
-from stnet.errors import ConfigError, StnetError
+from stnet.errors import ConfigError
 
 FRAMES = 24
 HEIGHT = 128
@@ -123,28 +124,28 @@ def write_phantoms(
 
     `workers` processes render in parallel without changing a byte; `on_video` is called after every video.
     Raises `ConfigError` for options that cannot be used and for a folder that is not empty; `overwrite`
-    replaces an earlier phantom data set, and nothing else.
+    replaces an earlier phantom data set, and nothing else. After any error nothing that was written is left.
     """
     root = Path(root)
     _check_size(frames, height, width)
     if min(videos_train, videos_val) < 0 or videos_train + videos_val == 0:
         raise ConfigError(f"{videos_train} train and {videos_val} val videos: give at least one in all")
-    prepare_folder(root, MARKER, overwrite)
     options = {"seed": seed, "frames": frames, "height": height, "width": width}
     counts = {"train": videos_train, "val": videos_val}
-    (root / MARKER).write_text(json.dumps(options | {"videos": counts}, indent=2) + "\n")
     jobs = [
         _Job(root=root, split=split, number=number, **options)
         for split, count in counts.items()
         for number in range(count)
     ]
     written: dict[str, list[VideoRecord]] = {"train": [], "val": []}
-    for job, video in zip(jobs, _run(jobs, workers), strict=True):
-        written[job.split].append(video)
-        on_video()
-    for split, videos in written.items():
-        if videos:
-            write_annotations(root / f"{split}.json", videos, LESION_CLASSES)
+    # Closed before the folder is cleared after an error: no process writes to it any longer.
+    with filling(root, MARKER, overwrite, options | {"videos": counts}), closing(_run(jobs, workers)) as records:
+        for job, video in zip(jobs, records, strict=True):
+            written[job.split].append(video)
+            on_video()
+        for split, videos in written.items():
+            if videos:
+                write_annotations(root / f"{split}.json", videos, LESION_CLASSES)
     return root
 
 
@@ -256,18 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier phantom data set")
     options = parser.parse_args(arguments)
-    try:
-        _write_with_progress(options)
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(lambda: _write_with_progress(options))
 
 
 def _write_with_progress(options: argparse.Namespace) -> None:
     if options.seed < 0 or options.workers < 1:
         raise ConfigError(f"seed {options.seed}, workers {options.workers}: give a seed from 0, workers from 1")
-    with counting("Rendering", options.train_videos + options.val_videos) as advance:
+    with Reporter(stderr=True) as reporter:
+        reporter.start("Rendering videos", options.train_videos + options.val_videos)
         write_phantoms(
             options.out,
             options.train_videos,
@@ -278,9 +275,9 @@ def _write_with_progress(options: argparse.Namespace) -> None:
             width=options.width,
             overwrite=options.overwrite,
             workers=options.workers,
-            on_video=advance,
+            on_video=reporter.advance,
         )
-    print(f"{options.out}: {options.train_videos} train and {options.val_videos} val videos")
+    Reporter().message(f"{options.out}: {options.train_videos} train and {options.val_videos} val videos")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ benchmark.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stnet import command_line, files
+from stnet import command_line
+from stnet.console import Reporter
 from stnet.data.frames import FrameReader
 from stnet.data.index import SPLIT_FILES, Frame, find_annotation_file
-from stnet.data.layout import VideoRecord, prepare_folder, write_annotations, write_frames
-from stnet.data.progress import counting
+from stnet.data.layout import VideoRecord, filling, write_annotations, write_frames
 from stnet.data.still_sets.published import published_reader
 from stnet.data.still_sets.repeats import leave_out_repeats
 from stnet.data.still_sets.splits import check_apart, split_by_patient
@@ -110,25 +109,25 @@ def write_stills(
     Raises:
         ConfigError: an option cannot be used, or the folder is not empty.
         DataError: stills that do not go together, or that cannot be read.
+        OSError: for example on a full disk. After any error nothing that was written is left.
     """
     root = Path(root)
     class_names = _check_options(shape, splits)
     check_apart(splits)
-    prepare_folder(root, MARKER, overwrite)
     counts = {split: {stills.name: len(stills) for stills in sets} for split, sets in splits.items()}
-    files.write_json(root / MARKER, {"seed": seed, **vars(shape), "videos": counts})
     reader = FrameReader(0)
-    for number, (split, sets) in enumerate(splits.items()):
-        records = []
-        for stills in sets:
-            for video in stills.index.videos:
-                rng = np.random.default_rng((seed, number, len(records)))
-                name = f"{split}_{len(records):05d}_{video.frames[0].path.stem}"
-                write = _write_held if isinstance(shape, Held) else _write_moving
-                facts = {"set": stills.name, **_stated("patient", stills.patients.get(video.name))}
-                records.append(write(root, name, video.frames[0], reader, rng, shape, facts))
-                on_video()
-        write_annotations(root / f"{split}.json", records, class_names)
+    with filling(root, MARKER, overwrite, {"seed": seed, **vars(shape), "videos": counts}):
+        for number, (split, sets) in enumerate(splits.items()):
+            records = []
+            for stills in sets:
+                for video in stills.index.videos:
+                    rng = np.random.default_rng((seed, number, len(records)))
+                    name = f"{split}_{len(records):05d}_{video.frames[0].path.stem}"
+                    write = _write_held if isinstance(shape, Held) else _write_moving
+                    facts = {"set": stills.name, **_stated("patient", stills.patients.get(video.name))}
+                    records.append(write(root, name, video.frames[0], reader, rng, shape, facts))
+                    on_video()
+            write_annotations(root / f"{split}.json", records, class_names)
     return root
 
 
@@ -244,17 +243,19 @@ def _write_with_progress(options: argparse.Namespace) -> None:
     splits = read_sets(options.sets, options.val_share, options.seed)
     for split in SPLITS:
         splits[split] += [read_coco_stills(file) for file in getattr(options, split)]
+    report = Reporter()
     if not options.keep_repeats:
         for split, sets in splits.items():
             kept = [leave_out_repeats(stills) for stills in sets]
             splits[split] = [stills for stills, _ in kept]
-            for _, lines in kept:
-                print(*lines, sep=os.linesep, end=os.linesep if lines else "")
+            for line in (line for _, lines in kept for line in lines):
+                report.message(line)
     splits = {split: sets for split, sets in splits.items() if sets}
-    with counting("Writing", sum(len(stills) for sets in splits.values() for stills in sets)) as advance:
-        write_stills(options.out, splits, options.seed, shape, overwrite=options.overwrite, on_video=advance)
+    with Reporter(stderr=True) as progress:
+        progress.start("Writing videos", sum(len(stills) for sets in splits.values() for stills in sets))
+        write_stills(options.out, splits, options.seed, shape, overwrite=options.overwrite, on_video=progress.advance)
     counts = [f"{sum(map(len, sets))} {split}" for split, sets in splits.items()]
-    print(f"{options.out}: {', '.join(counts)} videos")
+    report.message(f"{options.out}: {', '.join(counts)} videos")
 
 
 if __name__ == "__main__":

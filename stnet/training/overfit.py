@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from stnet import command_line
 from stnet.data.clips.dataset import ClipBatch
 from stnet.data.clips.transforms import normalize, relative_boxes
 from stnet.data.phantom import PhantomVideo, render_phantom
-from stnet.errors import ConfigError, StnetError
+from stnet.errors import ConfigError
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
 from stnet.model.detector import Detector
 from stnet.model.postprocess import select_detections
@@ -136,6 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of phantom and weights (default %(default)s)")
     options = parser.parse_args(arguments)
+    return command_line.run(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     started = time.monotonic()
 
     def report(step: int, figures: StepFigures, metrics: CocoMetrics) -> None:
@@ -145,17 +150,13 @@ def main(arguments: list[str] | None = None) -> int:
             flush=True,
         )
 
-    try:
-        if options.steps < 1:
-            raise ConfigError(f"--steps {options.steps}: at least 1")
-        config = TrainConfig.preset(options.preset).replace(precision="float32")
-        if options.learning_rate is not None:
-            rates = {"learning_rate": options.learning_rate, "backbone_learning_rate": options.learning_rate}
-            config = config.replace(**rates)
-        result = overfit(config, options.steps, options.seed, report, join_world(options.device))
-    except StnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.steps < 1:
+        raise ConfigError(f"--steps {options.steps}: at least 1")
+    config = TrainConfig.preset(options.preset).replace(precision="float32")
+    if options.learning_rate is not None:
+        rates = {"learning_rate": options.learning_rate, "backbone_learning_rate": options.learning_rate}
+        config = config.replace(**rates)
+    result = overfit(config, options.steps, options.seed, report, join_world(options.device))
     learned = result.metrics.overall.ap50 >= 1 - 1e-9
     print(f"{'learned' if learned else 'not learned'} after {result.steps} steps")
     return 0 if learned else 1

@@ -87,7 +87,8 @@ class DecodedVideo(VideoSource):
             raise VideoError(f"{self.label}: no frame can be decoded; the file is empty or damaged")
         _, self._frame_size = first
         self.height, self.width = self._frame_size
-        self.pixel_aspect = (tally.orientation or UPRIGHT).aspect(stored_aspect)
+        self.orientation = tally.orientation or UPRIGHT
+        self.pixel_aspect = self.orientation.aspect(stored_aspect)
         self._duration = self._duration and self._duration.after(tally.first)
         self.declared_frames = self._stated_frames or self._frames_by_duration()
         self.notes = tuple(self._remarks(tally.orientation, others))

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from stnet.errors import VideoError
-from stnet.video.geometry import SQUARE
+from stnet.video.geometry import SQUARE, UPRIGHT, Orientation
 from stnet.video.scale import PixelScale
 
 Status = Literal["unread", "ok", "truncated", "corrupt"]
@@ -53,6 +53,7 @@ class VideoSource(ABC):
 
     `height` and `width` are those of the images delivered; where these are cut out of larger frames, `origin` is the
     x, y of their corner and `full_height`, `full_width` the size of the frames (`stnet.video.geometry` has the words).
+    `orientation` is how all stored frames were laid upright (images state it one by one, `read_still_header`).
     `pixel_aspect` is the width of a pixel over its height, `scale` the size of pixels where it is stated. `notes` is
     what a user should know beforehand.
     """
@@ -65,6 +66,7 @@ class VideoSource(ABC):
     origin: tuple[int, int] = (0, 0)
     full_height: int | None = None
     full_width: int | None = None
+    orientation: Orientation = UPRIGHT
     pixel_aspect: Fraction = SQUARE
     scale: PixelScale | None = None
     notes: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """A mark on a visible pixel stays on it, whatever the source, and whatever picture the mark was drawn on."""
 
 import json
+import struct
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -8,15 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from stnet.data.convert import convert
+from stnet.data.convert import convert, main
 from stnet.data.formats.fitting import Picture, fit
 from stnet.data.index import load_index
 from stnet.errors import DataError
+from stnet.video.geometry import Orientation
 
 HEIGHT, WIDTH = 36, 52  # no two of the sizes below are alike
 REGION = (9, 4, 44, 31)
@@ -61,7 +63,27 @@ def video(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     return folder / "clip.mkv", "clip/000000.png"
 
 
-def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
+def turned_video(folder: Path, upright: np.ndarray, orientation: int) -> tuple[Path, str]:
+    """A video whose display matrix says what the EXIF `orientation` does."""
+    inverse = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
+    stored = Orientation.from_exif(inverse).apply(upright)
+    path = folder / "clip.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    laid = Orientation.from_exif(orientation)
+    x, y = (-1 if mirrored else 1 for mirrored in (laid.mirrored_x, laid.mirrored_y))
+    a, b, c, d = (value << 16 for value in ((0, y, x, 0) if laid.transposed else (x, 0, 0, y)))
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path, "clip/000000.png"
+
+
+def dicom(folder: Path, upright: np.ndarray, _: int, region_box=REGION) -> tuple[Path, str]:
     pytest.importorskip("pydicom")
     from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -76,8 +98,8 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
     content.PixelData = upright.tobytes()
     region.RegionSpatialFormat = region.RegionDataType = 1
-    region.RegionLocationMinX0, region.RegionLocationMinY0 = REGION[:2]
-    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = REGION[2] - 1, REGION[3] - 1
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = region_box[:2]
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = region_box[2] - 1, region_box[3] - 1
     content.SequenceOfUltrasoundRegions = [region]
     content.save_as(folder / "clip.dcm", enforce_file_format=True)
     return folder / "clip.dcm", "clip/000000.png"
@@ -85,7 +107,7 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    source=st.sampled_from((images, images, wide_images, video, dicom)),
+    source=st.sampled_from((images, turned_video, wide_images, video, dicom)),
     orientation=st.integers(1, 8),
     x=st.integers(REGION[0], REGION[2] - 1),
     y=st.integers(REGION[1], REGION[3] - 1),
@@ -93,10 +115,12 @@ def dicom(folder: Path, upright: np.ndarray, _: int) -> tuple[Path, str]:
     raw=st.booleans(),
     cut=st.booleans(),
 )
+@example(source=turned_video, orientation=6, x=12, y=7, scale=1, raw=True, cut=False)
+@example(source=turned_video, orientation=7, x=12, y=7, scale=2, raw=True, cut=False)
 def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cut):
     """The mark is drawn on the upright frame, on what is stored or shown (where the size tells), or on the region."""
     box, size = np.array([x, y, x + 1, y + 1], dtype=float), (WIDTH, HEIGHT)
-    if source is images and raw and orientation >= 5:
+    if source in (images, turned_video) and raw and orientation >= 5:
         across, down = {5: (y, x), 6: (y, WIDTH - 1 - x), 7: (HEIGHT - 1 - y, WIDTH - 1 - x), 8: (HEIGHT - 1 - y, x)}[
             orientation
         ]
@@ -125,6 +149,46 @@ def test_a_mark_on_a_pixel_stays_on_it(source, orientation, x, y, scale, raw, cu
     assert pixels.shape == (frame.height, frame.width)
     bright = np.argwhere(pixels > 200)[0]
     np.testing.assert_allclose(frame.boxes[0], [bright[1], bright[0], bright[1] + 1, bright[0] + 1], atol=0.02)
+
+
+@pytest.mark.parametrize("region", [REGION, (9, 4, WIDTH + 30, 31)])
+@pytest.mark.parametrize("drawn", ["whole", "twice", "region", "share"])
+def test_whole_frames_of_dicom_files(tmp_path, capsys, region, drawn):
+    """With --full-frame nothing is cut, whatever the header says of the scan region; marks on the cut are moved."""
+    trusted = region == REGION
+    path, entry = dicom(tmp_path, picture(20, 11), 1, region)
+    box, size = np.array([20, 11, 1, 1]), (WIDTH, HEIGHT)
+    if drawn == "twice":
+        box, size = 2 * box, (2 * WIDTH, 2 * HEIGHT)
+    if drawn == "region":
+        box, size = box - [*REGION[:2], 0, 0], (REGION[2] - REGION[0], REGION[3] - REGION[1])
+    document = {
+        "images": [{"id": 1, "file_name": entry, "width": size[0], "height": size[1]}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box.tolist()}],
+        "categories": [{"id": 1, "name": "benign"}],
+    }
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps(document))
+    if drawn == "share":
+        marks = tmp_path / "labels"
+        marks.mkdir()
+        (marks / "classes.txt").write_text("benign\n")
+        shares = " ".join(map(str, (20.5 / WIDTH, 11.5 / HEIGHT, 1 / WIDTH, 1 / HEIGHT)))
+        (marks / "clip_000000.txt").write_text(f"0 {shares}\n")
+    out = tmp_path / "out"
+    arguments = [str(path), str(marks), str(out), "--split", "train", "--numbering", "0"]
+    if not trusted:
+        assert main(arguments) == 2 and "--full-frame" in capsys.readouterr().err and not out.exists()
+    done = main([*arguments, "--full-frame"])
+    if drawn == "region" and not trusted:
+        assert done == 2 and "another video, or cut" in capsys.readouterr().err
+        return
+    assert done == 0 and "whole frames are used" in capsys.readouterr().err
+    frame = load_index(out, "train").videos[0].frames[0]
+    assert (frame.height, frame.width) == (HEIGHT, WIDTH)
+    np.testing.assert_allclose(frame.boxes, [[20, 11, 21, 12]], atol=0.02)
+    with Image.open(frame.path) as written:
+        assert np.argwhere(np.asarray(written.convert("L")) > 200).tolist() == [[11, 20]]
 
 
 def test_what_a_source_remarks_is_in_the_summary(tmp_path):

@@ -1,12 +1,15 @@
 """Phantoms: the same bytes from the same seed, boxes around what can be seen, physics of the right sign."""
 
+import errno
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from stnet.data import layout
 from stnet.data.index import load_index
 from stnet.data.phantom import PhantomVideo, main, render_phantom, write_phantoms
 from stnet.data.synthetic.phantom_anatomy import MIN_SECTION_MM, Breast, draw_lesion
@@ -233,6 +236,39 @@ def test_overwrite_replaces_phantoms_and_nothing_else(tmp_path, capsys):
     assert main([str(tmp_path / "none"), "--train-videos", "0", "--val-videos", "0"]) == 2
     assert main([str(tmp_path / "none"), "--seed", "-1"]) == 2
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("room", [0, 3, "annotations"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, capsys, monkeypatch, full_disk, room):
+    options = ["--train-videos", "2", "--val-videos", "1", "--frames", "2", "--height", "48", "--width", "48"]
+    options += ["--workers", "1"]
+    mine = tmp_path / "mine"
+    assert main([str(mine), *options]) == 0
+    (mine / "notes.txt").write_text("x")
+    if room == "annotations":
+        full = OSError(errno.ENOSPC, "No space left on device", "val.json")
+        monkeypatch.setattr(layout, "write_text", Mock(side_effect=full))
+    else:
+        full_disk(room)
+    capsys.readouterr()
+    for out, more in ((tmp_path / "a" / "new", []), (tmp_path / "empty", []), (mine, ["--overwrite"])):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert main([str(out), *options, *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and "No space left" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "a").exists() and not list((tmp_path / "empty").iterdir())
+    assert sorted(tree(mine)) == ["notes.txt", "phantom.json"]
+    monkeypatch.undo()
+    assert main([str(mine), *options, "--overwrite"]) == 0
+
+
+def test_what_goes_wrong_while_processes_render_leaves_nothing_behind(tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_phantoms(tmp_path / "out", 6, 0, 0, frames=2, height=48, width=48, workers=2, on_video=stop)
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_line(tmp_path):

@@ -117,6 +117,10 @@ LOADS = {
     "drawn twice, reversed": lambda f: (f.boxes.append(f.box | {"id": 900}), reverse(f.boxes[-1])),
     "id of a box twice": lambda f: f.box.update(id=f.boxes[5]["id"]),
     "no id and empty": lambda f: (f.box.pop("id"), f.box.update(bbox=[1, 1, 3, 0])),
+    "crowd, to be ignored": lambda f: (
+        f.boxes.append(f.box | {"id": 900, "bbox": [1, 1, 9, 9]}),
+        f.box.update(ignore=True),
+    ),
     "file listed twice": list_twice,
     "file listed twice, marked the second time": mark_second_entry,
     "file listed twice, looked at the second time": annotate_second_entry,
@@ -296,3 +300,16 @@ def test_rounded_sizes_are_still_the_same_picture(sizes):
     across, down = size[1] / width, size[0] / height
     assert repaired["annotations"][0]["bbox"] == [across, down, across, down]
     assert document["annotations"][0]["bbox"] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_a_frame_with_a_crowd_is_no_target(dataset, key):
+    def plant(fault):
+        fault.box[key] = 1
+        fault.boxes.append(fault.box | {"id": 900, "bbox": [1, 1, 9, 9], key: 0})
+
+    fault = Fault(dataset)
+    name = fault.image["file_name"]
+    planted(dataset, plant)
+    frame = next(f for v in load_index(dataset, "train").videos for f in v.frames if str(f.path).endswith(name))
+    assert not frame.annotated and not len(frame.boxes)

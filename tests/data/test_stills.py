@@ -220,6 +220,14 @@ def test_command_line(coco, tmp_path, capsys):
     assert main([str(tmp_path / "p"), *options, "--seed", "-1"]) == 2
 
 
+@pytest.mark.parametrize("shape", [["--held"], ["--frames", "2", "--height", "32", "--width", "40"]])
+def test_a_full_disk_leaves_nothing_behind(coco, tmp_path, capsys, full_disk, shape):
+    full_disk(3)
+    assert main([str(tmp_path / "a" / "o"), "--train", str(coco), *shape]) == 2
+    assert capsys.readouterr().err.endswith(".png: cannot be written (No space left on device)\n")
+    assert not (tmp_path / "a").exists()
+
+
 def test_real_stills(shared, tmp_path):
     file = shared / "data" / "busi" / "val.json"
     if not file.is_file():

@@ -62,11 +62,13 @@ def test_a_gpu_with_and_without_graphs_equals_the_cpu(small_model, make_frames, 
 def test_a_model_without_duplicates_reports_none(small_model, make_frames):
     array = make_frames(4)
     everything = list(VideoDetector(small_model, device="cpu")(array))
-    found = list(VideoDetector(small_model, device="cpu", duplicate_iou=0.3)(array))
+    found = list(VideoDetector(small_model, device="cpu", duplicate_iou=0.1)(array))
+    counts = [sum(len(result.detections.scores) for result in results) for results in (everything, found)]
+    assert 0 < counts[1] < counts[0]
     for all_, kept in zip(everything, found, strict=True):
-        assert 0 < len(kept.detections.scores) < len(all_.detections.scores)
+        assert len(kept.detections.scores) <= len(all_.detections.scores)
         boxes = kept.detections.boxes.unique(dim=0)
-        assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.3 + 1e-5
+        assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.1 + 1e-5
     with pytest.raises(ConfigError, match="duplicate_iou is 2"):
         VideoDetector(small_model, device="cpu", duplicate_iou=2)
 

@@ -253,5 +253,5 @@ def test_best_weights_are_those_of_the_best_epoch(make_trainer):
     trainer = make_trainer("run", epochs=1)
     trainer.run()
     row = trainer.folder.rows(trainer.folder.metrics_file)[-1]
-    assert not trainer._is_best(row)  # equal is not better
-    assert trainer._is_best(row | {"ap": row["ap"] + 0.1})
+    assert not trainer.recorder._is_best(row)  # equal is not better
+    assert trainer.recorder._is_best(row | {"ap": row["ap"] + 0.1})

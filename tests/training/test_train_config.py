@@ -38,9 +38,9 @@ def test_paper_is_the_published_recipe():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[]", "expected an object"),
-        ('{"epoch": 3}', "unknown setting 'epoch'"),
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"epoch": 3}', "unknown keys 'epoch'"),
         ('{"epochs": "3"}', "epochs is '3'; expected int"),
         ('{"epochs": true}', "epochs is True"),
         ('{"auxiliary_losses": 1}', "auxiliary_losses is 1"),

@@ -1,6 +1,7 @@
 """One video and its marks on their way into a data set."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,18 @@ from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
 from stnet.data.formats.marks import Box, FrameMarks, Mark, Size, VideoMarks
 from stnet.data.formats.placing import Owned, Rules, place
 from stnet.data.layout import VideoRecord, write_frames
-from stnet.errors import DataError
+from stnet.errors import DataError, VideoError
 from stnet.video import VideoFile, VideoInput, VideoSource
 from stnet.video.geometry import UPRIGHT, Orientation
 from stnet.video.stills import read_still_header
 
 
 class VideoConversion:
-    """One video on its way into the data set."""
+    """One video on its way into the data set; `full_frame` writes whole frames of DICOM files."""
 
-    def __init__(self, video: VideoInput, out: Path, classes: Classes, account: Account):
+    def __init__(self, video: VideoInput, out: Path, classes: Classes, account: Account, full_frame: bool = False):
         self.video, self.out, self.classes, self.account = video, out, classes, account
+        self.full_frame = full_frame
         self.labels = [name.lower() for name in classes.names]
         self._files = {path.name: path for path in video.paths}
         self._instances: dict[int | str, int] = {}
@@ -29,7 +31,8 @@ class VideoConversion:
 
     def write(self, owned: Owned, rules: Rules, empty_unknown: bool) -> VideoRecord:
         """Write its frames; return its annotations."""
-        source = self.video.open()
+        source = self.video.open(full_frame=self.full_frame)
+        self._region = self._scan_region(source)
         names: list[str | None] = []
         written = write_frames(self.out, self.video.name, self._pixels(source, names))
         self._check(source)
@@ -115,13 +118,15 @@ class VideoConversion:
 
     def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
         whole = (source.full_width or source.width, source.full_height or source.height)
-        orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(name)
+        orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(source, name)
         key = frame.relative, frame.size, orientation
         if key not in self._fits:
+            size, origin = self._region
             picture = Picture(
-                size=(source.width, source.height),
+                size=size,
                 whole=whole,
-                origin=source.origin,
+                origin=origin,
+                uncut=self.full_frame,
                 pixel_aspect=source.pixel_aspect,
                 orientation=orientation,
             )
@@ -131,10 +136,17 @@ class VideoConversion:
             self.account.notes[f"{self.video.name}: {found.note}"] += 1
         return found
 
-    def _orientation(self, name: str | None) -> Orientation:
-        """How the image file of a frame was laid upright."""
+    def _scan_region(self, source: VideoSource) -> tuple[Size, tuple[int, int]]:
+        """The size and the corner of what frames are cut to, or would be if whole ones were not asked for."""
+        if self.full_frame and self.video.dicom:
+            with suppress(VideoError):  # the region cannot be trusted
+                source = self.video.open()
+        return (source.width, source.height), source.origin
+
+    def _orientation(self, source: VideoSource, name: str | None) -> Orientation:
+        """How a frame was laid upright: as its own file says, else as its video does."""
         if name not in self._files:
-            return UPRIGHT
+            return source.orientation
         return read_still_header(self._files[name]).orientation
 
     def _instance(self, mark: Mark) -> int:

@@ -1,7 +1,7 @@
 """From the picture that marks were drawn on to the frames that are written.
 
 The two differ where the annotated picture was scaled, where frames are cut to a scan region, where a camera turned the
-picture (EXIF), or where pixels are not square and the picture was shown with square ones.
+picture (EXIF, display matrix), or where pixels are not square and the picture was shown with square ones.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ class Picture:
     """Frames as they are read.
 
     Attributes:
-        size: of the frames that are written.
-        whole: of the whole upright frames, from which these are cut.
-        origin: x, y of the corner of the written frames in the whole ones.
+        size: of the scan region, to which written frames are cut; where there is none, of the whole frames.
+        whole: of the whole upright frames.
+        origin: x, y of the corner of the scan region in the whole frames.
+        uncut: whether whole frames are written although there is a scan region.
         pixel_aspect: width of a pixel divided by its height.
         orientation: how the stored pixels were laid upright.
     """
@@ -29,6 +30,17 @@ class Picture:
     origin: tuple[int, int] = (0, 0)
     pixel_aspect: Fraction = SQUARE
     orientation: Orientation = UPRIGHT
+    uncut: bool = False
+
+    @property
+    def from_whole(self) -> tuple[float, float]:
+        """How marks on the whole frame move to the written one."""
+        return (0.0, 0.0) if self.uncut else (-float(self.origin[0]), -float(self.origin[1]))
+
+    @property
+    def from_region(self) -> tuple[float, float]:
+        """How marks on the scan region move to the written frame."""
+        return (float(self.origin[0]), float(self.origin[1])) if self.uncut else (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +71,13 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
         DataError: naming `where`: no scaling explains the sizes, or two do.
     """
     cut = picture.size != picture.whole
-    back = (-float(picture.origin[0]), -float(picture.origin[1]))
-    moved = f"moved from the whole frame to its scan region of {_text(picture.size)}" if cut else ""
     if drawn is None or drawn == picture.whole:
-        return Fit(drawn=picture.whole, shift=back, note=f"marks are {moved}" if cut else "")
+        moved = _moved(picture, from_whole=True)
+        return Fit(drawn=picture.whole, shift=picture.from_whole, note=f"marks are {moved}" if moved else "")
     if drawn == picture.size:
-        return Fit(drawn=drawn, note=f"marks were drawn on the scan region of {_text(drawn)} and stay where they are")
+        stay = f"marks were drawn on the scan region of {_text(drawn)} and stay where they are"
+        moved = _moved(picture, from_whole=False)
+        return Fit(drawn=drawn, shift=picture.from_region, note=f"marks are {moved}" if moved else stay)
     orientation = UPRIGHT
     upright = drawn
     if picture.orientation.transposed and _scales(drawn[::-1], picture.whole, picture.pixel_aspect):
@@ -75,17 +88,17 @@ def fit(drawn: Size | None, picture: Picture, where: str) -> Fit:
         what = "the whole frame or its scan region" if to_whole else "another video, or cut"
         raise DataError(
             f"{where}: drawn on a picture of {_text(drawn)}, the frames are {_text(picture.whole)}"
-            f"{f', cut to {_text(picture.size)}' if cut else ''}: {what}? Give marks of the frames' own size"
+            f"{f', their scan region {_text(picture.size)}' if cut else ''}: {what}? Give marks of the frames' own size"
         )
-    target, shift = (picture.whole, back) if to_whole else (picture.size, (0.0, 0.0))
+    target, shift = (picture.whole, picture.from_whole) if to_whole else (picture.size, picture.from_region)
     scaled = f"scaled from {_text(upright)} to {_text(target)}" if upright != target else ""
-    turned = "turned as the EXIF orientation says" if orientation != UPRIGHT else ""
+    turned = "turned upright as the file says" if orientation != UPRIGHT else ""
     return Fit(
         orientation=orientation,
         drawn=drawn,
         scale=(target[0] / upright[0], target[1] / upright[1]),
         shift=shift,
-        note="marks are " + ", ".join(part for part in (turned, scaled, moved if to_whole else "") if part),
+        note="marks are " + ", ".join(part for part in (turned, scaled, _moved(picture, from_whole=to_whole)) if part),
     )
 
 
@@ -94,8 +107,17 @@ def fit_shares(picture: Picture) -> Fit:
     return Fit(
         drawn=(1, 1),
         scale=(float(picture.whole[0]), float(picture.whole[1])),
-        shift=(-float(picture.origin[0]), -float(picture.origin[1])),
+        shift=picture.from_whole,
     )
+
+
+def _moved(picture: Picture, from_whole: bool) -> str:
+    """What a user should know of marks that move between whole frames and their scan region; empty if they do not."""
+    if picture.size == picture.whole or from_whole == picture.uncut:
+        return ""
+    if from_whole:
+        return f"moved from the whole frame to its scan region of {_text(picture.size)}"
+    return f"moved from the scan region of {_text(picture.size)} to the whole frame"
 
 
 def _scales(drawn: Size, frame: Size, pixel_aspect: Fraction) -> bool:
