@@ -21,6 +21,7 @@ from stnet import command_line, files
 from stnet.data.phantom import PhantomVideo, render_phantom
 from stnet.errors import ConfigError
 from stnet.inference import cli as infer
+from stnet.lesions import SCORE_THRESHOLD
 from stnet.video.writer import VideoWriter
 
 UNSEEN = 2  # data sets render from (seed, 0 or 1, number); this place is the demo's own
@@ -133,10 +134,10 @@ def _run(options: argparse.Namespace) -> int:
     for name, phantom in phantoms.items():
         truths += zip(phantom.boxes, phantom.labels, strict=True)
         rows += json.loads((results / name / "detections.json").read_text(encoding="utf-8"))["frames"]
-    score = score_frames(truths, rows, infer.SCORE_THRESHOLD)
+    score = score_frames(truths, rows, SCORE_THRESHOLD)
     files.write_json(options.output / "score.json", asdict(score))
     print(
-        f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {infer.SCORE_THRESHOLD}) in {score.frames_found} of the "
+        f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {SCORE_THRESHOLD}) in {score.frames_found} of the "
         f"{score.frames_with_lesion} frames that show one ({score.found:.0%}), with the right class in "
         f"{score.class_right}; {score.false_positives_per_frame:.2f} false positives per frame over {score.frames} "
         f"frames.\n"

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -16,17 +16,16 @@ from stnet.errors import ConfigError, VideoError
 from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.detector import VideoDetector
-from stnet.inference.formats import DEFAULT_FORMATS, FORMATS
+from stnet.inference.formats import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.run import RunSettings, VideoRun, former_results, plan_jobs
 from stnet.inference.sink import RunFacts
 from stnet.inference.summary import WRITTEN, print_stages, print_summary
+from stnet.lesions import SCORE_THRESHOLD
+from stnet.lesions.sizes import stated_scale
 from stnet.video import DEFAULT_FPS, write_dicom_key
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE = 0, 1, command_line.UNUSABLE
-
-SCORE_THRESHOLD = 0.4
-"""Default score from which detections are drawn and listed in the CSV file."""
 
 DESCRIPTION = """\
 Find breast lesions in ultrasound videos.
@@ -36,7 +35,8 @@ Images of one folder are the frames of one video. For every video a folder is wr
 
   annotated.mp4     the video with boxes, classes and scores
   detections.json   up to 100 detections per frame, whatever their score
-  detections.csv    frame, time, x0, y0, x1, y1, score, class of those with at least --score-threshold
+  detections.csv    frame, time, box, score, class and size of those with at least --score-threshold
+  lesions.csv       one row per lesion: class, score, first and last frame, best frame with box and size
 
 Boxes are in pixels of the original frames; the JSON file says how to read them. Only one run at a time writes to the
 folder of a video; a second one is refused there. --report adds one page about all videos, report.html, for the browser.
@@ -102,11 +102,24 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what to write, of {', '.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)})",
     )
     add(
+        "--export",
+        type=_export_names,
+        default=(),
+        metavar="A,B",
+        help=f"also write the lesions for annotation tools, of {', '.join(EXPORT_FORMATS)}",
+    )
+    add(
+        "--mm-per-pixel",
+        type=_millimetres,
+        metavar="MM",
+        help="size of a pixel where a video states none: 0.08, or width,height as 0.08,0.1 (default: unknown)",
+    )
+    add(
         "--score-threshold",
         type=_score,
         default=SCORE_THRESHOLD,
         metavar="S",
-        help="draw and list in the CSV detections from this score on, 0 to 1 (default: %(default)s)",
+        help="draw and list in the CSV detections, and tell lesions, from this score on, 0 to 1 (default: %(default)s)",
     )
     add(
         "--duplicate-iou",
@@ -182,6 +195,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         overwrite=arguments.overwrite,
         fps=arguments.fps,
         full_frame=arguments.full_frame,
+        mm_per_pixel=arguments.mm_per_pixel,
         live_delay=arguments.delay if arguments.live else None,
     )
     run = VideoRun(detector, jobs, _facts(arguments, detector, len(jobs)), settings, reporter)
@@ -219,7 +233,7 @@ def _formats(arguments: argparse.Namespace) -> tuple[str, ...]:
         names.append("report")
     if not names:
         raise ConfigError("--no-video leaves no format to write; name another one with --formats")
-    return tuple(names)
+    return (*names, *arguments.export)
 
 
 @contextmanager
@@ -231,11 +245,26 @@ def _warnings_to(reporter: Reporter) -> Iterator[None]:
 
 
 def _format_names(text: str) -> tuple[str, ...]:
+    return _names(text, FORMATS)
+
+
+def _export_names(text: str) -> tuple[str, ...]:
+    return _names(text, EXPORT_FORMATS)
+
+
+def _names(text: str, known: Collection[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected names of {', '.join(FORMATS)}, separated by commas")
+    if not names or any(name not in known for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names of {', '.join(known)}, separated by commas")
     return names
+
+
+def _millimetres(text: str) -> str:
+    try:
+        stated_scale(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _positive(text: str) -> int:

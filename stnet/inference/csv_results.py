@@ -8,12 +8,18 @@ from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.frame_results import FrameResult, class_name
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
+from stnet.lesions.result_rows import size_cells
+from stnet.lesions.sizes import sizes_of
+from stnet.video.scale import PixelScale
 
-COLUMNS = ("frame", "time", "x0", "y0", "x1", "y1", "score", "class")
+COLUMNS = ("frame", "time", "x0", "y0", "x1", "y1", "score", "class", "width_mm", "depth_mm", "top_mm")
 
 
 class CsvResults(Sink):
-    """Writes `detections.csv`: one row for each detection of at least the score threshold, as it is drawn."""
+    """Writes `detections.csv`: one row for each detection of at least the score threshold, as it is drawn.
+
+    Sizes are in millimetres, empty where no scale is known.
+    """
 
     file_name = "detections.csv"
 
@@ -21,9 +27,11 @@ class CsvResults(Sink):
         self._run = run
         self._file: GrowingFile | None = None
         self._rows: Any = None
+        self._scale: PixelScale | None = None
 
     def begin(self, video: VideoFacts) -> None:
         """Start the table of a video."""
+        self._scale = video.scale
         self._file = GrowingFile(video.folder / self.file_name, newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._rows.writerow(COLUMNS)
@@ -31,10 +39,13 @@ class CsvResults(Sink):
     def write(self, result: FrameResult) -> None:
         """Append the detections of one frame."""
         found = result.visible.above(self._run.score_threshold)
-        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+        sizes = sizes_of(found.boxes.tolist(), self._scale)
+        for box, score, label, size in zip(found.boxes, found.scores, found.labels, sizes, strict=True):
             corners = [f"{float(x):.2f}" for x in box]
             name = printable(class_name(self._run.class_names, int(label)))
-            self._rows.writerow([result.index, f"{result.time:.6f}", *corners, f"{float(score):.6f}", name])
+            self._rows.writerow(
+                [result.index, f"{result.time:.6f}", *corners, f"{float(score):.6f}", name, *size_cells(size)]
+            )
 
     def end(self, end: VideoEnd) -> None:
         """Complete the table."""

@@ -23,6 +23,9 @@ from stnet.inference.clip_reader import OpenVideo, VideoEnd, VideoStart, failed,
 from stnet.inference.clip_runner import ClipFailure, ClipOutput, ClipRunner
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import open_videos
+from stnet.inference.lesion_collector import linked
+from stnet.inference.video_results import VideoResult
+from stnet.lesions import SCORE_THRESHOLD
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.model.postprocess import Detections, select_detections
@@ -121,6 +124,38 @@ class VideoDetector:
                     yield event
                 elif isinstance(event, VideoEnd):
                     _report(event)
+
+    def videos(
+        self,
+        videos: Any,
+        *,
+        fps: float | Fraction = DEFAULT_FPS,
+        images: bool = False,
+        score_threshold: float = SCORE_THRESHOLD,
+    ) -> Iterator[VideoResult]:
+        """Yield the result of every video with its lesions, once it was read to its end.
+
+        The results of all frames of a video are in memory at once.
+
+        Args:
+            videos: as for a call.
+            fps: frame rate where the input states none.
+            images: keep the frame in every result.
+            score_threshold: a lesion has a detection of at least this score.
+
+        Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
+            warning.
+        """
+        frames: list[FrameResult] = []
+        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
+        with closing(events):
+            for event in events:
+                if isinstance(event, FrameResult):
+                    frames.append(event)
+                elif isinstance(event, VideoEnd):
+                    _report(event)
+                    yield linked(event.name, frames, self.class_names, score_threshold)
+                    frames = []
 
     def events(
         self, videos: Iterable[OpenVideo], *, images: bool = False

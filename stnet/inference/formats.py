@@ -1,19 +1,29 @@
 """The formats that results are written in. A new one is a file with a `Sink`, and its name here."""
 
 from stnet.inference.annotated_video import AnnotatedVideo
+from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
 from stnet.inference.json_results import JsonResults
+from stnet.inference.lesion_results import LesionTable
 from stnet.inference.page import ReportPage
 from stnet.inference.sink import Sink
 
 FORMATS: dict[str, type[Sink]] = {
     "json": JsonResults,
     "csv": CsvResults,
+    "lesions": LesionTable,
     "video": AnnotatedVideo,
     "report": ReportPage,
 }
 
-DEFAULT_FORMATS = ("json", "csv", "video")
+EXPORT_FORMATS: dict[str, type[Sink]] = {
+    sink.format_name: sink for sink in (CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles)
+}
+"""For annotation tools."""
 
-PER_VIDEO = tuple(sink.file_name for sink in FORMATS.values() if not sink.once)
-PER_RUN = tuple(sink.file_name for sink in FORMATS.values() if sink.once)
+SINKS = FORMATS | EXPORT_FORMATS
+
+DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
+
+PER_VIDEO = tuple(sink.file_name for sink in SINKS.values() if not sink.once)
+PER_RUN = tuple(sink.file_name for sink in SINKS.values() if sink.once)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from stnet.lesions import LesionInFrame
 from stnet.model.postprocess import Detections
 
 
@@ -16,6 +17,7 @@ class FrameResult:
     boxes x0 y0 x1 y1 in pixels of the original frame, best score first, as predicted: they may reach beyond it. `image`
     is the frame itself, uint8 RGB `[H, W, 3]`, where it was asked for. `size` is the (height, width) of what was looked
     at: the frame, or the part of it whose corner lies at x, y `origin`. `file` is its name where frames are files.
+    `lesions` are those in sight, None where detections were not linked.
     """
 
     video: str
@@ -26,6 +28,7 @@ class FrameResult:
     image: np.ndarray | None = field(default=None, repr=False)
     file: str | None = None
     origin: tuple[int, int] = (0, 0)
+    lesions: tuple[LesionInFrame, ...] | None = field(default=None, repr=False)
 
     @property
     def detections_in_image(self) -> Detections:

@@ -1,14 +1,19 @@
 """`detections.json`: all that was found, frame by frame."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
+from stnet.lesions import Lesion
+from stnet.lesions.result_rows import lesion_entry
+from stnet.lesions.sizes import sizes_of
 from stnet.video import VideoSource
+from stnet.video.scale import PixelScale
 
-FORMAT = "stnet-detections/1"
+FORMAT = "stnet-detections/2"
 
 CONVENTIONS = {
     "boxes": "x0 y0 x1 y1 in pixels of the original frame, as predicted: they may reach beyond it. The CSV file, the "
@@ -17,6 +22,9 @@ CONVENTIONS = {
     "scores": "0 to 1, best first; all are listed here, whatever the score threshold of the other files",
     "labels": "keys of class_names. A box stands once for every class that it may be of, with the same coordinates and "
     "that class's score: two rows with one box are one finding, not two.",
+    "sizes": "width, depth extent and depth of the top in millimetres; null, or absent, where no scale is known.",
+    "lesions": "detections of one lesion linked over the frames; track.boxes are smoothed, track.rows tell where a "
+    "frame lists what was found; null where the lesion was missed in passing and its box is filled in.",
 }
 
 
@@ -24,8 +32,8 @@ class JsonResults(Sink):
     """Writes `detections.json`, one line per frame, holding none of them in memory.
 
     The file is an object: `format`, `video`, `model`, `conventions` (how to read what follows), `class_names` by label,
-    `frames` (each with `frame`, `time`, and columns `boxes`, `scores`, `labels`), then `status`, `problems`
-    and `frame_count`, known only at the end.
+    `frames` (each with `frame`, `time`, and columns `boxes`, `scores`, `labels`, `sizes_mm`), then `lesions`, `status`,
+    `problems` and `frame_count`, known only at the end. `detections.schema.json` describes it.
     """
 
     file_name = "detections.json"
@@ -33,10 +41,12 @@ class JsonResults(Sink):
     def __init__(self, run: RunFacts) -> None:
         self._run, self._frames = run, 0
         self._file: GrowingFile | None = None
+        self._scale: PixelScale | None = None
+        self._lesions: Sequence[Lesion] = ()
 
     def begin(self, video: VideoFacts) -> None:
         """Start the file of a video."""
-        self._frames = 0
+        self._frames, self._scale, self._lesions = 0, video.scale, ()
         self._file = GrowingFile(video.folder / self.file_name)
         head = {
             "format": FORMAT,
@@ -56,12 +66,19 @@ class JsonResults(Sink):
         row["boxes"] = [[round(float(x), 2) for x in box] for box in detections.boxes]
         row["scores"] = [round(float(score), 6) for score in detections.scores]
         row["labels"] = [int(label) for label in detections.labels]
+        if self._scale is not None:
+            row["sizes_mm"] = sizes_of(detections.boxes.tolist(), self._scale)
         self._file.write((",\n" if self._frames else "\n") + json_text(row))
         self._frames += 1
 
+    def lesions(self, found: Sequence[Lesion]) -> None:
+        """Take in the lesions."""
+        self._lesions = found
+
     def end(self, end: VideoEnd) -> None:
         """Write how the video was read, and complete the file."""
-        tail = {"status": end.status, "problems": list(end.problems), "frame_count": self._frames}
+        lesions = [lesion_entry(lesion, self._run.class_names, self._scale) for lesion in self._lesions]
+        tail = {"lesions": lesions, "status": end.status, "problems": list(end.problems), "frame_count": self._frames}
         self._file.write("\n]," + json_text(tail)[1:] + "\n")
         self._file.close()
         self._file = None

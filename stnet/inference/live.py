@@ -22,6 +22,9 @@ from stnet.inference.background import POLL_SECONDS
 from stnet.inference.detector import TOP_DETECTIONS, VideoDetector, check_finite
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import as_array
+from stnet.inference.lesion_collector import frame_findings
+from stnet.lesions import SCORE_THRESHOLD, LiveLinker
+from stnet.lesions.linking import link_settings
 from stnet.model.postprocess import select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
@@ -41,7 +44,7 @@ MOMENT = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class LiveResult(FrameResult):
-    """A frame's detections, and the seconds from its arrival to this result."""
+    """A frame's detections, its lesions as far as known by then, and the seconds from its arrival to this result."""
 
     latency: float
 
@@ -71,13 +74,20 @@ class LiveDetector:
         waiting: frames that may wait while the model is busy.
         policy: what happens when one more arrives: "drop-oldest" discards the one that waited longest (it
             gets no result), "wait" lets the feed wait (nothing is lost, for files and pipes).
+        score_threshold: a lesion has a detection of at least this score.
 
     Raises:
         ConfigError: a value out of range.
     """
 
     def __init__(
-        self, detector: VideoDetector, *, delay: int = 0, waiting: int = 2, policy: Policy = "drop-oldest"
+        self,
+        detector: VideoDetector,
+        *,
+        delay: int = 0,
+        waiting: int = 2,
+        policy: Policy = "drop-oldest",
+        score_threshold: float = SCORE_THRESHOLD,
     ) -> None:
         if delay not in (0, 1):
             raise ConfigError(f"delay {delay}; a live result may be delayed by 0 or 1 frame")
@@ -86,6 +96,7 @@ class LiveDetector:
         if policy not in ("drop-oldest", "wait"):
             raise ConfigError(f"policy {policy!r}; use drop-oldest or wait")
         self._detector, self._delay, self._waiting, self._policy = detector, delay, waiting, policy
+        self._link = link_settings(score_threshold)
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._answered = self._dropped = 0
         self._lock = threading.Lock()
@@ -116,6 +127,7 @@ class LiveDetector:
             VideoError: frames that cannot be used; and whatever the feed raises.
         """
         window = _Window(self._detector.config.frames, self._delay)
+        linker = LiveLinker(self._link)
         arrivals = _Arrivals(feed, name, self._waiting, self._policy)
         size: tuple[int, ...] | None = None
         try:
@@ -127,9 +139,9 @@ class LiveDetector:
                     raise VideoError(f"{name}: frame size changes from {list(size[:2])} to {list(shape[:2])}")
                 window.append(arrival, self._features(arrival.frame.image))
                 if window.ready:
-                    yield self._answer(window, name, images)
+                    yield self._answer(window, linker, name, images)
             if window.finish():
-                yield self._answer(window, name, images)
+                yield self._answer(window, linker, name, images)
         finally:
             arrivals.stop()
             self._count(dropped=arrivals.take_dropped())
@@ -150,7 +162,7 @@ class LiveDetector:
             return [level.clone() for level in levels]
 
     @torch.inference_mode()
-    def _answer(self, window: "_Window", name: str, images: bool) -> LiveResult:
+    def _answer(self, window: "_Window", linker: LiveLinker, name: str, images: bool) -> LiveResult:
         arrival, clip = window.clip()
         levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
         engine = self._detector.engine
@@ -161,9 +173,7 @@ class LiveDetector:
         (detections,) = select_detections(
             logits, boxes, height, width, TOP_DETECTIONS, duplicate_iou=self._detector.config.duplicate_iou
         )
-        latency = time.perf_counter() - arrival.at
-        self._count(latency=latency)
-        return LiveResult(
+        result = FrameResult(
             video=name,
             index=arrival.frame.index,
             time=arrival.frame.time,
@@ -172,8 +182,12 @@ class LiveDetector:
             image=arrival.frame.image if images else None,
             file=arrival.frame.name,
             origin=arrival.frame.origin,
-            latency=latency,
         )
+        found = frame_findings(result, len(self._detector.class_names), self._link.keep_score)
+        lesions = tuple(linker.update(found))
+        latency = time.perf_counter() - arrival.at
+        self._count(latency=latency)
+        return LiveResult(**vars(result) | {"lesions": lesions, "latency": latency})
 
 
 class _Window:

@@ -1,5 +1,6 @@
 """All formats of a run together: one that fails is given up, the others go on."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from stnet.errors import EXTERNAL, ConfigError, VideoError
 from stnet.files import PARTIAL
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.formats import FORMATS, PER_VIDEO
+from stnet.inference.formats import PER_VIDEO, SINKS
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
 
 LOCK_NAME = ".running"
@@ -28,6 +30,14 @@ def refuse_existing(paths: Iterable[Path]) -> None:
             f"results exist already: {', '.join(existing[:3])}{more}; add --overwrite to replace them, "
             "or choose another --output"
         )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of results, or a folder of them."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def unwritable(folder: Path, error: OSError) -> VideoError:
@@ -49,7 +59,7 @@ class Outputs:
     it is one file for all), and said so at once.
 
     Args:
-        formats: names of `FORMATS`.
+        formats: names of `SINKS`.
         run: what all videos have in common.
         overwrite: replace the results of a former run.
         tell: prints a message.
@@ -64,8 +74,9 @@ class Outputs:
         except OSError as error:
             raise unwritable(run.output, error) from error
         self._overwrite, self._tell, self._output = overwrite, tell, run.output
-        self._alive = [self._made(FORMATS[name], run) for name in formats]
+        self._alive = [self._made(SINKS[name], run) for name in formats]
         self._failed: list[Sink] = []
+        self._lesions = LesionCollector(run.class_names, run.score_threshold)
         self._video: VideoFacts | None = None
         self._lock: FolderLock | None = None
         self.broken = False
@@ -91,15 +102,16 @@ class Outputs:
             if not self._overwrite:
                 refuse_existing(former)
             for path in former:
-                path.unlink(missing_ok=True)
+                _remove(path)
         except BaseException:
             lock.release()
             raise
-        self._video, self._lock = video, lock
+        self._video, self._lock, self._lesions = video, lock, self._lesions.fresh()
         return self._each(lambda sink: sink.begin(video))
 
     def write(self, result: FrameResult) -> bool:
         """Append one frame; return whether more can be written."""
+        self._lesions.add(result)
         return self._each(lambda sink: sink.write(result))
 
     def end(self, end: VideoEnd) -> bool:
@@ -109,6 +121,9 @@ class Outputs:
             Whether all formats were written in full.
         """
         begun = self._video is not None
+        if begun:
+            found = self._lesions.found()
+            self._each(lambda sink: sink.lesions(found))
         self._each(lambda sink: sink.end(end) if begun or sink.once else None)
         return self._leave()
 

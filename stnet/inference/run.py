@@ -17,7 +17,9 @@ from stnet.inference.live import LiveDetector
 from stnet.inference.outputs import Outputs, unwritable
 from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.inference.summary import VideoSummary
+from stnet.lesions.sizes import agree, stated_scale
 from stnet.video import VideoInput, VideoSource, find_inputs
+from stnet.video.scale import PixelScale
 
 UNWRITTEN = "unwritten"
 """Status of a video of which not all results could be written."""
@@ -41,6 +43,7 @@ class RunSettings:
         overwrite: replace the results of a former run.
         fps: frame rate of inputs that state none.
         full_frame: use whole frames of DICOM files, not only their scan region.
+        mm_per_pixel: the size of pixels where a video states none, as `--mm-per-pixel` takes it; None: unknown.
         live_delay: play the videos at their own rate, answering after so many frames; None: by clips over whole videos.
     """
 
@@ -48,6 +51,7 @@ class RunSettings:
     overwrite: bool
     fps: Fraction
     full_frame: bool
+    mm_per_pixel: str | None
     live_delay: int | None
 
 
@@ -69,8 +73,8 @@ def plan_jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[Video
 
 def former_results(jobs: Sequence[Job], output: Path, formats: Sequence[str]) -> list[Path]:
     """Return the paths of all files of results that a run may find or will write."""
-    paths = [job.folder / name for job in jobs for name in PER_VIDEO]
-    return paths + [output / name for name in PER_RUN if "report" in formats]
+    of_run = [output / name for name in PER_RUN if "report" in formats]
+    return of_run + [job.folder / name for job in jobs for name in PER_VIDEO]
 
 
 def _found(names: Sequence[str]) -> tuple[list[VideoInput], list[VideoSummary]]:
@@ -189,7 +193,14 @@ class VideoRun:
         self._tally = _Tally(folder=job.folder)
         try:
             going = self._outputs.begin(
-                VideoFacts(name=job.name, folder=job.folder, source=source, origin=job.video.origin, frames=frames)
+                VideoFacts(
+                    name=job.name,
+                    folder=job.folder,
+                    source=source,
+                    origin=job.video.origin,
+                    frames=frames,
+                    scale=self._scale(source),
+                )
             )
         except EXTERNAL as error:
             self._tally.error = unwritable(job.folder, error) if isinstance(error, OSError) else error
@@ -198,6 +209,19 @@ class VideoRun:
             self._reporter.message(f"{job.name}: {note}")
         self._reporter.start(job.name, frames)
         return going
+
+    def _scale(self, source: VideoSource) -> PixelScale | None:
+        stated = self._settings.mm_per_pixel
+        if stated is None:
+            return source.scale
+        scale = stated_scale(stated, source.pixel_aspect)
+        if source.scale is None:
+            return scale
+        if not agree(source.scale, scale):
+            self._reporter.message(
+                f"warning: {source.name} states another size of pixels than --mm-per-pixel {stated}; its own is used"
+            )
+        return source.scale
 
     def _write(self, result: FrameResult) -> bool:
         timer, tally = self._detector.timer, self._tally

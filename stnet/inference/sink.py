@@ -3,13 +3,16 @@
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.frame_results import FrameResult
+from stnet.lesions import Lesion
 from stnet.video import VideoSource
+from stnet.video.scale import PixelScale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +38,31 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """A video whose results follow: `origin` is what the user named, `frames` how many are expected (None: unknown)."""
+    """A video whose results follow.
+
+    Attributes:
+        name: of the video.
+        folder: for its results.
+        source: what it is read from.
+        origin: what the user named.
+        frames: how many are expected, None where that is unknown.
+        scale: the size of its pixels, None where that is unknown.
+    """
 
     name: str
     folder: Path
     source: VideoSource
     origin: str
     frames: int | None
+    scale: PixelScale | None = None
 
 
 class Sink(ABC):
     """Results of a run in one format.
 
-    A sink lives as long as its run: for every video `begin`, `write` for each frame, then `end`, or `abandon` where it
-    could not be finished; `close` ends the run. A file grows under a partial name until its video (or run) has ended.
+    A sink lives as long as its run: for every video `begin`, `write` for each frame, `lesions`, then `end`, or
+    `abandon` where it could not be finished; `close` ends the run. A file grows under a partial name until its video
+    (or run) has ended.
     All methods raise `OSError` or `VideoError` where something cannot be written.
 
     Attributes:
@@ -71,6 +85,9 @@ class Sink(ABC):
     @abstractmethod
     def write(self, result: FrameResult) -> None:
         """Append one frame of the video."""
+
+    def lesions(self, found: Sequence[Lesion]) -> None:  # noqa: B027  nothing to do for some
+        """Take in the lesions of the video, which are known when all its frames are."""
 
     @abstractmethod
     def end(self, end: VideoEnd) -> None:

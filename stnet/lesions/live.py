@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stnet.lesions.findings import Findings
-from stnet.lesions.joining import GATE, distance, ends_of
+from stnet.lesions.joining import GATE, distances, ends_of
 from stnet.lesions.lesion import LesionInFrame
 from stnet.lesions.linking import Linker, LinkSettings, Tracklet
 
@@ -71,10 +71,10 @@ class LiveLinker:
         """Return the lesion that a tracklet belongs to: one that was away, or a new one."""
         still_open = {id(open_one) for open_one in self._linker.open}
         away = [known for known in self._known if id(known.tracklet) not in still_open]
-        coming = ends_of(tracklet)
-        distances = [distance(ends_of(known.tracklet), coming, self._settings) for known in away]
-        if distances and min(distances) < GATE:
-            known = away[int(np.argmin(distances))]
+        coming = ends_of([tracklet])
+        far = [distances(ends_of([known.tracklet]), 0, coming, slice(1), self._settings)[0] for known in away]
+        if far and min(far) < GATE:
+            known = away[int(np.argmin(far))]
             known.tracklet = tracklet
         else:
             self._numbers += 1

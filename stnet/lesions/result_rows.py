@@ -69,7 +69,7 @@ def lesion_row(lesion: Lesion, names: dict[int, str], scale: PixelScale | None) 
     (size,) = sizes_of([box], scale)
     return [
         str(lesion.number),
-        printable(_name(names, lesion.label)),
+        _shown(names, lesion.label),
         f"{lesion.score:.6f}",
         str(lesion.first_frame),
         str(lesion.last_frame),
@@ -108,22 +108,26 @@ def annotations(
             if x1 <= x0 or y1 <= y0:
                 continue
             found = FoundBox(
-                label=_name(names, lesion.label), box=(x0, y0, x1, y1), score=lesion.score, instance=lesion.number
+                label=_shown(names, lesion.label), box=(x0, y0, x1, y1), score=lesion.score, instance=lesion.number
             )
             boxes[frame] = (*boxes.get(frame, ()), found)
     return VideoBoxes(
-        name=name,
-        source=origin,
+        name=printable(name),
+        source=printable(origin),
         size=(width, height),
         frames=frames,
         fps=float(source.fps),
-        labels=tuple(_name(names, label) for label in sorted(names)),
+        labels=tuple(_shown(names, label) for label in sorted(names)),
         boxes=boxes,
     )
 
 
 def _name(names: dict[int, str], label: int) -> str:
     return names.get(label, str(label))
+
+
+def _shown(names: dict[int, str], label: int) -> str:
+    return printable(_name(names, label))
 
 
 def _rounded(value: float) -> float:

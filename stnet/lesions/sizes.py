@@ -1,5 +1,6 @@
 """Sizes of boxes in millimetres, where the size of a pixel is known."""
 
+import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -19,6 +20,16 @@ def sizes_of(boxes: Iterable[Sequence[float]], scale: PixelScale | None) -> list
         else (round(size.width, 3), round(size.depth, 3), None if size.top is None else round(size.top, 3))
         for size in sizes
     ]
+
+
+def agree(stated: PixelScale, other: PixelScale) -> bool:
+    """Whether all regions of a scale have pixels of the size that another one gives whole frames, to 1 %."""
+    (frame,) = other.regions
+    return all(
+        math.isclose(region.pixel_width, frame.pixel_width, rel_tol=0.01)
+        and math.isclose(region.pixel_height, frame.pixel_height, rel_tol=0.01)
+        for region in stated.regions
+    )
 
 
 def stated_scale(text: str, pixel_aspect: Fraction = Fraction(1)) -> PixelScale:

@@ -50,7 +50,8 @@ def test_one_video(infer, make_clip, tmp_path, frames):
     folder = tmp_path / "runs" / "infer" / "clip"
     assert status == 0 and "warning" not in err and "error" not in err
     assert f"clip: ok, {frames} frames" in out and "runs/infer/clip" in out
-    assert sorted(path.name for path in folder.iterdir()) == ["annotated.mp4", "detections.csv", "detections.json"]
+    names = ["annotated.mp4", "detections.csv", "detections.json", "lesions.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     data = results(folder)
     assert [frame["frame"] for frame in data["frames"]] == list(range(frames))
     assert data["status"] == "ok" and data["model"]["dtype"] == "float32"
@@ -323,6 +324,7 @@ def test_options_are_frozen():
             "--dicom-key",
             "--dtype",
             "--duplicate-iou",
+            "--export",
             "--formats",
         ),
         *(
@@ -330,6 +332,7 @@ def test_options_are_frozen():
             "--full-frame",
             "--help",
             "--live",
+            "--mm-per-pixel",
             "--no-video",
             "--output",
             "--overwrite",
@@ -370,7 +373,7 @@ def test_interruption_keeps_finished_results(checkpoint, make_clip, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert results(tmp_path / "out" / "first")["frame_count"] == 3
-    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 3
+    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 4
 
 
 MEASURE = """

@@ -17,13 +17,14 @@ from stnet.errors import ConfigError, VideoError
 from stnet.inference import FrameResult, draw_detections
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.formats import FORMATS, PER_VIDEO
+from stnet.inference.formats import DEFAULT_FORMATS, FORMATS, PER_VIDEO
 from stnet.inference.outputs import LOCK_NAME, Outputs
 from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource, open_source
 
 NAMES = {1: "benign", 2: "malignant"}
+WRITTEN = [FORMATS[name].file_name for name in DEFAULT_FORMATS]
 
 
 def detections(*rows):
@@ -42,7 +43,7 @@ def outputs(folder, frames: int = 3, video: bool = True, overwrite: bool = True,
         model={"checkpoint": "tiny"},
         shown={},
     )
-    formats = ("json", "csv", "video") if video else ("json", "csv")
+    formats = DEFAULT_FORMATS if video else ("json", "csv")
     written = Outputs(formats, facts, overwrite, (lines if lines is not None else []).append)
     written.begin(VideoFacts(name="clip", folder=folder, source=source, origin="clip [1].mp4", frames=frames))
     return written
@@ -65,7 +66,7 @@ def test_files_hold_what_was_found(tmp_path):
     writer.write(result(1, detections()))
     writer.write(result(2, detections((0, 0, 5, 5, 0.5, 3))))
     assert writer.end(end("truncated", "3 of 9 frames"))
-    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(PER_VIDEO)
+    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(WRITTEN)
     data = json.loads((tmp_path / "clip" / "detections.json").read_text())
     assert data["video"] == {
         "name": "clip",
@@ -87,9 +88,9 @@ def test_files_hold_what_was_found(tmp_path):
     with open(tmp_path / "clip" / "detections.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["frame", "time", "x0", "y0", "x1", "y1", "score", "class"],
-        ["0", "0.000000", "1.25", "2.00", "10.13", "12.00", "0.900000", "malignant"],
-        ["2", "0.066733", "0.00", "0.00", "5.00", "5.00", "0.500000", "3"],
+        ["frame", "time", "x0", "y0", "x1", "y1", "score", "class", "width_mm", "depth_mm", "top_mm"],
+        ["0", "0.000000", "1.25", "2.00", "10.13", "12.00", "0.900000", "malignant", "", "", ""],
+        ["2", "0.066733", "0.00", "0.00", "5.00", "5.00", "0.500000", "3", "", "", ""],
     ]
     video = open_source(tmp_path / "clip" / "annotated.mp4")
     assert (len(list(video)), video.fps) == (3, Fraction(30000, 1001))
@@ -108,7 +109,7 @@ def test_abandoned_files_are_partial_and_former_ones_gone(tmp_path):
     writer = outputs(tmp_path)
     writer.write(result(0, detections()))
     writer.abandon(KeyboardInterrupt())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.partial" for name in PER_VIDEO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.partial" for name in WRITTEN)
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -156,7 +157,7 @@ def test_a_format_that_fails_is_given_up_and_the_others_go_on(tmp_path, monkeypa
     assert not writer.end(end()) and writer.broken
     name = FORMATS[failing].file_name
     assert lines == [f"error: {tmp_path}/clip/{name}.partial: cannot be written (No space left on device)"]
-    wanted = [f"{other}.partial" if other == name else other for other in PER_VIDEO]
+    wanted = [f"{other}.partial" if other == name else other for other in WRITTEN]
     assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == sorted(wanted)
 
 
