@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Read when PyTorch is imported. Training in bfloat16 now and then gave numbers that are not finite by oneDNN's kernels
+# for matrix tiles (AMX; PyTorch 2.14.1, a virtual machine under load), and in no case without them.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
 import pytest
 import torch
 

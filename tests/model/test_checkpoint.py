@@ -228,8 +228,15 @@ def test_harmless_objects_beside_the_weights_load(published, tmp_path, zipped):
     assert contents["best"] == beside["best"] and contents["types"].big == 1 << 80
 
 
-@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
-@pytest.mark.parametrize("key", ["model", "state_dict", None])
+@pytest.mark.parametrize(
+    ("wrap", "key"),
+    [
+        ("module.{}", "model"),
+        ("_orig_mod.{}", "state_dict"),
+        ("module._orig_mod.{}", None),
+        ("_orig_mod.module.{}", "model"),
+    ],
+)
 def test_names_of_wrapped_models_are_unwrapped(published, tmp_path, wrap, key):
     wrapped = {wrap.format(name): value for name, value in published.items()}
     torch.save({key: wrapped} if key else wrapped, tmp_path / "a.pth")
