@@ -24,9 +24,9 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
-from stnet.kernels import ms_deform_attn, spatial_temporal_deform_attn
+from stnet.kernels import backends, ms_deform_attn, spatial_temporal_deform_attn
 
-BACKENDS = ("reference", "cpu", "triton")
+BACKENDS = (backends.REFERENCE, *backends.BACKENDS)
 # Of the norm: rounding of inputs is shared with the float64 call, so this is what sums and the output's dtype cost.
 LIMITS = {torch.float32: 2e-5, torch.float16: 6e-3, torch.bfloat16: 5e-2}
 FROM_WHOLE_PIXELS = 0.02

@@ -100,7 +100,7 @@ def _maximum_of_nan_and_a_number(monkeypatch):
             monkeypatch.setattr(InterpreterBuilder, name, lambda self, a, b, f=function: self.binary_op(a, b, f))
 
 
-@pytest.fixture(params=["reference", "cpu", "triton"])
+@pytest.fixture(params=["reference", *BACKENDS])
 def backend(request, monkeypatch) -> Backend:
     """Each backend in turn; running a case on it asserts that its kernels, and no others, did the work."""
     name = request.param
