@@ -21,6 +21,7 @@ from stnet.data.formats.marks import (
     Mark,
     MarksFile,
     Size,
+    StatedVideo,
     VideoBoxes,
     VideoMarks,
 )
@@ -166,8 +167,11 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
         number: FrameMarks(where=f"{where}: frame {number + 1}", marks=tuple(found), relative=True)
         for number, found in sorted(marks.items())
     }
+    stated = StatedVideo(where=f"{where}: framesCount", frames=next(iter(counts), None))
     pace = None if counts or len(times) < 2 else _pace(min(times), max(times))
-    return VideoMarks(where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, pace=pace)
+    return VideoMarks(
+        where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, stated=stated, pace=pace
+    )
 
 
 def _is_time(value: object) -> bool:
