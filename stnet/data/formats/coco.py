@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from stnet.data.annotations.entries import Annotations, BoxEntry, load_json, parse_annotations
 from stnet.data.formats import json_file
 from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, StatedVideo, VideoBoxes
-from stnet.data.formats.shapes import around, around_turned_box, ordered
+from stnet.data.shapes import around, around_turned_box, ordered
 from stnet.errors import DataError
 
 
@@ -117,11 +117,8 @@ def _mark(document: dict, content: Annotations, entry: BoxEntry, file: Path) -> 
     attributes = attributes if isinstance(attributes, dict) else {}
     x, y, w, h = entry.bbox
     box, shape = ordered(x, y, x + w, y + h), "polygon" if _lacks_box(raw) else "box"
-    turn = attributes.get("rotation", raw.get("rotation", 0)) or 0
-    if isinstance(turn, bool) or not isinstance(turn, int | float) or not abs(turn) <= 1e6:
-        raise DataError(f"{where}: rotation is {turn!r:.40}, no angle in degrees")
-    if turn:
-        box, shape = around_turned_box(box, turn), "rotated box"
+    if entry.turn:
+        box, shape = around_turned_box(box, entry.turn), "rotated box"
     if entry.region:
         box, shape = None, entry.region
     return Mark(

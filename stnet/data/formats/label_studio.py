@@ -25,7 +25,7 @@ from stnet.data.formats.marks import (
     VideoBoxes,
     VideoMarks,
 )
-from stnet.data.formats.shapes import around, around_ellipse, ordered, turned_about_corner
+from stnet.data.shapes import around, around_ellipse, ordered, turned_about_corner
 from stnet.errors import DataError
 
 MAX_FRAMES = 10**6

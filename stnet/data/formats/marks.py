@@ -7,8 +7,7 @@ A reader states what its file says and no more. Which video and which frame an e
 from collections import Counter
 from dataclasses import dataclass, field
 
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels, x0 <= x1 and y0 <= y1; the last column and row are outside."""
+from stnet.data.shapes import Box
 
 Size = tuple[int, int]
 """Width and height in pixels."""
