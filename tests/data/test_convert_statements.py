@@ -460,3 +460,10 @@ def test_what_a_coco_file_says_of_its_videos_is_compared_with_them(tmp_path, kin
             DataError, match=r"videos\[0\] 'a': states a video of 30 frames, a has 10: is it of another"
         ):
             converted(length=30)
+
+
+def test_masks_beside_frames_are_no_frames(tmp_path):
+    folder = frame_folder(tmp_path / "a", 3)
+    Image.new("L", (20, 30)).save(folder / "000001_mask.png")  # of another size, too
+    states, remarks = table(tmp_path, folder, coco(tmp_path / "x.json", [f"{i:06d}.png" for i in range(3)]))
+    assert states == squares(0, 1, 2) and "named like masks of others (000001_mask.png) and left out" in remarks
