@@ -17,6 +17,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from stnet.contents import misnamed
 from stnet.errors import VideoError
 from stnet.video.container import open_container
 from stnet.video.depth import DEEP_LEAST, on_black
@@ -231,9 +232,13 @@ class VideoFile(DecodedVideo):
         super().__init__(str(self.path), self.path.stem)
 
     def _container(self) -> Any:
-        if self.path.is_file() and not self.path.stat().st_size:
-            raise VideoError(f"{self.path}: is empty (0 bytes); copy it again")
-        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+        try:
+            return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+        except av.FFmpegError as error:
+            other = misnamed(self.path, "a video")
+            if other is None:
+                raise
+            raise VideoError(f"{self.path}: {other}") from error
 
 
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:

@@ -372,7 +372,17 @@ def test_real_clips(shared):
     assert sorted(counts.values()) == [104, 137, 151, 187]
 
 
-def test_an_empty_file_is_called_empty(tmp_path):
-    (tmp_path / "x.mp4").touch()
-    with pytest.raises(VideoError, match="is empty"):
-        open_source(tmp_path / "x.mp4")
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"PK\x03\x04" + b"x" * 60, "an archive .zip., not a video; unpack it first"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs, .*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "an HTML page, not a video; the download failed"),
+        (b"", "an empty file"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 60, "an image .PNG., not a video"),
+    ],
+)
+def test_files_that_are_no_videos_are_named_for_what_they_are(tmp_path, content, what):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=rf"a\.mp4: is {what}"):
+        VideoFile(tmp_path / "a.mp4")
