@@ -396,3 +396,17 @@ def test_shapes_of_labelme_that_state_no_type(tmp_path):
     (tmp_path / "000000.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match="2 points without a shape_type, no polygon; state"):
         states(tmp_path, clip, tmp_path / "000000.json")
+
+
+def test_a_labelme_file_of_another_name_than_its_image_is_told(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 3)
+    (tmp_path / "marks").mkdir()
+    shape = {"label": "benign", "points": [[10, 5], [30, 25]], "shape_type": "rectangle"}
+    document = {"imagePath": "000000.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (tmp_path / "marks" / "000000.json").write_text(json.dumps(document))
+    assert "imagePath" not in states(tmp_path, clip, tmp_path / "marks")[1]
+    (tmp_path / "marks" / "000000.json").rename(tmp_path / "marks" / "000002.json")
+    found, remarks = states(tmp_path, clip, tmp_path / "marks")
+    assert found == [[[10, 5, 30, 25]], "u", "u"]
+    assert "not called like their image are placed by their imagePath (first in " in remarks
+    assert "000002.json)" in remarks
