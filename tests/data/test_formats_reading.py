@@ -398,6 +398,14 @@ def test_shapes_of_labelme_that_state_no_type(tmp_path):
         states(tmp_path, clip, tmp_path / "000000.json")
 
 
+def test_a_voc_file_of_another_name_than_its_image_is_told(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 2)
+    text = VOC.format(name="000000.png", width=100, objects="").replace("<height>50", f"<height>{HEIGHT}")
+    (tmp_path / "000001.xml").write_text(text.replace("<width>100", f"<width>{WIDTH}"))
+    found, remarks = states(tmp_path, clip, tmp_path / "000001.xml")
+    assert found == ["-", "u"] and "placed by their filename (first in " in remarks
+
+
 def test_a_labelme_file_of_another_name_than_its_image_is_told(tmp_path):
     clip = frame_folder(tmp_path / "clip", 3)
     (tmp_path / "marks").mkdir()

@@ -1,7 +1,6 @@
 """LabelMe files: JSON, one per image, also as X-AnyLabeling writes them."""
 
 import math
-from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from stnet.data.annotations.entries import load_json
@@ -39,9 +38,8 @@ def parse_labelme(document: dict, file: Path, folder: str = "") -> MarksFile:
         marks=tuple(_mark(shape, f"{file}: shapes[{position}]") for position, shape in enumerate(shapes)),
         size=json_file.size(document, "imageWidth", "imageHeight", str(file)),
     )
-    other = file.stem != name.stem
-    notes = Counter({"LabelMe files that are not called like their image are placed by their imagePath": int(other)})
-    return MarksFile(name=str(file), stem=file.stem, images=(ImageMarks(name=str(name), frame=frame),), notes=+notes)
+    image = ImageMarks(name=str(name), frame=frame)
+    return MarksFile.of_image(file, image, statement="imagePath")
 
 
 def _mark(shape: dict, where: str) -> Mark:
