@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -85,7 +85,7 @@ class GrowingFile:
     """
 
     def __init__(self, path: Path, newline: str | None = None) -> None:
-        self.path = path
+        self.path, self._newline = path, newline
         self.partial = path.with_name(path.name + PARTIAL)
         self._handle: IO[str] = open(self.partial, "w", encoding="utf-8", newline=newline)  # noqa: SIM115
 
@@ -93,14 +93,28 @@ class GrowingFile:
         """Append text."""
         self._handle.write(text)
 
-    def close(self) -> None:
-        """Finish the file and give it its name."""
+    def close(self, revised: Callable[[Iterable[str]], Iterable[str]] | None = None) -> None:
+        """Finish the file and give it its name.
+
+        Args:
+            revised: makes the final lines of those written, where the end tells what could not be known before. Lines
+                are read and written one at a time.
+        """
         if self._handle.closed:
             return
         self._handle.flush()
         os.fsync(self._handle.fileno())
         self._handle.close()
-        os.replace(self.partial, self.path)
+        if revised is None:
+            os.replace(self.partial, self.path)
+            return
+        with (
+            replacing(self.path) as temporary,
+            open(self.partial, encoding="utf-8", newline=self._newline) as written,
+            open(temporary, "w", encoding="utf-8", newline=self._newline) as final,
+        ):
+            final.writelines(revised(written))
+        self.partial.unlink()
 
     def abandon(self) -> None:
         """Stop writing; what there is stays under the partial name."""

@@ -47,6 +47,23 @@ def test_a_growing_file_keeps_what_it_had_when_broken_off(tmp_path):
     assert os.listdir(tmp_path) == ["frames.csv"]
 
 
+def test_a_growing_file_may_be_revised_when_its_end_is_known(tmp_path):
+    file = GrowingFile(tmp_path / "rows.csv", newline="")
+    file.write("a\r\nb\r\n")
+    with pytest.raises(RuntimeError):
+        file.close(revised=_broken)
+    assert os.listdir(tmp_path) == ["rows.csv.partial"]
+    file = GrowingFile(tmp_path / "rows.csv", newline="")
+    file.write("a\r\nb\r\n")
+    file.close(revised=lambda lines: (f"{number} {line}" for number, line in enumerate(lines)))
+    assert os.listdir(tmp_path) == ["rows.csv"] and (tmp_path / "rows.csv").read_bytes() == b"0 a\r\n1 b\r\n"
+
+
+def _broken(lines):
+    yield next(iter(lines))
+    raise RuntimeError
+
+
 def test_names_cannot_command_a_terminal():
     assert printable("a\x1b[31mb\udcff\né") == "a\\x1b[31mb\\udcff\\né"
 

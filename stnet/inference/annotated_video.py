@@ -1,46 +1,75 @@
 """`annotated.mp4`: the video with what was found drawn into it."""
 
+from collections.abc import Sequence
+from contextlib import closing
+
+from stnet.errors import VideoError
 from stnet.inference.clip_reader import VideoEnd
-from stnet.inference.draw import draw_detections
+from stnet.inference.draw import draw_marks, readable_scale
+from stnet.inference.frame_marks import Listed, in_frame, listed, marks_of
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
-from stnet.video import VideoWriter
+from stnet.lesions import Lesion
+from stnet.video import VideoSource, VideoWriter
 
 
 class AnnotatedVideo(Sink):
-    """Writes `annotated.mp4`, with boxes, classes and scores from the score threshold on."""
+    """Writes `annotated.mp4`, with boxes, numbers of lesions, classes and scores from the score threshold on.
+
+    Which lesion a box belongs to is known when the video has ended; it is read once more then, and drawn. Small frames
+    are enlarged by a whole number so that the labels can be read.
+    """
 
     file_name = "annotated.mp4"
-    needs_images = True
 
     def __init__(self, run: RunFacts) -> None:
         self._run = run
+        self._source: VideoSource | None = None
         self._video: VideoWriter | None = None
+        self._scale = 1
+        self._frames: dict[int, Listed] = {}
+        self._lesions: Sequence[Lesion] = ()
 
     def begin(self, video: VideoFacts) -> None:
-        """Start the video."""
+        """Start the video, so that a place that cannot be written to is known beforehand."""
         source = video.source
+        self._source, self._frames, self._lesions = source, {}, ()
+        self._scale = readable_scale(source.height, source.width)
         self._video = VideoWriter(
             video.folder / self.file_name,
             source.fps,
-            source.height,
-            source.width,
+            source.height * self._scale,
+            source.width * self._scale,
             pixel_aspect=source.pixel_aspect,
         )
 
     def write(self, result: FrameResult) -> None:
-        """Draw and append one frame."""
-        run = self._run
-        drawn = draw_detections(result.image, result.visible_in_image, run.class_names, run.score_threshold)
-        self._video.write(drawn, result.time)
+        """Note what was found in one frame."""
+        self._frames[result.index] = listed(result, self._run.score_threshold)
+
+    def lesions(self, found: Sequence[Lesion]) -> None:
+        """Take in the lesions."""
+        self._lesions = found
 
     def end(self, end: VideoEnd) -> None:
-        """Complete the video."""
+        """Draw the video."""
+        names, threshold = self._run.class_names, self._run.score_threshold
+        missing = len(self._frames)
+        with closing(iter(self._source)) as frames:
+            for frame in frames:
+                found = self._frames.get(frame.index)
+                if found is None:  # a frame that a live run dropped
+                    continue
+                marks = marks_of(found, in_frame(self._lesions, frame.index), threshold)
+                self._video.write(draw_marks(frame.image, marks, names, self._scale), found.time)
+                missing -= 1
+        if missing:
+            raise VideoError(f"{end.name}: {missing} of its frames could not be read again to draw them")
         self._video.close()
         self._video = None
 
     def abandon(self, error: BaseException) -> None:
-        """Leave the partial video."""
+        """Leave the partial video, which is empty unless its drawing was broken off."""
         video, self._video = self._video, None
         if video is not None:
             video.abandon()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stnet.lesions import LesionInFrame
 from stnet.model.postprocess import Detections
@@ -46,7 +47,13 @@ class FrameResult:
     @property
     def visible_in_image(self) -> Detections:
         """Those of `visible`, in pixels of `image`."""
-        return _clipped(self.detections_in_image, *self.size)
+        found, rows = self.detections_in_image, self.visible_rows
+        return Detections(_clipped(found.boxes, *self.size)[rows], found.scores[rows], found.labels[rows])
+
+    @property
+    def visible_rows(self) -> Tensor:
+        """Where those of `visible` stand in `detections`, int64 `[N]`."""
+        return _inside(self.detections_in_image.boxes, *self.size).nonzero().flatten()
 
 
 def shifted(detections: Detections, by: tuple[int, int]) -> Detections:
@@ -62,11 +69,15 @@ def class_name(names: dict[int, str], label: int) -> str:
     return names.get(label, str(label))
 
 
-def _clipped(detections: Detections, height: int, width: int) -> Detections:
-    """Return the detections with boxes inside a frame; those without a place in it are left out."""
-    boxes = detections.boxes
+def _clipped(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes cut at the borders of a frame."""
     limits = boxes.new_tensor([width, height])
     lower, upper = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
-    keep = boxes.isfinite().all(1) & (upper > 0).all(1) & (lower < limits).all(1)
-    clipped = torch.cat([lower.clamp(min=0), torch.minimum(upper, limits)], dim=1)
-    return Detections(clipped[keep], detections.scores[keep], detections.labels[keep])
+    return torch.cat([lower.clamp(min=0), torch.minimum(upper, limits)], dim=1)
+
+
+def _inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return which boxes have a place in a frame, bool `[N]`."""
+    limits = boxes.new_tensor([width, height])
+    lower, upper = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
+    return boxes.isfinite().all(1) & (upper > 0).all(1) & (lower < limits).all(1)

@@ -1,6 +1,7 @@
 """`detections.json`: all that was found, frame by frame."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from stnet.files import GrowingFile
@@ -8,6 +9,7 @@ from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
 from stnet.lesions import Lesion
+from stnet.lesions.owners import owner_column, owners_of
 from stnet.lesions.result_rows import lesion_entry
 from stnet.lesions.sizes import sizes_of
 from stnet.video import VideoSource
@@ -24,16 +26,21 @@ CONVENTIONS = {
     "that class's score: two rows with one box are one finding, not two.",
     "sizes": "width, depth extent and depth of the top in millimetres; null, or absent, where no scale is known.",
     "lesions": "detections of one lesion linked over the frames; track.boxes are smoothed, track.rows tell where a "
-    "frame lists what was found; null where the lesion was missed in passing and its box is filled in.",
+    "frame lists what was found; null where the lesion was missed in passing and its box is filled in. The lesions of "
+    "a frame are those its detections belong to, null where it is none.",
 }
+
+FRAME = '{"frame":'
+"""How the line of a frame begins."""
 
 
 class JsonResults(Sink):
     """Writes `detections.json`, one line per frame, holding none of them in memory.
 
     The file is an object: `format`, `video`, `model`, `conventions` (how to read what follows), `class_names` by label,
-    `frames` (each with `frame`, `time`, and columns `boxes`, `scores`, `labels`, `sizes_mm`), then `lesions`, `status`,
-    `problems` and `frame_count`, known only at the end. `detections.schema.json` describes it.
+    `frames` (each with `frame`, `time`, and columns `boxes`, `scores`, `labels`, `sizes_mm`, `lesions`), then
+    `lesions`, `status`, `problems` and `frame_count`. Which lesion a detection belongs to is known only at the end, so
+    that column is written then. `detections.schema.json` describes the file.
     """
 
     file_name = "detections.json"
@@ -80,7 +87,7 @@ class JsonResults(Sink):
         lesions = [lesion_entry(lesion, self._run.class_names, self._scale) for lesion in self._lesions]
         tail = {"lesions": lesions, "status": end.status, "problems": list(end.problems), "frame_count": self._frames}
         self._file.write("\n]," + json_text(tail)[1:] + "\n")
-        self._file.close()
+        self._file.close(self._owned)
         self._file = None
 
     def abandon(self, error: BaseException) -> None:
@@ -88,6 +95,19 @@ class JsonResults(Sink):
         file, self._file = self._file, None
         if file is not None:
             file.abandon()
+
+    def _owned(self, lines: Iterable[str]) -> Iterator[str]:
+        """Give the frames among the file's lines the column of their lesions."""
+        owners = owners_of(self._lesions)
+        for line in lines:
+            if not line.startswith(FRAME):
+                yield line
+                continue
+            text, comma, end = line.rpartition("}")
+            frame = json.loads(text + comma)
+            boxes = frame["boxes"]
+            column = owner_column(range(len(boxes)), boxes, owners.get(frame["frame"], {}))
+            yield f'{text},"lesions":{json_text(column)}}}{end}'
 
 
 def _video(video: VideoFacts) -> dict:

@@ -24,6 +24,7 @@ from stnet.model.postprocess import Detections
 from stnet.video import ArraySource, open_source
 
 NAMES = {1: "benign", 2: "malignant"}
+MILLIMETRES = ("width_mm", "depth_mm", "top_mm")
 WRITTEN = [FORMATS[name].file_name for name in DEFAULT_FORMATS]
 
 
@@ -83,14 +84,16 @@ def test_files_hold_what_was_found(tmp_path):
         "boxes": [[1.25, 2.0, 10.13, 12.0], [-3.0, -4.0, 40.0, 50.0]],
         "scores": [0.9, 0.2],
         "labels": [2, 1],
+        "lesions": [None, None],
     }
-    assert data["frames"][1] == {"frame": 1, "time": 0.033367, "boxes": [], "scores": [], "labels": []}
+    empty = {"boxes": [], "scores": [], "labels": [], "lesions": []}
+    assert data["frames"][1] == {"frame": 1, "time": 0.033367, **empty}
     with open(tmp_path / "clip" / "detections.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["frame", "time", "x0", "y0", "x1", "y1", "score", "class", "width_mm", "depth_mm", "top_mm"],
-        ["0", "0.000000", "1.25", "2.00", "10.13", "12.00", "0.900000", "malignant", "", "", ""],
-        ["2", "0.066733", "0.00", "0.00", "5.00", "5.00", "0.500000", "3", "", "", ""],
+        ["frame", "time", "x0", "y0", "x1", "y1", "score", "class", "lesion", *MILLIMETRES],
+        ["0", "0.000000", "1.25", "2.00", "10.13", "12.00", "0.900000", "malignant", "", "", "", ""],
+        ["2", "0.066733", "0.00", "0.00", "5.00", "5.00", "0.500000", "3", "", "", "", ""],
     ]
     video = open_source(tmp_path / "clip" / "annotated.mp4")
     assert (len(list(video)), video.fps) == (3, Fraction(30000, 1001))

@@ -111,6 +111,15 @@ def test_the_track_tells_where_frames_list_the_lesion(write):
     assert lesion["class_scores"] == {"1": pytest.approx(0.3), "2": pytest.approx(0.9)}
 
 
+def test_detections_tell_their_lesion(write):
+    folder = write("json", "csv")
+    frames = json.loads((folder / "detections.json").read_text())["frames"]
+    assert [frame["lesions"] for frame in frames[:2]] == [[None, 1, 1], [1, 1]] and frames[MISSED]["lesions"] == []
+    rows = rows_of(folder / "detections.csv")
+    assert [row["lesion"] for row in rows] == ["", *["1"] * (FRAMES - 1)]
+    assert sorted(path.name for path in folder.iterdir()) == ["detections.csv", "detections.json"]
+
+
 @pytest.mark.parametrize("scale", [None, TWO_REGIONS])
 def test_the_schema_describes_the_file(write, scale):
     jsonschema = pytest.importorskip("jsonschema")
@@ -121,7 +130,8 @@ def test_the_schema_describes_the_file(write, scale):
     assert list(validator.iter_errors(content)) == []
     del content["lesions"][0]["track"]["rows"]
     content["lesions"][0]["guess"] = 1
-    assert len(list(validator.iter_errors(content))) == 2
+    content["frames"][0]["lesions"][0] = 0
+    assert len(list(validator.iter_errors(content))) == 3
 
 
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
