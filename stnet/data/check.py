@@ -28,7 +28,8 @@ from stnet.data.quality.correct import losses, write_corrected
 from stnet.data.quality.duplicates import FrameHashes, perceptual_hash
 from stnet.data.quality.findings import Finding, Split, annotation_findings, split_findings
 from stnet.data.quality.fingerprint import draw_fingerprint, fingerprint
-from stnet.errors import DataError
+from stnet.data.quality.unlisted import unlisted_images
+from stnet.errors import ConfigError, DataError
 from stnet.files import write_json
 
 REPAIRS_FILE = "repairs.json"
@@ -57,7 +58,8 @@ def check_dataset(root: str | Path, *, quick: bool = False, on_frame: Callable[[
     hashes = FrameHashes()
     splits = [_read_split(root, name, hashes, quick, on_frame) for name in _names(root)]
     findings = [finding for split in splits for finding in annotation_findings(split)]
-    return Report(splits=tuple(splits), findings=(*findings, *split_findings(splits), *hashes.findings()))
+    findings += [*split_findings(splits), *hashes.findings(), *unlisted_images(root, frames_root(root), splits)]
+    return Report(splits=tuple(splits), findings=tuple(findings))
 
 
 def repair_dataset(report: Report, *, accept_loss: bool = False) -> list[Path]:
@@ -160,13 +162,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="repair even where that leaves out a tenth of the boxes, frames, videos or of a class",
     )
     parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="findings of a kind printed (default: %(default)s)"
+        "--limit", type=_count, default=20, metavar="N", help="findings of a kind printed (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.accept_loss and not options.repair:
+        raise ConfigError("--accept-loss says how much a repair may leave out: add --repair, or leave it out")
     report = _check_with_progress(options.dir, options.quick)
     _print_findings(report.findings, options.limit)
     print(_summary(report.findings))

@@ -23,6 +23,7 @@ The least an annotation file must hold:
   evaluation.
 - A frame with a crowd region (`"iscrowd": 1`) or a region to be ignored (`"ignore": 1`) counts as not annotated: it
   holds lesions that nobody marked one by one.
+- A box with `rotation` (or `attributes.rotation`, degrees clockwise) stands for the upright box around it.
 - Categories are mapped by name: benign and malignant (in any case) become labels 1 and 2 whatever their ids;
   other names become labels 1, 2, ... in the order of their ids.
 - Sizes and boxes are those of the frame as viewers show it: upright, as its EXIF orientation says.

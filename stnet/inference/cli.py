@@ -31,7 +31,8 @@ DESCRIPTION = """\
 Find breast lesions in ultrasound videos.
 
 INPUT is a video or DICOM file, a folder of frames or of such files, or a pattern in quotes; several may be given.
-Images of one folder are the frames of one video. For every video a folder is written under --output:
+Images of one folder are the frames of one video, masks beside them (a_mask.png by a.png) left out. For every video a
+folder is written under --output:
 
   annotated.mp4     the video with boxes, numbers of lesions, classes and scores
   detections.json   up to 100 detections per frame, whatever their score

@@ -19,6 +19,7 @@ from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.inference.summary import VideoSummary
 from stnet.lesions.sizes import agree, stated_scale
 from stnet.video import VideoInput, VideoSource, find_inputs
+from stnet.video.dicom_header import DICOM_SUFFIXES
 from stnet.video.scale import PixelScale
 
 UNWRITTEN = "unwritten"
@@ -87,10 +88,19 @@ def _found(names: Sequence[str]) -> tuple[list[VideoInput], list[VideoSummary]]:
         try:
             find_inputs([name])
         except EXTERNAL as error:
-            missing.append(_row(failed(0, f"input {position}", error)))
+            missing.append(_row(_missing(position, name, error)))
         else:
             usable.append(name)
     return find_inputs(usable), missing
+
+
+def _missing(position: int, name: str, error: Exception) -> VideoEnd:
+    """The end of an input that stands for nothing, for the table and the report: no place for names of DICOM files."""
+    if Path(name).suffix.lower() not in DICOM_SUFFIXES:
+        return failed(0, name, error)
+    known = f"input {position}"
+    what = "no such DICOM file; its name, which may tell a patient, is not repeated"
+    return failed(0, known, VideoError(f"{known}: {what}"))
 
 
 class VideoRun:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from stnet.command_line import explain
 from stnet.console import Reporter
 from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
 from stnet.data.joined import join_indexes
-from stnet.errors import ConfigError, DataError, NonFiniteError, StnetError
+from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
 from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
@@ -138,8 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(options)
     except CompanionFailedError as error:
         return _fail(str(error), 1)
-    except StnetError as error:
-        return _fail(str(error), 2)
+    except EXTERNAL as error:
+        return _fail(explain(error), 2)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -156,8 +157,8 @@ def _run(options: argparse.Namespace) -> int:
             _train(options, world, reporter)
     except NonFiniteError as error:
         return _fail(f"{error}; nothing was updated", 1)
-    except StnetError as error:
-        return _fail(str(error), 2)
+    except EXTERNAL as error:
+        return _fail(explain(error), 2)
     except torch.OutOfMemoryError:
         return _fail(OUT_OF_MEMORY, 1)
     except Interrupted as stopped:

@@ -46,6 +46,9 @@ PALETTE_ELEMENTS = tuple(
 )
 TIME_ELEMENTS = ("FrameIncrementPointer", "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 REGION_ELEMENTS = ("SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PixelAspectRatio", "PixelSpacing")
+OVERLAY_POSITIONS = tuple(0x60000102 + (group << 16) for group in range(0, 32, 2))
+"""Which bit of the pixels each overlay lies in, where it lies there; 0 where it is stored apart."""
+
 VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence")
 
 ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
@@ -154,6 +157,7 @@ def read_header(path: Path, name: str) -> DicomHeader:
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
         tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS, *VOLUME_ELEMENTS]
+        tags += OVERLAY_POSITIONS
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
         meta = dataset.file_meta
         if meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:

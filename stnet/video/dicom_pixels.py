@@ -9,7 +9,7 @@ from stnet.errors import VideoError
 from stnet.video.depth import USUAL_BITS, Extremes
 from stnet.video.dicom_codestream import decode_jpeg, read_codestream
 from stnet.video.dicom_elements import number, text
-from stnet.video.dicom_header import DicomHeader, cannot_decode, import_pydicom
+from stnet.video.dicom_header import OVERLAY_POSITIONS, DicomHeader, cannot_decode, import_pydicom
 
 COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
 GRAY = frozenset(("MONOCHROME1", "MONOCHROME2"))
@@ -17,6 +17,10 @@ PALETTE = "PALETTE COLOR"
 RLE = "1.2.840.10008.1.2.5"
 LEAST_CONTRAST = 0.125
 """Share of full brightness by which black and white must differ for a window to be believed."""
+
+
+class UnstatedBits(VideoError):
+    """Pixels that use other bits than their header states."""
 
 
 class FrameDecoder:
@@ -57,7 +61,10 @@ class FrameDecoder:
             "number_of_frames": 1,
             "pixel_keyword": "PixelData",
             "pixel_vr": "OW" if allocated == 16 else "OB",
+            "correct_unused_bits": False,  # they are looked at here, see `_stated`
         }
+        self._unused_bits = allocated - stored - self._shift
+        self._overlay_bits = _overlay_bits(dataset, allocated)
         self._pydicom = import_pydicom(name)
         self._decoder = self._find_decoder()
         self._palette = Palette(dataset, self._pydicom) if self._photometric == PALETTE else None
@@ -74,12 +81,10 @@ class FrameDecoder:
 
     @property
     def needs_survey(self) -> bool:
-        """Whether brightness depends on the extremes of all frames."""
-        if self._photometric == PALETTE:
-            return False
-        if self._photometric in GRAY:
-            return self._stretched
-        return self._stored > 8
+        """Whether brightness depends on the extremes of all frames, or there are bits that none may use."""
+        if self._unused_bits:
+            return True
+        return self._stretched if self._photometric in GRAY else self._photometric in COLOUR and self._stored > 8
 
     def _without_nonsense(self) -> Iterator[str]:
         """Drop transforms of gray that make all possible values look alike, and say so."""
@@ -108,9 +113,13 @@ class FrameDecoder:
                 if self._photometric in GRAY:
                     values = self._rescaled(values)[~self._padding(values)]
                 found = Extremes.of(np.asarray(values))
+            except UnstatedBits:
+                raise
             except Exception:  # damaged frames are told of when they are read; others may be nothing but padding
                 continue
             self._range = found if self._range is None else self._range | found
+        if self._photometric == PALETTE or (self._photometric in GRAY and not self._stretched):
+            self._range = None
         if self._range is None:
             return None
         if self._photometric in GRAY:
@@ -137,7 +146,26 @@ class FrameDecoder:
                 raise ValueError("colours were not converted to RGB")
         if pixels.shape != shape + ((3,) if colour else ()):
             raise ValueError(f"frame of shape {pixels.shape}")
+        pixels = self._stated(pixels) if self._unused_bits else pixels
         return pixels >> self._shift if self._shift else pixels
+
+    def _stated(self, pixels: np.ndarray) -> np.ndarray:
+        """The bits that the header states, the sign in all above them; padding may lie beyond.
+
+        Were others dropped in silence, values of 12 bits that are labelled as 8 would wrap around. Overlays of old
+        files lie in them by the header's word.
+        """
+        bits = self._unused_bits + 8 * pixels.dtype.itemsize - self._options["bits_allocated"]
+        if bits <= 0:
+            return pixels
+        kept = np.where(self._padding(pixels), pixels, (pixels << bits) >> bits)
+        beyond = (pixels ^ kept).view(f"u{pixels.dtype.itemsize}")
+        if np.any(beyond & ~beyond.dtype.type(self._overlay_bits)):
+            raise UnstatedBits(
+                f"{self._name}: its pixels use more bits than the {self._stored} that its header states; correct "
+                "BitsStored and HighBit, or export it as a video file"
+            )
+        return kept
 
     def _padding(self, pixels: np.ndarray) -> np.ndarray:
         """Which stored values fill the space around the picture and are no brightness, by the header's word."""
@@ -229,6 +257,12 @@ def _bits_below(dataset: Any, syntax: Any) -> int:
     if not isinstance(high, int) or (syntax.is_encapsulated and syntax != RLE):
         return 0
     return high + 1 - dataset.BitsStored if dataset.BitsStored <= high < dataset.BitsAllocated else 0
+
+
+def _overlay_bits(dataset: Any, allocated: int) -> int:
+    """The bits of a sample that are said to hold overlays."""
+    positions = [dataset[tag].value for tag in OVERLAY_POSITIONS if tag in dataset]
+    return sum({1 << position for position in positions if isinstance(position, int) and 0 < position < allocated})
 
 
 def _bits_holding(largest: float) -> int:

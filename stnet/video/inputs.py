@@ -1,8 +1,8 @@
 """From what a user names (files, folders, patterns) to video sources."""
 
 import glob
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from stnet.errors import VideoError
 from stnet.video.dicom import DicomFile, is_dicom
 from stnet.video.dicom_names import dicom_name
 from stnet.video.images import ImageSequence
+from stnet.video.masks import mask_note, split_masks
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
 from stnet.video.source import DEFAULT_FPS, VideoSource
 from stnet.video.stacks import ImageStack, is_stack
@@ -24,12 +25,14 @@ class VideoInput:
     """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
 
     DICOM files are called after their content (`stnet.video.dicom_names`), since their own names may tell patients.
+    `notes` say what became of names; they go before those of the opened source.
     """
 
     name: str
     paths: tuple[Path, ...]
     origin: str
     dicom: bool = False
+    notes: tuple[str, ...] = ()
 
     def open(self, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
         """Open it. Raises `VideoError`.
@@ -38,6 +41,11 @@ class VideoInput:
             fps: frame rate of inputs that state none: images, and DICOM files without one in their header.
             full_frame: deliver whole frames of DICOM files, not only their scan region.
         """
+        source = self._open(fps, full_frame)
+        source.notes = self.notes + source.notes
+        return source
+
+    def _open(self, fps: Fraction, full_frame: bool) -> VideoSource:
         if self.dicom:
             return DicomFile(self.paths[0], self.name, fps, full_frame)
         if all(_is_image(path) for path in self.paths):
@@ -63,8 +71,9 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[Video
     """Find the videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
     A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
-    one by one or by a pattern, are the frames of one video. DICOM files are recognized by what is in them, or
-    by their suffix.
+    one by one or by a pattern, are the frames of one video. Images named like masks of others (`a_mask.png` beside
+    `a.png`) are left out of folders and patterns, which a note tells; named one by one they are read. DICOM files are
+    recognized by what is in them, or by their suffix.
 
     Args:
         names: what the user named.
@@ -74,24 +83,34 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[Video
         VideoError: a name stands for nothing.
     """
     inputs: list[VideoInput] = []
-    images: dict[Path, list[Path]] = {}
+    images: dict[Path, _NamedImages] = {}
     for name in names:
-        for path in _matches(str(name)):
+        found = _matches(str(name))
+        masks = {} if found == [Path(name)] else _masks(found)
+        for path in found:
+            if path in masks:
+                continue
             if path.is_dir():
                 inputs += _in_folder(path, stills)
             elif is_dicom(path):
                 inputs.append(_dicom(path))
             elif _is_image(path) and stills:
-                inputs.append(_still(path))
+                inputs.append(_still(path, masks))
             elif _is_image(path):
                 if path.parent not in images:
-                    images[path.parent] = []
+                    images[path.parent] = _NamedImages()
                     # Holds the place in the order; filled once all names are known.
                     inputs.append(VideoInput(name=_folder_name(path.parent), paths=(path.parent,), origin=str(name)))
-                images[path.parent].append(path)
+                images[path.parent].paths.append(path)
+                images[path.parent].masks.update(dict.fromkeys(mask for mask in masks if mask.parent == path.parent))
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
     return [_with_images(video, images) for video in inputs]
+
+
+def _masks(paths: Sequence[Path]) -> dict[Path, None]:
+    """Return the images among `paths` that are masks of others."""
+    return dict.fromkeys(mask for mask in split_masks([p for p in paths if _is_image(p)])[1] if not is_dicom(mask))
 
 
 def _dicom(path: Path) -> VideoInput:
@@ -99,23 +118,41 @@ def _dicom(path: Path) -> VideoInput:
     return VideoInput(name=name, paths=(path,), origin=name, dicom=True)
 
 
-def _with_images(video: VideoInput, images: dict[Path, list[Path]]) -> VideoInput:
+@dataclass(kw_only=True)
+class _NamedImages:
+    """Images of one folder that were named one by one or by patterns, and the masks that patterns passed over."""
+
+    paths: list[Path] = field(default_factory=list)
+    masks: dict[Path, None] = field(default_factory=dict)
+
+
+def _with_images(video: VideoInput, images: dict[Path, _NamedImages]) -> VideoInput:
     if video.paths[0] not in images:
         return video
-    paths = tuple(sorted(dict.fromkeys(images[video.paths[0]]), key=natural_key))
-    name = paths[0].stem if len(paths) == 1 else video.name
-    return VideoInput(name=name, paths=paths, origin=video.origin)
+    named = images[video.paths[0]]
+    paths = tuple(sorted(dict.fromkeys(named.paths), key=natural_key))
+    masks = [mask for mask in named.masks if mask not in paths]
+    notes = (mask_note(masks),) if masks else ()
+    if len(paths) == 1:
+        return VideoInput(name=paths[0].stem, paths=paths, origin=video.origin, notes=notes)
+    notes += (f"{len(paths)} images of one folder were named; they are read as the frames of one video",)
+    beside = split_masks(paths)[1]
+    if beside:
+        notes += (f"{len(beside)} of its frames are named like masks of others ({beside[0].name})",)
+    return replace(video, paths=paths, notes=notes)
 
 
-def _still(path: Path) -> VideoInput:
-    return VideoInput(name=path.stem, paths=(path,), origin=str(path))
+def _still(path: Path, masks: Iterable[Path] = ()) -> VideoInput:
+    """An image for itself, of which the masks among `masks` are told."""
+    own = [mask for mask in masks if split_masks([path, mask])[1]]
+    return VideoInput(name=path.stem, paths=(path,), origin=str(path), notes=(mask_note(own),) if own else ())
 
 
 def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     try:
         files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
         dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
-        images = [path for path in images_in(folder) if path not in dicoms]
+        images, masks = split_masks([path for path in images_in(folder) if path not in dicoms])
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path not in dicoms]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
@@ -126,9 +163,10 @@ def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
             f"{folder}: holds images and video files; name those meant, e.g. '{folder}/*{videos[0].suffix}'"
         )
     if images and not stills:
-        return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder))]
+        notes = (mask_note(masks),) if masks else ()
+        return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder), notes=notes)]
     if images or videos or dicoms:
-        named = [_still(path) for path in images]
+        named = [_still(path, masks) for path in images]
         named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
         return named + [_dicom(path) for path in dicoms]
     raise VideoError(f"{folder}: holds no image, no video and no DICOM file")

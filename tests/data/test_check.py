@@ -61,7 +61,7 @@ def plant_faults(root) -> dict[str, str]:
         damaged = root / "rawframes" / images[1]["file_name"]
         damaged.write_bytes(damaged.read_bytes()[:200])
         expected["unreadable frame"] = "images[1] (id 2)"
-        Image.new("L", (80, 70), 60).save(root / "rawframes" / images[2]["file_name"])
+        Image.linear_gradient("L").resize((80, 70)).save(root / "rawframes" / images[2]["file_name"])
         expected["wrong size"] = "images[2] (id 3)"
         flipped = box_of(document, 0)
         x, y, w, h = flipped["bbox"]
@@ -285,9 +285,10 @@ def test_files_listed_twice_and_links_out(dataset, tmp_path):
     frame.symlink_to(outside)
     edit(dataset, "train", lambda d: d["images"][5].update(file_name=d["images"][4]["file_name"]))
     report = check_dataset(dataset)
-    assert kinds(report) == {"path leaves the dataset", "file listed twice"}
+    # The frame that gave up its place to another is listed nowhere now.
+    assert kinds(report) == {"path leaves the dataset", "file listed twice", "unlisted images"}
     repair_dataset(report)
-    assert check_dataset(dataset).findings == () and load_index(dataset, "train")
+    assert kinds(check_dataset(dataset)) == {"unlisted images"} and load_index(dataset, "train")
 
 
 def test_errata_and_leak_of_buv_by_name(tmp_path):
@@ -399,7 +400,7 @@ def test_too_little_to_train_on_or_to_validate_with(dataset, capsys):
     }.items():
         (dataset / "val.json").write_text(json.dumps(before))
         edit(dataset, "val", change)
-        found = kinds(check_dataset(dataset, quick=True))
+        found = kinds(check_dataset(dataset, quick=True)) - {"unlisted images"}
         assert name in found and (name == "videos of one frame" or found == {name})
     (dataset / "val.json").write_text(json.dumps(before))
     edit(
@@ -471,3 +472,56 @@ def test_boxes_written_by_corners_are_suspected(dataset):
     assert "boxes may be corners" not in kinds(check_dataset(dataset, quick=True))
     edit(dataset, "train", by_corners)
     assert "boxes may be corners" in kinds(check_dataset(dataset, quick=True))
+
+
+@pytest.mark.parametrize(("level", "word"), [(0, "wholly black"), (97, "of one colour throughout")])
+def test_frames_that_show_nothing(dataset, level, word):
+    document = json.loads((dataset / "train.json").read_text())
+    marked = image_with_boxes(document)
+    plain = next(i for i in document["images"] if i["video_id"] == marked["video_id"] and i is not marked)
+    for image in (marked, plain):
+        Image.new("RGB", (80, 64), (level,) * 3).save(dataset / "rawframes" / image["file_name"])
+    found = [f for f in check_dataset(dataset).findings if f.kind == "blank frames"]
+    assert [f.entry for f in found] == [f"videos (id {marked['video_id']})"]
+    assert f"2 of 6 frames are {word}" in found[0].what and "of them with boxes" in found[0].what
+    assert check_dataset(dataset, quick=True).findings == ()
+
+
+def test_images_that_no_annotation_file_lists(dataset):
+    document = json.loads((dataset / "train.json").read_text())
+    first = document["images"][0]["file_name"]
+    folder = (dataset / "rawframes" / first).parent
+    shutil.copy(dataset / "rawframes" / first, folder / "900000.png")
+    shutil.copytree(folder, dataset / "rawframes" / "nobody" / "video")
+    found = check_dataset(dataset, quick=True).findings
+    assert {f.kind for f in found} == {"unlisted images"}
+    said = {f.entry: f.what for f in found}
+    assert said.keys() == {document["videos"][0]["name"], "nobody/video"}
+    assert "7 of 7 images are listed in no annotation file, for example nobody/video/" in said.pop("nobody/video")
+    assert all("1 of 7 images" in what and "900000.png" in what for what in said.values())
+    others = ["900000.png", *(f"nobody/video/{path.name}" for path in folder.iterdir())]
+    others[0] = f"{first.rpartition('/')[0]}/900000.png"
+    (dataset / "test.json").write_text(json.dumps({"images": [{"file_name": name} for name in others]}))
+    assert check_dataset(dataset, quick=True).findings == ()  # a split of its own
+    (dataset / "test.json").unlink()
+    (dataset / "rawframes").rename(dataset / "frames")  # file names may start at the data set itself
+    for split in ("train", "val"):
+        edit(dataset, split, lambda d: [i.update(file_name=f"frames/{i['file_name']}") for i in d["images"]])
+    (finding,) = check_dataset(dataset, quick=True).findings
+    assert "frames/" in finding.what and "900000.png" in finding.what  # and folders of others are left alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--accept-loss"], "--accept-loss says how much a repair may leave out: add --repair"),
+        (["--limit", "-1"], "-1 must be 0 or more"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(clean, capsys, options, message):
+    try:
+        assert main([str(clean), *options]) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "nothing found" not in captured.out

@@ -435,3 +435,35 @@ def test_options_for_names_do_not_fit_tracks(tmp_path, capsys):
         table(tmp_path, source, file, rules=Rules(numbering=1))
     assert main([str(source), str(file), str(tmp_path / "o"), "--split", "val", "--video-from", "(?P<clip>a)"]) == 2
     assert "a group 'clip' means nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_a_coco_file_says_of_its_videos_is_compared_with_them(tmp_path, kind):
+    source = frame_folder(tmp_path / "a", 10) if kind == "folder" else video_file(tmp_path / "a.mkv", 10)
+
+    def converted(**stated):
+        image = {"image": lambda i: {"video_id": 0, "frame_id": i}, "videos": [{"id": 0, "name": "a"} | stated]}
+        return table(tmp_path, source, coco(tmp_path / "x.json", [f"{i:06d}.png" for i in range(10)], **image))
+
+    for true in ({}, {"length": 10, "width": WIDTH, "height": HEIGHT}, {"length": 11.0}, {"width": 0, "height": None}):
+        states, remarks = converted(**true)
+        assert states == squares(*range(10)) and "states" not in remarks
+    assert converted(width=2 * WIDTH, height=2 * HEIGHT)[0] == squares(*range(10))  # a scaled copy was annotated
+    with pytest.raises(DataError, match=r"videos\[0\] 'a': drawn on a picture of 640 x 40, the frames are 64 x 48"):
+        converted(width=640, height=40)
+    with pytest.raises(DataError, match=r"videos\[0\] 'a': length is 'ten', expected a whole number"):
+        converted(length="ten")
+    if kind == "folder":  # a selection of a video's frames, which their names place
+        assert "states a video of 30 frames, a has 10; its entries are placed by their names" in converted(length=30)[1]
+    else:
+        with pytest.raises(
+            DataError, match=r"videos\[0\] 'a': states a video of 30 frames, a has 10: is it of another"
+        ):
+            converted(length=30)
+
+
+def test_masks_beside_frames_are_no_frames(tmp_path):
+    folder = frame_folder(tmp_path / "a", 3)
+    Image.new("L", (20, 30)).save(folder / "000001_mask.png")  # of another size, too
+    states, remarks = table(tmp_path, folder, coco(tmp_path / "x.json", [f"{i:06d}.png" for i in range(3)]))
+    assert states == squares(0, 1, 2) and "named like masks of others (000001_mask.png) and left out" in remarks

@@ -69,7 +69,8 @@ def test_key_frames_of_label_studio(tmp_path):
     ("regions", "task", "message"),
     [
         ([region(key(2, 10))], {"data": {"video": "other.mp4"}}, "made on the video 'other'"),
-        ([region(key(2, 10), length=80)], {}, "shows frames to 79, but the video has 8"),
+        ([region(key(2, 10), length=80)], {}, "framesCount: states a video of 80 frames, clip has 8"),
+        ([region(key(2, 3), length=4)], {}, "framesCount: states a video of 4 frames, clip has 8"),
         ([region(key(2, 10)), region(key(3, 10), length=9)], {}, "framesCount is 8 and 9"),
         ([region(key(9, 10))], {}, "frame 9 of a video of 8 frames"),
         ([region(key(0, 10))], {}, "frame is 0, expected a whole number from 1"),

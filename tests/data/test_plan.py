@@ -76,6 +76,9 @@ class Fault:
     def without_boxes(self):
         self.boxes[:] = [box for box in self.boxes if box["image_id"] != self.image["id"]]
 
+    def turn(self, degrees) -> None:
+        self.box["attributes"] = {"rotation": degrees}
+
 
 def reverse(box):
     x, y, w, h = box["bbox"]
@@ -124,6 +127,10 @@ LOADS = {
     "file listed twice": list_twice,
     "file listed twice, marked the second time": mark_second_entry,
     "file listed twice, looked at the second time": annotate_second_entry,
+    "rotated": lambda f: f.box.update(rotation=30),
+    "rotated, by its attributes": lambda f: f.box.update(attributes={"rotation": 90.0, "occluded": False}),
+    "rotated and beyond": lambda f: f.box.update(bbox=[30, 10, -60, 8], rotation=-45.5),
+    "rotated on a crowd's frame": lambda f: (f.boxes.append(f.box | {"id": 900, "iscrowd": 1}), f.turn(20)),
     "video without frames": lambda f: f.videos.append({"id": 900, "name": "nobody"}),
     "image twice, word for word": lambda f: f.images.append(dict(f.images[2])),
     "class twice, word for word": lambda f: f.categories.append(dict(f.categories[0])),
@@ -157,6 +164,8 @@ REFUSED = {
     "link out": link_out,
     "path out": lambda f: f.image.update(file_name="../x.png"),
     "height 0": lambda f: f.image.update(height=0),
+    "rotated by nobody knows": lambda f: f.turn("much"),
+    "rotated on a picture of another scale": lambda f: (f.resize(96, 120), f.turn(90)),
     "other shape": lambda f: f.resize(48, 80),
     "other shape, no box": lambda f: (f.resize(48, 80), f.without_boxes()),
     "other scale": lambda f: f.resize(96, 120),
@@ -205,6 +214,19 @@ def test_a_frame_with_a_crowd_region_counts_as_not_annotated(dataset, name):
     index = repaired_copy(dataset) if name in REFUSED else load_index(dataset, "train")
     (frame,) = (f for v in index.videos for f in v.frames if f.image_id == fault.image["id"])
     assert not frame.annotated and len(frame.boxes) == 0
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("key", ["rotation", "attributes"])
+def test_rotated_boxes_are_loaded_as_they_are_converted(dataset, key, scale):
+    fault = Fault(dataset)
+    fault.box.update({"bbox": [10, 20, 30, 10], key: 90 if key == "rotation" else {"rotation": 90}})
+    fault.resize(48 * scale, 60 * scale)
+    fault.file.write_text(json.dumps(fault.document))
+    index = load_index(dataset, "train") if scale == 1 else repaired_copy(dataset)
+    (frame,) = (f for v in index.videos for f in v.frames if f.image_id == fault.image["id"])
+    assert [20 * scale, 10 * scale, 30 * scale, 40 * scale] in frame.boxes.tolist()
+    assert [repair.kind for repair in load_index(dataset, "train").repairs] == ["rotated box"] or scale == 2
 
 
 def test_boxes_that_say_they_are_no_crowd_stay(dataset):

@@ -112,6 +112,14 @@ def test_nothing_usable(infer, tmp_path):
     assert not list(tmp_path.glob("runs/infer/*/*"))
 
 
+def test_inputs_that_are_missing_are_called_by_their_names(infer, make_clip, tmp_path):
+    make_clip(tmp_path / "a.mp4", frames=2)
+    status, out, err = infer("a.mp4", "missing.mp4", "DOE^JANE.dcm", "--report", "--no-video")
+    assert status == 1 and "missing.mp4: unreadable" in out and "input 3: unreadable" in out
+    assert "missing.mp4: no such file or folder" in err and "input 3: no such DICOM file" in err
+    assert "DOE" not in out + err + (tmp_path / "runs/infer/report.html").read_text()
+
+
 def test_existing_results_are_not_replaced_unasked(infer, make_clip, tmp_path):
     make_clip(tmp_path / "clip.mp4", frames=2)
     make_clip(tmp_path / "other.mp4", frames=2)

@@ -1,5 +1,6 @@
 """Hostile files, forbidden network, data that must not change, and names of every kind, through the command itself."""
 
+import errno
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ def refuse(event, arguments):
     if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
         raise RuntimeError(f"network used: {event} {arguments}")
 sys.addaudithook(refuse)
+import errno
 import json
 from stnet.training.cli import main
 sys.exit(max(main(arguments) for arguments in json.loads(sys.argv[1])))
@@ -133,3 +135,19 @@ def test_trains_and_evaluates_offline_leaving_odd_names_and_the_data_alone(oddly
     assert contents(oddly_named) == before
     table = (run / "évaluation" / "videos.csv").read_text(encoding="utf-8")
     assert table == (run / "videos.csv").read_text(encoding="utf-8") and "-Läsion 1 病变 [val]" in table
+
+
+@pytest.mark.parametrize("name", ["steps", "metrics"])
+def test_a_disk_that_fills_up_ends_the_training_with_one_line(name, small_dataset, tmp_path, capsys, monkeypatch):
+    real = Path.open
+
+    def full(self, mode="r", *rest, **more):
+        if name in self.name and mode[0] in "wa":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return real(self, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    status = main(["--data", str(small_dataset), "--output", str(tmp_path / "run"), *SMALL])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith("error: ") and "No space left on device" in error and error.count("\n") == 1

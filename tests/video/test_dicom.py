@@ -553,3 +553,35 @@ def test_the_pointer_says_which_frame_times_count(tmp_path):
         data = dataset(GRAY_RAMP.astype(np.uint8), "MONOCHROME2", **times, FrameIncrementPointer=pointer)
         source = open_source(save(data, tmp_path / "x.dcm"))
         assert [frame.time for frame in source] == [0, expected]
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])
+@pytest.mark.parametrize("bits", [8, 10, 11])
+def test_pixels_that_use_more_bits_than_the_header_states_are_refused(tmp_path, bits, syntax):
+    data = dataset(GRAY_RAMP * 16, "MONOCHROME2", WindowCenter=2**bits / 2, WindowWidth=2**bits)
+    if syntax != data.file_meta.TransferSyntaxUID:
+        data.compress(syntax, generate_instance_uid=False)
+    data.BitsStored, data.HighBit = bits, bits - 1
+    with pytest.raises(VideoError, match=f"more bits than the {bits} that its header states; correct BitsStored"):
+        open_source(save(data, tmp_path / "x.dcm"))
+    source = open_source(save(dataset(GRAY_RAMP, "MONOCHROME2", bits=max(bits, 8)), tmp_path / "y.dcm"))
+    assert len(list(source)) == 2
+
+
+def test_bits_of_overlays_signs_and_padding_are_no_brightness(tmp_path):
+    window = {"WindowCenter": 128, "WindowWidth": 256}
+    with_overlay = GRAY_RAMP | np.where(GRAY_RAMP > 200, np.uint16(1 << 12), np.uint16(0))
+    data = dataset(with_overlay, "MONOCHROME2", bits=12, **window)
+    data.add_new(0x60000102, "US", 12)
+    np.testing.assert_array_equal(read(data, tmp_path / "overlay")[0][..., 0], GRAY_RAMP)
+    del data[0x60000102]
+    with pytest.raises(VideoError, match="more bits than the 12"):
+        open_source(save(data, tmp_path / "unstated"))
+    signed = GRAY_RAMP.astype(np.int16) - 128
+    signed_data = dataset(signed, "MONOCHROME2", bits=9, WindowCenter=0, WindowWidth=256)
+    np.testing.assert_array_equal(read(signed_data, tmp_path / "signed")[0][..., 0], GRAY_RAMP)
+    padded = GRAY_RAMP.copy()
+    padded[:, :4] = 65535
+    data = dataset(padded, "MONOCHROME2", bits=12, **window)
+    data.add_new("PixelPaddingValue", "US", 65535)
+    assert not read(data, tmp_path / "padded")[0][:, :4].any()

@@ -181,3 +181,39 @@ def test_one_shot_iterables_are_spooled():
         SpooledSource(iter([images[0], np.zeros((5, 5), np.uint8)]))
     with pytest.raises(VideoError, match="no frame"):
         SpooledSource(iter([]))
+
+
+@pytest.mark.parametrize(
+    "mask", ["a 1_mask.png", "a 1_mask_1.png", "a 1_tumor.png", "a 1_MASK.BMP", "a 1-seg.png", "a 1_other2.png"]
+)
+def test_masks_beside_images_are_left_out_and_told(tmp_path, mask):
+    folder = tmp_path / "f"
+    save_frames(folder, ["a 1.png", "a 2.png", mask, "a 3_mask.png"])  # the last is nobody's
+    names = ["a 1.png", "a 2.png", "a 3_mask.png"]
+    for given in ([folder], [folder / "*"], [f"{tmp_path}/*/a*"]):
+        (video,) = find_inputs(given)
+        source = video.open()
+        assert [path.name for path in video.paths] == names and len(list(source)) == 3
+        assert f"one of its images is named like masks of others ({mask}) and left out" in " ".join(source.notes)
+    stills = find_inputs([folder], stills=True)
+    assert [still.name for still in stills] == ["a 1", "a 2", "a 3_mask"]
+    assert [bool(still.open().notes) for still in stills] == [True, False, False]
+    (alone,) = find_inputs([folder / mask])  # named by itself it is an image like others
+    assert alone.name == (folder / mask).stem and alone.open().notes == ()
+    (video,) = find_inputs([folder / "a 1.png", folder / mask])
+    notes = " ".join(video.open().notes)
+    assert len(video.paths) == 2 and f"1 of its frames are named like masks of others ({mask})" in notes
+
+
+def test_names_that_only_resemble_masks_are_frames(tmp_path):
+    names = ["a.png", "a_1.png", "b_mask.png", "c_mask_1.png", "masked.png", "mask.png"]
+    save_frames(tmp_path / "f", names)
+    (video,) = find_inputs([tmp_path / "f"])
+    assert sorted(path.name for path in video.paths) == sorted(names) and video.open().notes == ()
+
+
+def test_images_that_were_named_one_by_one_are_told_to_be_one_video(tmp_path):
+    save_frames(tmp_path / "f", ["1.png", "2.png"])
+    for given in ([tmp_path / "f" / "1.png", tmp_path / "f" / "2.png"], [tmp_path / "f" / "*.png"]):
+        (video,) = find_inputs(given)
+        assert "2 images of one folder were named; they are read as the frames of one video" in video.open().notes

@@ -66,7 +66,9 @@ class ImageEntry:
 class BoxEntry:
     """A box as the file lists it: `bbox` is (x, y, w, h) in pixels, finite but otherwise as written.
 
-    `region` is one of `NOT_ONE_LESION` where it is no box of one lesion, else empty.
+    `turn` are the degrees, clockwise on the screen, by which it is turned about its centre (`rotation`, or
+    `attributes.rotation` as Datumaro writes it). `region` is one of `NOT_ONE_LESION` where it is no box of one lesion,
+    else empty.
     """
 
     entry: str
@@ -74,6 +76,7 @@ class BoxEntry:
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
+    turn: float = 0.0
     region: str = ""
 
 
@@ -194,6 +197,12 @@ def first_positions(document: dict, name: str) -> dict[int, int]:
 def region_of(box: dict) -> str:
     """Return which of `NOT_ONE_LESION` an object of `annotations` is, empty for a box of one lesion."""
     return next((meaning for key, meaning in NOT_ONE_LESION.items() if box.get(key, 0) != 0), "")
+
+
+def rotation_holder(box: dict) -> dict:
+    """Return what says by how much an object of `annotations` is turned: its `attributes`, or itself."""
+    attributes = box.get("attributes")
+    return attributes if isinstance(attributes, dict) and "rotation" in attributes else box
 
 
 def relative_path_problem(name: str) -> str | None:
@@ -328,6 +337,7 @@ class _Reader:
             image_id=image_id,
             category_id=category_id,
             bbox=self._bbox(item),
+            turn=self._turn(item),
             region=self._region(item),
         )
 
@@ -347,6 +357,13 @@ class _Reader:
             )
         x, y, w, h = map(float, bbox)
         return x, y, w, h
+
+    def _turn(self, item: dict) -> float:
+        holder = rotation_holder(item)
+        turn = holder.get("rotation") or 0
+        if not _is_coordinate(turn):
+            self._refuse("wrong number", f"rotation is {turn!r:.40}", "write degrees, or leave it out")
+        return float(turn) % 360
 
     def _distinct_frames(self, images: tuple[ImageEntry, ...], videos: dict[int, str]) -> tuple[ImageEntry, ...]:
         """Leave out (and report) a second image at the same place of a video."""

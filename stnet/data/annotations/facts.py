@@ -19,6 +19,10 @@ THREADS = 16
 """More than there are cores: a network disk lets each wait."""
 
 
+BLANK_LEVELS = 2
+"""Of 256: frames whose brightness differs by no more show nothing but what compression leaves of one colour."""
+
+
 class UnusableFile(NamedTuple):
     """Why the file of a frame cannot be used: a short fixed name, the case, and what a person can do."""
 
@@ -32,13 +36,15 @@ class FrameFacts:
     """What is known of the files of the images, by the ids of these.
 
     `paths` has all that lie inside the data set; `unusable` those that cannot be used; `sizes` the (height, width) of
-    those that differ from what is annotated; `deep` those with more than 8 bits.
+    those that differ from what is annotated; `deep` those with more than 8 bits; `blank` the brightness of those that
+    show nothing (known once frames are decoded).
     """
 
     paths: dict[int, Path]
     unusable: dict[int, UnusableFile]
     sizes: dict[int, tuple[int, int]]
     deep: set[int] = field(default_factory=set)
+    blank: dict[int, int] = field(default_factory=dict)
 
 
 def gather_facts(annotations: Annotations, folder: Path, *, quick: bool = False) -> FrameFacts:
@@ -94,7 +100,7 @@ def decode_frames(
     on_pixels: Callable[[ImageEntry, np.ndarray], None],
     on_frame: Callable[[], None] = lambda: None,
 ) -> None:
-    """Decode all frames that can be used as training would, and add those that cannot to `facts.unusable`.
+    """Decode all frames that can be used as training would; add what cannot be used, and what is blank, to `facts`.
 
     Args:
         annotations: where the frames are listed.
@@ -110,7 +116,10 @@ def decode_frames(
     def look(image: ImageEntry) -> UnusableFile | None:
         size = facts.sizes.get(image.id, (image.height, image.width))
         try:
-            on_pixels(image, decode_image(facts.paths[image.id], *size, scales[image.video_id]))
+            pixels = decode_image(facts.paths[image.id], *size, scales[image.video_id])
+            if all(int(np.ptp(pixels[..., channel])) <= BLANK_LEVELS for channel in range(pixels.shape[-1])):
+                facts.blank[image.id] = int(pixels.max())
+            on_pixels(image, pixels)
         except DataError as error:
             return _unreadable(str(error))
         return None

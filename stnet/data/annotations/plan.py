@@ -5,6 +5,7 @@ its repaired copy is the same training.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -18,9 +19,11 @@ from stnet.data.annotations.entries import (
     ImageEntry,
     first_positions,
     region_of,
+    rotation_holder,
 )
 from stnet.data.annotations.facts import FrameFacts
 from stnet.data.annotations.repairs import Change, Repair
+from stnet.data.shapes import around_turned_box, ordered
 
 EMPTIED = "frame left without boxes"
 """Kind of the repair that follows from others which take the last box of a frame."""
@@ -42,6 +45,7 @@ def plan_repairs(annotations: Annotations, facts: FrameFacts, *, errata: bool = 
 
     - a box drawn right to left or upwards has its corners put in order; one that reaches beyond the image is clipped;
       one that covers nothing of it is left out;
+    - a rotated box (`rotation`, `attributes.rotation`) becomes the upright box around it, as when converting;
     - of two boxes of one class that overlap by more than 95 % the second is left out;
     - a frame that loses its last box this way counts as not annotated: something was marked there;
     - a frame with a crowd region (`iscrowd`) or a region to be ignored (`ignore`) counts as not annotated and loses its
@@ -132,6 +136,7 @@ class _Planner:
             self._not_understood(problem, free_ids)
         self._classes()
         self._contradictions()
+        self._rotated_boxes()
         self._duplicate_videos()
         self._unusable_files()
         self._files_listed_twice()
@@ -212,6 +217,28 @@ class _Planner:
             self._add(
                 image.entry, "contradiction", what, "counts as annotated", [change], remedy="remove either of them"
             )
+
+    def _rotated_boxes(self) -> None:
+        """Have boxes that are turned become upright ones, but for those that a region of their frame takes away."""
+        for image in self.images.values():
+            if image.id not in self.regions:
+                self.boxes[image.id] = [self._upright(box, image) for box in self.boxes[image.id]]
+
+    def _upright(self, box: BoxEntry, image: ImageEntry) -> BoxEntry:
+        """Return the box around one that is turned; one that covers nothing stays as it is, to be found by that."""
+        x, y, w, h = box.bbox
+        if not box.turn or not w or not h:
+            return box
+        x0, y0, x1, y1 = (round(value, 6) for value in around_turned_box(ordered(x, y, x + w, y + h), box.turn))
+        upright = replace(box, bbox=(x0, y0, x1 - x0, y1 - y0), turn=0.0)
+        raw = self.document["annotations"][box.position]
+        holder = rotation_holder(raw)
+        keys = {"rotation": 0} if holder is raw else {"attributes": holder | {"rotation": 0}}
+        changes = [self._moved(box, (x0, y0, x1, y1)), _edit("annotations", box.position, **keys)]
+        what = f"{image.file_name}: the box is turned by {box.turn:g} degrees"
+        done = "became the upright box around it"
+        self._add(box.entry, "rotated box", what, done, changes, remedy="draw it upright", automatic=True)
+        return upright
 
     def _duplicate_videos(self) -> None:
         """Leave out what the authors of BUV say is there twice."""

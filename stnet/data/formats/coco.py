@@ -4,8 +4,9 @@ import json
 from pathlib import Path, PurePosixPath
 
 from stnet.data.annotations.entries import Annotations, BoxEntry, load_json, parse_annotations
-from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
-from stnet.data.formats.shapes import around, around_turned_box, ordered
+from stnet.data.formats import json_file
+from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, StatedVideo, VideoBoxes
+from stnet.data.shapes import around, around_turned_box, ordered
 from stnet.errors import DataError
 
 
@@ -24,7 +25,7 @@ def parse_coco(document: dict, file: Path) -> MarksFile:
     marks: dict[int, list[Mark]] = {image.id: [] for image in content.images}
     for entry in content.boxes:
         marks[entry.image_id].append(_mark(document, content, entry, file))
-    videos = _video_names(document, file)
+    videos = _videos(document, file)
     if not videos:
         _check_one_video(document["images"], file)
     images = []
@@ -39,17 +40,17 @@ def parse_coco(document: dict, file: Path) -> MarksFile:
             size=(image.width, image.height),
             unseen="" if image.annotated else "the file says that it is not annotated",
         )
-        video, number = None, None
+        video, stated, number = None, None, None
         if "video_id" in raw and videos:
             video_id = _whole(raw["video_id"])
             if video_id not in videos:
                 raise DataError(f"{file}: {image.entry}: video_id {raw['video_id']!r:.40} is not among `videos`")
-            video = videos[video_id]
+            video, stated = videos[video_id]
         if "frame_id" in raw:
             number = _whole(raw["frame_id"])
             if number is None:
                 raise DataError(f"{file}: {image.entry}: frame_id is {raw['frame_id']!r:.40}, no whole number")
-        images.append(ImageMarks(name=image.file_name, frame=frame, video=video, number=number))
+        images.append(ImageMarks(name=image.file_name, frame=frame, video=video, stated=stated, number=number))
     return MarksFile(name=str(file), stem=file.stem, images=tuple(images))
 
 
@@ -116,11 +117,8 @@ def _mark(document: dict, content: Annotations, entry: BoxEntry, file: Path) -> 
     attributes = attributes if isinstance(attributes, dict) else {}
     x, y, w, h = entry.bbox
     box, shape = ordered(x, y, x + w, y + h), "polygon" if _lacks_box(raw) else "box"
-    turn = attributes.get("rotation", raw.get("rotation", 0)) or 0
-    if isinstance(turn, bool) or not isinstance(turn, int | float) or not abs(turn) <= 1e6:
-        raise DataError(f"{where}: rotation is {turn!r:.40}, no angle in degrees")
-    if turn:
-        box, shape = around_turned_box(box, turn), "rotated box"
+    if entry.turn:
+        box, shape = around_turned_box(box, entry.turn), "rotated box"
     if entry.region:
         box, shape = None, entry.region
     return Mark(
@@ -156,14 +154,24 @@ def _check_one_video(images: list[dict], file: Path) -> None:
         )
 
 
-def _video_names(document: dict, file: Path) -> dict[int, str]:
-    """The names of the videos, without folders, by id."""
-    names: dict[int, str] = {}
+def _videos(document: dict, file: Path) -> dict[int, tuple[str, StatedVideo]]:
+    """The names of the videos, without folders, and what is said of them, by id."""
+    videos: dict[int, tuple[str, StatedVideo]] = {}
     listed = document.get("videos") or []
     for position, video in enumerate(listed if isinstance(listed, list) else [listed]):
         identity = _whole(video.get("id")) if isinstance(video, dict) else None
         name = video.get("name", video.get("file_name")) if isinstance(video, dict) else None
-        if identity is None or identity in names or not isinstance(name, str) or not name:
+        if identity is None or identity in videos or not isinstance(name, str) or not name:
             raise DataError(f"{file}: videos[{position}]: give each an `id` of its own and a `name`")
-        names[identity] = PurePosixPath(name).name
-    return names
+        videos[identity] = PurePosixPath(name).name, _stated(video, f"{file}: videos[{position}] {name!r:.80}")
+    return videos
+
+
+def _stated(video: dict, where: str) -> StatedVideo:
+    """What an entry of `videos` says of its length and size; 0 is written where a tool does not know."""
+    known = {key: value for key, value in video.items() if value not in (None, 0)}
+    return StatedVideo(
+        where=where,
+        frames=json_file.whole(known, "length", where, 1) if "length" in known else None,
+        size=json_file.size(known, "width", "height", where),
+    )

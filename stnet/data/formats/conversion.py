@@ -37,6 +37,7 @@ class VideoConversion:
         written = write_frames(self.out, self.video.name, self._pixels(source, names))
         self._check(source)
         self._check_pace(owned.video, source)
+        self._check_sizes(owned, source, names)
         placed = place(owned, self.video.name, names, rules, self.account)
         boxes, labels, instances, annotated = [], [], [], []
         for name, marks in zip(names, placed, strict=True):
@@ -84,6 +85,13 @@ class VideoConversion:
                 f"{float(source.fps):g}; set the frame rate of the annotation tool (frameRate) to the video's"
             )
 
+    def _check_sizes(self, owned: Owned, source: VideoSource, names: list[str | None]) -> None:
+        """What is said of the video's size has to fit the frames as what is said of theirs does."""
+        for stated in owned.stated():
+            if stated.size is not None:
+                orientation = self._orientation(source, next(iter(names), None))
+                fit(stated.size, self._picture(source, orientation), stated.where)
+
     def _marks(self, frame: FrameMarks | None, source: VideoSource, name: str | None) -> tuple[list[Mark], bool]:
         """The marks of a frame as they are written, and whether somebody looked at all of it."""
         if frame is None:
@@ -121,20 +129,23 @@ class VideoConversion:
         orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(source, name)
         key = frame.relative, frame.size, orientation
         if key not in self._fits:
-            size, origin = self._region
-            picture = Picture(
-                size=size,
-                whole=whole,
-                origin=origin,
-                uncut=self.full_frame,
-                pixel_aspect=source.pixel_aspect,
-                orientation=orientation,
-            )
+            picture = self._picture(source, orientation)
             self._fits[key] = fit_shares(picture) if frame.relative else fit(frame.size, picture, frame.where)
         found = self._fits[key]
         if found.note and frame.marks:
             self.account.notes[f"{self.video.name}: {found.note}"] += 1
         return found
+
+    def _picture(self, source: VideoSource, orientation: Orientation) -> Picture:
+        size, origin = self._region
+        return Picture(
+            size=size,
+            whole=(source.full_width or source.width, source.full_height or source.height),
+            origin=origin,
+            uncut=self.full_frame,
+            pixel_aspect=source.pixel_aspect,
+            orientation=orientation,
+        )
 
     def _scan_region(self, source: VideoSource) -> tuple[Size, tuple[int, int]]:
         """The size and the corner of what frames are cut to, or would be if whole ones were not asked for."""

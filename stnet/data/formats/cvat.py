@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from stnet.data.annotations.entries import MAX_IMAGE_SIDE
 from stnet.data.formats.marks import Box, FrameMarks, ImageMarks, Mark, MarksFile, Size, VideoBoxes, VideoMarks
-from stnet.data.formats.shapes import around, around_ellipse, around_turned_box, ordered
 from stnet.data.formats.xml_file import XmlReader, read_bytes
+from stnet.data.shapes import around, around_ellipse, around_turned_box, ordered
 from stnet.errors import DataError
 
 _STATED = (

@@ -21,10 +21,11 @@ from stnet.data.formats.marks import (
     Mark,
     MarksFile,
     Size,
+    StatedVideo,
     VideoBoxes,
     VideoMarks,
 )
-from stnet.data.formats.shapes import around, around_ellipse, ordered, turned_about_corner
+from stnet.data.shapes import around, around_ellipse, ordered, turned_about_corner
 from stnet.errors import DataError
 
 MAX_FRAMES = 10**6
@@ -166,8 +167,11 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
         number: FrameMarks(where=f"{where}: frame {number + 1}", marks=tuple(found), relative=True)
         for number, found in sorted(marks.items())
     }
+    stated = StatedVideo(where=f"{where}: framesCount", frames=next(iter(counts), None))
     pace = None if counts or len(times) < 2 else _pace(min(times), max(times))
-    return VideoMarks(where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, pace=pace)
+    return VideoMarks(
+        where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, stated=stated, pace=pace
+    )
 
 
 def _is_time(value: object) -> bool:

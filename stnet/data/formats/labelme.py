@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from stnet.data.annotations.entries import load_json
 from stnet.data.formats import json_file
 from stnet.data.formats.marks import Box, FrameMarks, ImageMarks, Mark, MarksFile
-from stnet.data.formats.shapes import around
+from stnet.data.shapes import around
 from stnet.errors import DataError
 
 _CORNERS = {"rectangle": "box", "polygon": "polygon", "mask": "mask", "rotation": "rotated box"}

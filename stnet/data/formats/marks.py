@@ -7,8 +7,7 @@ A reader states what its file says and no more. Which video and which frame an e
 from collections import Counter
 from dataclasses import dataclass, field
 
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels, x0 <= x1 and y0 <= y1; the last column and row are outside."""
+from stnet.data.shapes import Box
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -52,12 +51,28 @@ class FrameMarks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatedVideo:
+    """What a file says of a whole video, to be compared with the video that is there.
+
+    Attributes:
+        where: the entry, for messages.
+        frames: how many it has, None where the file does not say.
+        size: of its frames, None where the file does not say.
+    """
+
+    where: str
+    frames: int | None = None
+    size: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageMarks:
     """A frame that the file names by a file name.
 
     Attributes:
         name: as written, with forward slashes.
         video: the name of its video where the file states one beside the file name.
+        stated: what the file says of that video.
         number: its number in the video where the file states one beside the file name.
         counts_from: what that number counts from, None where the format leaves it open.
     """
@@ -65,6 +80,7 @@ class ImageMarks:
     name: str
     frame: FrameMarks
     video: str | None = None
+    stated: StatedVideo | None = None
     number: int | None = None
     counts_from: int | None = None
 
@@ -80,6 +96,7 @@ class VideoMarks:
         covers: the frames that were looked at, without marks they are negatives; None for all of the video.
         shown: the frames that the file says the video has, where those are more than `covers`.
         size: of the picture the marks were drawn on, None where the file does not say.
+        stated: what the file says of the whole video.
         pace: how many frames two of its marks are apart, and how many seconds, where the file says both and not the
             length of the video.
         stated_step: whether the numbers already allow for frames that were passed over.
@@ -91,6 +108,7 @@ class VideoMarks:
     covers: range | None = None
     shown: range | None = None
     size: Size | None = None
+    stated: StatedVideo | None = None
     pace: tuple[int, float] | None = None
     stated_step: bool = False
 

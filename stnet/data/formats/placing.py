@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from stnet.data.formats.account import Account
-from stnet.data.formats.marks import FrameMarks, ImageMarks, MarksFile, VideoMarks
+from stnet.data.formats.marks import FrameMarks, ImageMarks, MarksFile, StatedVideo, VideoMarks
 from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput
 from stnet.video.reader import VIDEO_SUFFIXES
@@ -44,6 +44,11 @@ class Owned:
 
     images: list[ImageMarks] = field(default_factory=list)
     video: VideoMarks | None = None
+
+    def stated(self) -> list[StatedVideo]:
+        """Return what the files say of the whole video, each statement once."""
+        found = [image.stated for image in self.images] + ([self.video.stated] if self.video else [])
+        return list(dict.fromkeys(statement for statement in found if statement is not None))
 
 
 def assign(
@@ -105,10 +110,11 @@ def place(
     Raises:
         DataError: two entries for one frame, or numbers that contradict each other.
     """
-    if owned.video is not None:
-        return _place_by_number(owned.video, len(frames), rules, account)
     if len(set(frames)) < len(frames):
         frames = [None] * len(frames)  # pages of one file share its name
+    _check_length(owned, video, frames, rules, account)
+    if owned.video is not None:
+        return _place_by_number(owned.video, len(frames), rules, account)
     places, reason = _places(owned.images, video, frames, rules, account)
     placed: list[FrameMarks | None] = [None] * len(frames)
     for image, place in zip(owned.images, places, strict=True):
@@ -119,6 +125,20 @@ def place(
         else:
             placed[place] = image.frame
     return placed
+
+
+def _check_length(owned: Owned, video: str, frames: Sequence[str | None], rules: Rules, account: Account) -> None:
+    """Compare how many frames the files say that a video has; names place the frames of a selection all the same."""
+    found = len(frames)
+    for statement in owned.stated():
+        stated = statement.frames
+        counts = {found, -(-found // (rules.frame_step or 1))}
+        if stated is None or any(abs(stated - count) <= max(1, _TOLERATED_EXCESS * count) for count in counts):
+            continue
+        what = f"states a video of {stated} frames, {video} has {found}"
+        if owned.video is not None or any(name is None for name in frames):
+            raise DataError(f"{statement.where}: {what}: is it of another video? Else correct the number")
+        account.notes[f"{statement.where}: {what}; its entries are placed by their names"] += 1
 
 
 def _aliases(videos: Iterable[VideoInput]) -> dict[str, str]:

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from stnet.data.annotations.entries import MAX_IMAGE_SIDE
 from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, Size
-from stnet.data.formats.shapes import around_turned_box, ordered
 from stnet.data.formats.xml_file import XmlReader, read_bytes
+from stnet.data.shapes import around_turned_box, ordered
 from stnet.errors import DataError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
-from stnet.data.formats.shapes import around, ordered
 from stnet.data.formats.xml_file import read_bytes
+from stnet.data.shapes import around, ordered
 from stnet.errors import DataError
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "labels.txt")

@@ -12,7 +12,7 @@ import torch
 from stnet.boxes import overlaps
 from stnet.data.annotations.buv import BUV_LEAK
 from stnet.data.annotations.entries import Annotations, BoxEntry, ImageEntry, parse_annotations
-from stnet.data.annotations.facts import FrameFacts
+from stnet.data.annotations.facts import BLANK_LEVELS, FrameFacts
 from stnet.data.annotations.plan import EMPTIED, plan_repairs, repair_box
 from stnet.data.annotations.repairs import Repair, apply_repairs
 from stnet.data.index import LESION_CLASSES, SPLIT_FILES
@@ -78,6 +78,7 @@ def annotation_findings(split: Split) -> list[Finding]:
         *_corner_boxes(split),
         *_gaps(split),
         *_video_findings(split),
+        *_blank_frames(split),
         *_content_findings(split),
     ]
 
@@ -219,6 +220,22 @@ def _video_findings(split: Split) -> Iterator[Finding]:
             what = f"{name}: frames of {', '.join(f'{w}x{h}' for w, h in sizes[:4])}"
             remedy = "clips are resized to their centre frame; better cut the video where the size changes"
             yield split.finding("size change", entry, what, remedy)
+
+
+def _blank_frames(split: Split) -> Iterator[Finding]:
+    """Find videos with frames that show nothing: black, or of one colour."""
+    marked = {box.image_id for box in split.annotations.boxes}
+    for video_id, images in split.annotations.images_of_videos().items():
+        blank = [image for image in images if image.id in split.facts.blank]
+        if not blank:
+            continue
+        black = all(split.facts.blank[image.id] <= BLANK_LEVELS for image in blank)
+        boxes = sum(image.id in marked for image in blank)
+        what = f"{len(blank)} of {len(images)} frames are {'wholly black' if black else 'of one colour throughout'}"
+        what += f" ({blank[0].file_name}), {boxes} of them with boxes" if boxes else f" ({blank[0].file_name})"
+        remedy = "restore them from the source, or leave them out: nothing is to be seen there"
+        name = split.annotations.videos[video_id]
+        yield split.finding("blank frames", f"videos (id {video_id})", f"{name}: {what}", remedy)
 
 
 def _misplaced(images: list[ImageEntry]) -> tuple[ImageEntry, ImageEntry] | None:

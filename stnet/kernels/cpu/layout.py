@@ -41,10 +41,10 @@ def as_rows(x: Tensor, head_dim: int) -> Tensor:
 def with_dense_tail(x: Tensor, dims: int) -> Tensor:
     """float32 with the last `dims` dimensions contiguous; slices of a packed projection are left in place."""
     x, expected = x.float(), 1
-    for dim in range(x.dim() - 1, x.dim() - 1 - dims, -1):
-        if x.shape[dim] != 1 and x.stride(dim) != expected:
+    for size, stride in zip(x.shape[: -dims - 1 : -1], x.stride()[: -dims - 1 : -1], strict=True):
+        if size != 1 and stride != expected:
             return x.contiguous()
-        expected *= x.shape[dim]
+        expected *= size
     return x
 
 
@@ -61,7 +61,8 @@ def float_buffer(*shape: int) -> Tensor:
 
 def view(x: Tensor, dims: int = 4) -> tuple[int, ...]:
     """Address and byte strides of the first `dims` dimensions: how kernels get their tensors."""
-    return (x.data_ptr(), *(x.stride(dim) * x.element_size() for dim in range(dims)))
+    size = x.element_size()
+    return (x.data_ptr(), *[stride * size for stride in x.stride()[:dims]])
 
 
 @helper

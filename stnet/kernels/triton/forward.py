@@ -87,12 +87,11 @@ def stda_forward_call(
 
 
 def query_strides(tensors: StdaTensors[Tensor]) -> dict[str, int]:
-    """Strides of all tensors but value, as the kernels name them."""
-    return {
-        name: stride
-        for field, tensor in zip(tensors._fields[1:], tensors[1:], strict=True)
-        for name, stride in strides(field, tensor, (0, 1, 2, 3), "btql" if "reference" in field else "btqh").items()
-    }
+    """Return the strides of all tensors but value, as the kernels name them."""
+    found = {}
+    for name, tensor in zip(tensors._fields[1:], tensors[1:], strict=True):
+        found |= strides(name, tensor, (0, 1, 2, 3), "btql" if name.endswith("reference_points") else "btqh")
+    return found
 
 
 def msda_forward_call(

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from stnet.data.formats.marks import Box
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels, x0 <= x1 and y0 <= y1; the last column and row are outside."""
 
 
 def ordered(x0: float, y0: float, x1: float, y1: float) -> Box:
