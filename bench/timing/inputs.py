@@ -72,5 +72,8 @@ def msda_inputs(
     sizes = {name: getattr(problem, name) for name in ("clips", "heads", "head_dim", "queries", "points")}
     classic = published_layers.classic(problem.spatial_shapes, **sizes)
     drawn = published_layers.msda_inputs(classic, dtype, device, seed, positions)
-    value, locations, weights = (tensor.contiguous().requires_grad_(grad) for tensor in drawn)
-    return MsdaInputs(value=value, locations=locations, weights=weights)
+    return MsdaInputs(
+        value=drawn.value.contiguous().requires_grad_(grad),
+        locations=drawn.sampling_locations.contiguous().requires_grad_(grad),
+        weights=drawn.attention_weights.contiguous().requires_grad_(grad),
+    )
