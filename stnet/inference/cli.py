@@ -16,7 +16,8 @@ from stnet.errors import ConfigError, VideoError
 from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.detector import DEFAULT_POINT, VideoDetector
-from stnet.inference.formats import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
+from stnet.inference.explainer import Explainer
+from stnet.inference.formats import DEFAULT_FORMATS, EXPLAINED, EXPORT_FORMATS, FORMATS
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.run import RunSettings, VideoRun, former_results, plan_jobs
 from stnet.inference.sink import RunFacts
@@ -112,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"also write the lesions for annotation tools, of {', '.join(EXPORT_FORMATS)}",
     )
     add(
+        "--explain",
+        type=_positive,
+        metavar="N",
+        help="also tell where the model looked for the N lesions of each video with the highest scores: pictures in "
+        "explained, points on the page of --report",
+    )
+    add(
         "--mm-per-pixel",
         type=_millimetres,
         metavar="MM",
@@ -181,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     if arguments.live and arguments.profile:
         raise ConfigError("--profile does not work with --live, which reports latencies instead")
+    if arguments.live and arguments.explain:
+        raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
     formats = _formats(arguments)
     jobs, missing = plan_jobs(arguments.inputs, arguments.output)
     if not jobs:
@@ -247,6 +257,7 @@ def _facts(arguments: argparse.Namespace, detector: VideoDetector, videos: int) 
             "Score threshold": f"{threshold:.3g}" + (f", the {point} operating point" if point else ""),
             "Mode": f"live, {arguments.delay} frames of delay" if arguments.live else "whole videos",
         },
+        explain=Explainer(detector, arguments.explain) if arguments.explain else None,
     )
 
 
@@ -257,7 +268,7 @@ def _formats(arguments: argparse.Namespace) -> tuple[str, ...]:
         names.append("report")
     if not names:
         raise ConfigError("--no-video leaves no format to write; name another one with --formats")
-    return (*names, *arguments.export)
+    return (*names, *arguments.export, *((EXPLAINED,) if arguments.explain else ()))
 
 
 @contextmanager

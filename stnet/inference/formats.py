@@ -3,6 +3,7 @@
 from stnet.inference.annotated_video import AnnotatedVideo
 from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
+from stnet.inference.explained_pictures import ExplainedPictures
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
 from stnet.inference.page import ReportPage
@@ -21,7 +22,10 @@ EXPORT_FORMATS: dict[str, type[Sink]] = {
 }
 """For annotation tools."""
 
-SINKS = FORMATS | EXPORT_FORMATS
+EXPLAINED = "explained"
+"""Name of what `--explain` writes."""
+
+SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures}
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 

@@ -1,7 +1,7 @@
 """All formats of a run together: one that fails is given up, the others go on."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from stnet.command_line import explain
@@ -13,6 +13,7 @@ from stnet.inference.formats import PER_VIDEO, SINKS
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
+from stnet.lesions import Lesion
 
 LOCK_NAME = ".running"
 
@@ -77,6 +78,7 @@ class Outputs:
         self._alive = [self._made(SINKS[name], run) for name in formats]
         self._failed: list[Sink] = []
         self._lesions = LesionCollector(run.class_names, run.score_threshold)
+        self._explain = run.explain
         self._video: VideoFacts | None = None
         self._lock: FolderLock | None = None
         self.broken = False
@@ -124,8 +126,20 @@ class Outputs:
         if begun:
             found = self._lesions.found()
             self._each(lambda sink: sink.lesions(found))
+            self._explained(found)
         self._each(lambda sink: sink.end(end) if begun or sink.once else None)
         return self._leave()
+
+    def _explained(self, lesions: Sequence[Lesion]) -> None:
+        if self._explain is None:
+            return
+        try:
+            found = self._explain(self._video.source, self._video.frames, lesions)
+        except EXTERNAL as error:
+            self._tell(f"error: {explain(error)}")
+            self.broken = True
+        else:
+            self._each(lambda sink: sink.explained(found))
 
     def abandon(self, error: BaseException) -> bool:
         """Leave what there is of a video under partial names; return whether it could all be written until now."""

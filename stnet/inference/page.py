@@ -26,9 +26,11 @@ from stnet.evaluation.video_level import STRONGEST_SHARE, frame_maxima, video_sc
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.draw import PALETTE
+from stnet.inference.explanation import Explanation
 from stnet.inference.folder_lock import FolderLock
 from stnet.inference.frame_marks import Listed, listed
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.page_explained import looked_at
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.page_lesions import best_lesions, box_rows, lesion_card
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
@@ -39,7 +41,7 @@ from stnet.video.scale import PixelScale
 REPORT_NAME = "report.html"
 TEMPLATE = "report.html"
 STYLE = "report.css"
-SCRIPTS = ("report_boxes.js", "report_lesions.js", "report_player.js", "report_page.js")
+SCRIPTS = ("report_boxes.js", "report_explained.js", "report_lesions.js", "report_player.js", "report_page.js")
 DATA_MARK = "<!--data-->"
 
 VIDEO_BUDGET = 4_400_000
@@ -73,6 +75,7 @@ class _Video:
     numbers: list[int] = field(default_factory=list)  # positions (in `maxima`) of the frames shown
     listed: dict[int, Listed] = field(default_factory=dict)  # what was found in the frames shown, and in strong ones
     lesions: Sequence[Lesion] = ()
+    explained: dict[int, Explanation] = field(default_factory=dict)  # by the number of the lesion
 
     def unlisted(self, number: int) -> Listed:
         """A frame of whose detections nothing is kept."""
@@ -158,6 +161,10 @@ class ReportPage(Sink):
         """Take in the lesions, whose frames the page numbers as it shows them."""
         video = self._video
         video.lesions = [replace(one, frames=np.searchsorted(video.indices, one.frames)) for one in found]
+
+    def explained(self, found: Sequence[Explanation]) -> None:
+        """Take in where the model looked."""
+        self._video.explained = {one.lesion: one for one in found}
 
     def end(self, end: VideoEnd) -> None:
         """Finish the section of a video, or list one that could not be read at all."""
@@ -256,6 +263,9 @@ class ReportPage(Sink):
             best["image"] = kept.get(best["shown"])
             if best["image"] is not None:
                 best["boxes"] = box_rows(video.unlisted(best["shown"]), video.lesions)
+            explanation = video.explained.get(card["number"])
+            if explanation is not None:
+                card["looked"] = looked_at(explanation, video.indices, video.numbers, video.spool.encode)
         return cards
 
     def _strongest(self, frames: list[StrongFrame]) -> list[StrongFrame]:

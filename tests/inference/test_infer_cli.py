@@ -332,6 +332,7 @@ def test_options_are_frozen():
             "--dicom-key",
             "--dtype",
             "--duplicate-iou",
+            "--explain",
             "--export",
             "--formats",
         ),
