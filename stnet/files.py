@@ -2,11 +2,12 @@
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 PARTIAL = ".partial"
 """Ending of a file that still grows, or whose writing was broken off."""
@@ -71,7 +72,30 @@ def synchronize(path: Path) -> None:
         os.close(handle)
 
 
-class GrowingFile:
+class ClosedOrAbandoned(ABC):
+    """Something that is written in a `with` statement: closed at its end, abandoned after an error."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish, and give what was written its name."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Stop writing; what there is stays under the partial name."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+class GrowingFile(ClosedOrAbandoned):
     """A text file that grows as `NAME.partial` and takes its name when closed without an error.
 
     After an error the partial file stays: it holds what was already produced.
@@ -121,14 +145,3 @@ class GrowingFile:
         # What is still in memory may not fit on a full disk either.
         with suppress(OSError):
             self._handle.close()
-
-    def __enter__(self) -> "GrowingFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()

@@ -55,6 +55,7 @@ GROUND = {
     "errors",
     "files",
     "console",
+    "contents",
     "command_line",
     "environment",
     "devices",

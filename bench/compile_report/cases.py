@@ -5,38 +5,20 @@ from dataclasses import dataclass
 
 import torch
 
-from stnet.kernels.problem import StdaProblem, default_frame_table
+from stnet.kernels import published_layers
+from stnet.kernels.problem import StdaProblem
 from stnet.kernels.triton.launch_table import ARCHITECTURES, KERNELS, Candidate, candidates
 
 KERNELS = tuple(KERNELS)
 TARGETS = ARCHITECTURES
 DTYPES = ("float16", "bfloat16", "float32")
-_SHAPES_512 = ((64, 64), (32, 32), (16, 16), (8, 8))
-_POSITIONS = 5440
 
-
-def _layer(**sizes: int) -> StdaProblem:
-    frames = sizes["source_frames"]
-    table = default_frame_table(sizes["targets"], frames, frames - 1)
-    return StdaProblem(
-        clips=1,
-        positions=_POSITIONS,
-        heads=8,
-        head_dim=32,
-        points=4,
-        other_frames=frames - 1,
-        spatial_shapes=_SHAPES_512,
-        frame_table=table,
-        **sizes,
-    )
-
-
-# The published encoder and decoder layers on one clip of 512 x 512, and the classic operator on one such frame.
 LAYERS = {
-    "encoder": _layer(source_frames=6, targets=6, queries=_POSITIONS, other_points=2, components=2),
-    "decoder": _layer(source_frames=6, targets=3, queries=300, other_points=4, components=4),
-    "classic": _layer(source_frames=1, targets=1, queries=_POSITIONS, other_points=1, components=2),
+    "encoder": published_layers.encoder(),
+    "decoder": published_layers.decoder(),
+    "classic": published_layers.encoder(source_frames=1, other_points=1),
 }
+"""The published layers on one clip of 512 x 512, and the classic operator on one such frame."""
 
 
 def layers_of(kernel: str) -> tuple[str, ...]:

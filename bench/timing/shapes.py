@@ -6,17 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from stnet.kernels.problem import StdaProblem
+from stnet.kernels.published_layers import DECODED_FRAMES, decoder, encoder, level_shapes
 from stnet.model.config import ModelConfig
-from stnet.model.encoder import all_frame_table
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HEADS, HEAD_DIM, POINTS = 8, 32, 4
-SHUFFLED_TARGETS = 3
-
-
-def level_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
-    """(h, w) of the levels of strides 8, 16, 32 and 64 of an image."""
-    return tuple((-(-height // stride), -(-width // stride)) for stride in (8, 16, 32, 64))
+SHUFFLED_TARGETS = DECODED_FRAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,45 +53,15 @@ class Sizes:
     def stda(self, layer: str, batch: int, *, queries: int | None = None) -> StdaProblem:
         """The operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
         shapes = level_shapes(*self.operator_image)
-        positions = sum(h * w for h, w in shapes)
-        config = ModelConfig.preset("paper")
-        encoder = layer == "encoder"
-        targets = config.frames if encoder else SHUFFLED_TARGETS
-        return StdaProblem(
-            clips=batch,
-            source_frames=config.frames,
-            positions=positions,
-            heads=HEADS,
-            head_dim=HEAD_DIM,
-            targets=targets,
-            queries=positions if encoder else queries or self.queries,
-            points=POINTS,
-            other_frames=config.frames - 1,
-            other_points=config.encoder_other_points if encoder else config.decoder_other_points,
-            components=2 if encoder else 4,
-            spatial_shapes=shapes,
-            frame_table=all_frame_table(config.frames, list(range(targets))),
-        )
+        if layer == "encoder":
+            return encoder(shapes, clips=batch)
+        return decoder(shapes, clips=batch, queries=queries or self.queries)
 
     def msda(self, layer: str, batch: int) -> StdaProblem:
         """The classic operator as a problem of one frame without others."""
         shapes = level_shapes(*self.classic_image)
-        positions = sum(h * w for h, w in shapes)
-        return StdaProblem(
-            clips=batch,
-            source_frames=1,
-            positions=positions,
-            heads=HEADS,
-            head_dim=HEAD_DIM,
-            targets=1,
-            queries=positions if layer == "encoder" else self.queries,
-            points=POINTS,
-            other_frames=0,
-            other_points=1,
-            components=2,
-            spatial_shapes=shapes,
-            frame_table=((0,),),
-        )
+        sizes = {} if layer == "encoder" else {"queries": self.queries}
+        return encoder(shapes, clips=batch, source_frames=1, other_points=1, **sizes)
 
 
 SIZES = {

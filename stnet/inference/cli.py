@@ -34,9 +34,9 @@ INPUT is a video or DICOM file, a folder of frames or of such files, or a patter
 Images of one folder are the frames of one video, masks beside them (a_mask.png by a.png) left out. For every video a
 folder is written under --output:
 
-  annotated.mp4     the video with boxes, classes and scores
+  annotated.mp4     the video with boxes, numbers of lesions, classes and scores
   detections.json   up to 100 detections per frame, whatever their score
-  detections.csv    frame, time, box, score, class and size of those with at least --score-threshold
+  detections.csv    frame, time, box, score, class, lesion and size of those with at least --score-threshold
   lesions.csv       one row per lesion: class, score, first and last frame, best frame with box and size
 
 Boxes are in pixels of the original frames; the JSON file says how to read them. Only one run at a time writes to the

@@ -59,12 +59,12 @@ class Mark:
     def texts(self, names: dict[int, str]) -> tuple[str, ...]:
         """Return what a label can say, the shortest at the end."""
         number = "" if self.lesion is None else f"#{self.lesion} "
-        whole = ", ".join(
+        told = [
             printable(class_name(names, label)) + ("" if score is None else f" {score:.2f}")
             for label, score in self.classes
-        )
+        ]
         brief = "" if self.score is None else f"{self.score:.2f}"
-        choice = (number + whole, (number + brief).strip(), number.strip())
+        choice = (number + ", ".join(told), number + told[0], (number + brief).strip(), number.strip())
         return tuple(dict.fromkeys(text for text in choice if text))
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+WIDEST = 0.6
+"""Share of the picture's width that a text may take where a shorter one says nearly the same."""
+
 Rectangle = tuple[int, int, int, int]
 """x0, y0, x1, y1; the last column and row do not belong to it."""
 
@@ -53,7 +56,8 @@ def placed(labels: Sequence[Label], width: int, height: int) -> list[Place | Non
 
 def _place(label: Label, taken: Sequence[Rectangle], width: int, height: int) -> Place | None:
     for text, (wide, high) in enumerate(label.sizes):
-        if wide > width or high > height:
+        widest = width if text == len(label.sizes) - 1 else WIDEST * width
+        if wide > widest or high > height:
             continue
         for x, y in _candidates(label.box, wide, high, width, height):
             x, y = max(0, min(x, width - wide)), max(0, min(y, height - high))

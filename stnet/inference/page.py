@@ -10,9 +10,9 @@ import base64
 import hashlib
 import html
 import platform
-import re
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import resources
 
@@ -21,18 +21,25 @@ import torch
 
 import stnet
 from stnet.command_line import explain
+from stnet.errors import EXTERNAL
 from stnet.evaluation.video_level import STRONGEST_SHARE, frame_maxima, video_scores
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.draw import PALETTE
 from stnet.inference.folder_lock import FolderLock
+from stnet.inference.frame_marks import Listed, listed
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.page_lesions import best_lesions, box_rows, lesion_card
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
+from stnet.lesions import Lesion
 from stnet.video import VideoSource
+from stnet.video.scale import PixelScale
 
 REPORT_NAME = "report.html"
 TEMPLATE = "report.html"
+STYLE = "report.css"
+SCRIPTS = ("report_boxes.js", "report_lesions.js", "report_player.js", "report_page.js")
 DATA_MARK = "<!--data-->"
 
 VIDEO_BUDGET = 4_400_000
@@ -57,13 +64,35 @@ class _Video:
 
     name: str
     source: VideoSource
+    scale: PixelScale | None
     spool: FrameSpool
     strongest: StrongestFrames
     maxima: list[np.ndarray] = field(default_factory=list)  # [classes] of every frame
     times: list[float] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # in the video; live runs may leave frames out
     numbers: list[int] = field(default_factory=list)  # positions (in `maxima`) of the frames shown
-    boxes: list[list[list[float]]] = field(default_factory=list)  # x0 y0 x1 y1 score label, of the frames shown
-    strong_boxes: dict[int, list[list[float]]] = field(default_factory=dict)
+    listed: dict[int, Listed] = field(default_factory=dict)  # what was found in the frames shown, and in strong ones
+    lesions: Sequence[Lesion] = ()
+
+    def unlisted(self, number: int) -> Listed:
+        """A frame of whose detections nothing is kept."""
+        size = (self.source.height, self.source.width)
+        return Listed(
+            frame=number, time=self.times[number], table=np.zeros((0, 7)), origin=self.source.origin, size=size
+        )
+
+    def pictures(self, numbers: set[int]) -> dict[int, str]:
+        """Frames of the video, read once more; those that cannot be are left out."""
+        wanted, found = {self.indices[number]: number for number in numbers}, {}
+        if not wanted:
+            return found
+        with suppress(*EXTERNAL), closing(iter(self.source)) as frames:
+            for frame in frames:
+                if frame.index in wanted:
+                    found[wanted[frame.index]] = self.spool.encode(frame.image)
+                if len(found) == len(wanted):
+                    break
+        return found
 
 
 class ReportPage(Sink):
@@ -81,7 +110,8 @@ class ReportPage(Sink):
     needs_images = True
 
     def __init__(self, run: RunFacts) -> None:
-        template = resources.files("stnet.inference").joinpath(TEMPLATE).read_text(encoding="utf-8")
+        style, script = _part(STYLE), "".join(_part(name) for name in SCRIPTS)
+        template = _part(TEMPLATE).replace("{{style}}", style).replace("{{script}}", script)
         head, self._tail = template.split(DATA_MARK)
         self._lock = FolderLock(run.output / f".{REPORT_NAME}.running")
         self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, run.videos))
@@ -90,7 +120,7 @@ class ReportPage(Sink):
         self._file: GrowingFile | None = None
         try:
             self._file = GrowingFile(run.output / REPORT_NAME)
-            self._put(head.replace("{{policy}}", html.escape(_policy(template))))
+            self._put(head.replace("{{policy}}", html.escape(_policy(style, script))))
             self._block("run", self._run(run))
         except BaseException as error:
             self.close(error)
@@ -100,7 +130,8 @@ class ReportPage(Sink):
         """Start a section of its own for a video."""
         length = video.frames or 1
         spool = FrameSpool(length, self._budget)
-        self._video = _Video(name=video.name, source=video.source, spool=spool, strongest=StrongestFrames(length))
+        strongest = StrongestFrames(length)
+        self._video = _Video(name=video.name, source=video.source, scale=video.scale, spool=spool, strongest=strongest)
         # An empty string stands first so that every frame can follow a comma.
         self._put(f'<script type="application/json" id="frames-{self._count}">[""')
 
@@ -111,20 +142,22 @@ class ReportPage(Sink):
         maxima = frame_maxima(detections.scores.numpy(), detections.labels.numpy(), self._classes)
         video.maxima.append(maxima)
         video.times.append(result.time)
-        rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
-        boxes = [
-            [*(round(x, 1) for x in box), round(score, 4), label] for box, score, label in list(rows)[:BOXES_SHOWN]
-        ]
+        video.indices.append(result.index)
         text = video.spool.take(number, result.image)
         if text is not None:
             self._put(f',\n"{text}"')
             video.numbers.append(number)
-            video.boxes.append(boxes)
+            video.listed[number] = self._listed(result, number)
         best = float(maxima.max(initial=0))
         if video.strongest.wants(number, best):
             image = text or video.spool.encode(result.image)
             video.strongest.add(StrongFrame(number=number, score=best, image=image))
-            video.strong_boxes[number] = boxes
+            video.listed[number] = self._listed(result, number)
+
+    def lesions(self, found: Sequence[Lesion]) -> None:
+        """Take in the lesions, whose frames the page numbers as it shows them."""
+        video = self._video
+        video.lesions = [replace(one, frames=np.searchsorted(video.indices, one.frames)) for one in found]
 
     def end(self, end: VideoEnd) -> None:
         """Finish the section of a video, or list one that could not be read at all."""
@@ -179,7 +212,9 @@ class ReportPage(Sink):
             "numbers": video.numbers,
             "stride": video.spool.stride,
             "shownSize": video.spool.size,
-            "boxes": video.boxes,
+            "boxes": [box_rows(video.listed[number], video.lesions) for number in video.numbers],
+            "lesionCount": len(video.lesions),
+            "lesions": self._cards(video),
         }
         if source.full_width:
             summary["region"] = [*source.origin, source.full_width, source.full_height]
@@ -187,7 +222,7 @@ class ReportPage(Sink):
             return summary
         maxima = np.stack(video.maxima)
         step, curve = _curve(maxima)
-        strong = self._listed(video.strongest.best_first())
+        strong = self._strongest(video.strongest.best_first())
         return summary | {
             "scores": [round(float(score), 4) for score in video_scores(maxima)],
             "times": [round(video.times[number], 3) for number in video.numbers],
@@ -198,7 +233,7 @@ class ReportPage(Sink):
                     "number": frame.number,
                     "time": round(video.times[frame.number], 3),
                     "scores": maxima[frame.number].round(4).tolist(),
-                    "boxes": video.strong_boxes[frame.number],
+                    "boxes": box_rows(video.listed[frame.number], video.lesions),
                     # Those among the frames shown are not stored twice.
                     "image": None if frame.number in video.numbers else frame.image,
                 }
@@ -206,7 +241,24 @@ class ReportPage(Sink):
             ],
         }
 
-    def _listed(self, frames: list[StrongFrame]) -> list[StrongFrame]:
+    @staticmethod
+    def _listed(result: FrameResult, number: int) -> Listed:
+        return replace(listed(result, 0.0, BOXES_SHOWN), frame=number)
+
+    def _cards(self, video: _Video) -> list[dict]:
+        """What is told of the best lesions, with their best frames."""
+        lesions = best_lesions(video.lesions)
+        kept = video.pictures({lesion.best_frame for lesion in lesions} - set(video.numbers))
+        cards = [lesion_card(lesion, video.source, video.scale, video.numbers, kept) for lesion in lesions]
+        for card in cards:
+            best = card["best"]
+            # Those among the frames shown are not stored twice.
+            best["image"] = kept.get(best["shown"])
+            if best["image"] is not None:
+                best["boxes"] = box_rows(video.unlisted(best["shown"]), video.lesions)
+        return cards
+
+    def _strongest(self, frames: list[StrongFrame]) -> list[StrongFrame]:
         """Those that reach the threshold; where none does, the best of them, which show that nothing was missed."""
         return [frame for frame in frames if frame.score >= self._threshold] or frames[:FEW_STRONG]
 
@@ -232,10 +284,12 @@ def _embedded(value: object) -> str:
     return text
 
 
-def _policy(template: str) -> str:
+def _part(name: str) -> str:
+    return resources.files("stnet.inference").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
     """Only this style and this script, pictures out of the page itself, and no connection of any kind."""
-    (style,) = re.findall(r"<style>(.*?)</style>", template, re.DOTALL)
-    (script,) = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

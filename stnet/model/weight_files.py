@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from stnet.console import printable
+from stnet.contents import HEAD_BYTES, describe
 from stnet.errors import CheckpointError
 
 BEST, EXPORTED, TRAINING_STATE = "best.safetensors", "model.safetensors", "state.pt"
 """Names that tell a folder: of a training run, of an export, and of the state that a run resumes from."""
 
-HEAD_BYTES = 512
 MAX_HEADER_BYTES = 100_000_000
 """Longest header that safetensors allows."""
 
@@ -189,37 +189,16 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _foreign(head: bytes, path: Path) -> str | None:
     """Return what the file is instead of weights, with the remedy; None where it may hold weights."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        return "an empty file; download or copy it again"
-    if text.startswith(b"version https://git-lfs"):
-        return "a pointer of git-lfs, not the file itself; run `git lfs pull`"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "an HTML page, not a checkpoint; the download failed or needs a login"
-    if text.startswith((b"{", b"[")):
-        return "a JSON text, not a checkpoint; name the file with the weights"
     if (
         head[:1] == b"\x08"
         and head[1:2] < b"\x20"
         and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x32", b"\x3a", b"\x42")
     ):
         return "an ONNX model, from which weights are not read; use the .safetensors or .pth file it was made from"
-    for magic, kind in _CONTAINERS.items():
-        if head.startswith(magic):
-            return f"{kind}, not a checkpoint"
-    return _foreign_archive(path) if head.startswith(b"PK") else None
-
-
-_CONTAINERS = {
-    b"\x89HDF": "an HDF5 file (of Keras or MATLAB)",
-    b"\x1f\x8b": "a compressed archive (unpack it first)",
-    b"7z\xbc\xaf": "a compressed archive (unpack it first)",
-    b"\x93NUMPY": "an array of NumPy",
-    b"GGUF": "a GGUF file",
-    b"%PDF": "a PDF file",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-}
+    if head.startswith(b"PK"):
+        return _foreign_archive(path)
+    found = describe(head)
+    return found and f"{found[0]}, not a checkpoint; {found[1] or 'name the file with the weights'}"
 
 
 def _foreign_archive(path: Path) -> str | None:

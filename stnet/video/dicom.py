@@ -60,6 +60,7 @@ class DicomFile(VideoSource):
         else:
             yield from self._area.notes
         yield from aspect_notes(self.pixel_aspect)
+        yield from self._header.notes
         if self._header.timing_note is not None and self.declared_frames > 1:
             yield f"{self._header.timing_note}: {float(self.fps):g} frames per second are assumed"
         if self._header.volume:

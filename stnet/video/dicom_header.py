@@ -49,7 +49,7 @@ REGION_ELEMENTS = ("SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PixelAs
 OVERLAY_POSITIONS = tuple(0x60000102 + (group << 16) for group in range(0, 32, 2))
 """Which bit of the pixels each overlay lies in, where it lies there; 0 where it is stored apart."""
 
-VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence")
+VOLUME_ELEMENTS = ("SOPClassUID", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
@@ -58,12 +58,12 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
-SHARED_GROUPS = {
-    "PixelMeasuresSequence": ("PixelSpacing",),
-    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+FUNCTIONAL_GROUPS = {
+    "PixelMeasuresSequence": ("a size of pixels", ("PixelSpacing",)),
+    "FrameVOILUTSequence": ("a window", ("WindowCenter", "WindowWidth", "VOILUTFunction")),
+    "PixelValueTransformationSequence": ("a scale of gray", ("RescaleSlope", "RescaleIntercept")),
 }
-"""Functional groups of enhanced files that say the same as elements of other files."""
+"""Functional groups of enhanced files that say the same as elements of other files, and what that is."""
 
 UNNAMED_SYNTAXES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
@@ -82,7 +82,7 @@ class DicomHeader:
     it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
     length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
     width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
-    US Volume.
+    US Volume. `notes` say what of the header is not applied.
     """
 
     dataset: Any
@@ -99,6 +99,7 @@ class DicomHeader:
     timing_note: str | None
     volume: bool
     value: tuple[int, int]
+    notes: tuple[str, ...]
 
 
 def is_dicom(path: Path) -> bool:
@@ -189,21 +190,46 @@ def _check_known(syntax: Any, name: str) -> None:
         raise cannot_decode(name, UNNAMED_SYNTAXES.get(str(syntax), private))
 
 
-def _lift_shared_groups(dataset: Any) -> None:
-    """Put what enhanced files say for all frames together where other files have it."""
+def _lift_functional_groups(dataset: Any) -> tuple[str, ...]:
+    """Put what enhanced files say of all frames alike where other files have it; say what they say of single frames."""
+    notes = []
+    shared = _items(dataset, "SharedFunctionalGroupsSequence")[:1]
+    frames = _items(dataset, "PerFrameFunctionalGroupsSequence")
+    for group, (name, keywords) in FUNCTIONAL_GROUPS.items():
+        for of_all in (shared, frames):
+            stated = [_group(item, group, keywords) for item in of_all]
+            if not any(stated):
+                continue
+            if all(found == stated[0] for found in stated):
+                for keyword, element in stated[0].items():
+                    if keyword not in dataset:
+                        dataset[keyword] = element
+            else:
+                notes.append(f"its header states {name} for single frames, which is not applied")
+    return tuple(notes)
+
+
+def _items(dataset: Any, keyword: str) -> list[Any]:
+    """The items of a sequence, which is taken away; none where it is absent or damaged."""
     try:
-        shared = dataset.SharedFunctionalGroupsSequence[0]
-        del dataset.SharedFunctionalGroupsSequence
-        for group, keywords in SHARED_GROUPS.items():
-            for keyword in keywords:
-                if group in shared and keyword in shared[group][0] and keyword not in dataset:
-                    dataset[keyword] = shared[group][0][keyword]
+        found = list(dataset[keyword].value)
+        del dataset[keyword]
     except Exception:  # absent or damaged
-        return
+        return []
+    return found
+
+
+def _group(item: Any, group: str, keywords: tuple[str, ...]) -> dict[str, Any]:
+    """What an item of functional groups states in one of them."""
+    try:
+        found = item[group].value[0]
+        return {keyword: found[keyword] for keyword in keywords if keyword in found}
+    except Exception:  # absent or damaged
+        return {}
 
 
 def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> DicomHeader:
-    _lift_shared_groups(dataset)
+    notes = _lift_functional_groups(dataset)
     height, width = (round(number(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
     check_size(name, height, width)
     stated = number(dataset, "NumberOfFrames")
@@ -228,6 +254,7 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> Di
         timing_note=_timing_note(dataset) if fps is None else None,
         volume=dataset.get("SOPClassUID") == ENHANCED_US_VOLUME,
         value=value,
+        notes=notes,
     )
 
 

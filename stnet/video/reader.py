@@ -17,8 +17,10 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from stnet.contents import misnamed
 from stnet.errors import VideoError
 from stnet.video.container import open_container
+from stnet.video.cropping import stated_crop
 from stnet.video.depth import DEEP_LEAST, on_black
 from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
 from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
@@ -79,6 +81,8 @@ class DecodedVideo(VideoSource):
             self._stated_frames = stream.frames or None
             stored_aspect = _pixel_aspect(stream)
             others = len(_films(container)) - 1
+            self._track = stream.index
+            self._stored_size = stream.codec_context.width, stream.codec_context.height
             # AVI knows no other times than those of decoding.
             self._decode_stamps = "avi" in container.format.name.split(",")
         tally = _Tally()
@@ -229,11 +233,22 @@ class VideoFile(DecodedVideo):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         super().__init__(str(self.path), self.path.stem)
+        shown = stated_crop(self.path, self._track, *self._stored_size)
+        if shown is not None:
+            left, top, right, bottom = shown
+            self.notes += (
+                f"states that only {right - left} x {bottom - top} pixels of its frames, from {left}, {top} on, are "
+                "to be shown, as some players do; whole frames are read",
+            )
 
     def _container(self) -> Any:
-        if self.path.is_file() and not self.path.stat().st_size:
-            raise VideoError(f"{self.path}: is empty (0 bytes); copy it again")
-        return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+        try:
+            return open_container(self.path, options=OPEN_OPTIONS, metadata_errors="replace")
+        except av.FFmpegError as error:
+            other = misnamed(self.path, "a video")
+            if other is None:
+                raise
+            raise VideoError(f"{self.path}: {other}") from error
 
 
 def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[tuple[av.VideoFrame, float | None]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from stnet.contents import misnamed
 from stnet.errors import VideoError
 from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale, on_black
 from stnet.video.geometry import Orientation, believable_aspect
@@ -169,6 +170,8 @@ def open_still(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=tuple(sorted(set(IMAGE_FORMATS.values())))) as image:
             yield image
+    except UnidentifiedImageError as error:
+        raise UnreadableStill(path, misnamed(path, "an image that is read") or _reason(error)) from error
     except UNREADABLE as error:
         raise UnreadableStill(path, _reason(error)) from error
 

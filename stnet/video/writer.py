@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
 import numpy as np
 
 from stnet.errors import VideoError
+from stnet.files import ClosedOrAbandoned
 from stnet.video.container import open_container
 from stnet.video.geometry import SQUARE
 
@@ -21,7 +21,7 @@ SNAP = 0.05
 """Times within this share of a frame of the constant-rate grid are put on it (containers round times)."""
 
 
-class VideoWriter:
+class VideoWriter(ClosedOrAbandoned):
     """Writes RGB frames to an mp4 file, one in memory at a time.
 
     The video grows in `NAME.partial` beside `path` and takes its name when closed without an error; after an
@@ -94,17 +94,6 @@ class VideoWriter:
             self._mux(None)
         with suppress(VideoError):
             self._release()
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
 
     def _tick(self, time: float | None) -> int:
         step = self._fps.denominator * TICKS

@@ -350,3 +350,71 @@ def test_frames_counted_at_another_rate_than_the_videos_are_refused(tmp_path):
         states(tmp_path, tmp_path / "clip.mkv", marks(25, None))
     for rate, length in ((10, None), (25, 12)):
         assert states(tmp_path, tmp_path / "clip.mkv", marks(rate, length))[0][:9] == [[strip(5)]] * 9
+
+
+FOREIGN = {
+    "COCO results": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "GeoJSON": {"type": "FeatureCollection", "features": []},
+    "VGG Image Annotator": {"a.png12": {"filename": "a.png", "size": 12, "regions": [], "file_attributes": {}}},
+    r"\(VIA\)": {"_via_settings": {}, "_via_img_metadata": {}, "_via_attributes": {}},
+    "Supervisely": {"description": "", "tags": [], "size": {"height": 4, "width": 4}, "objects": []},
+    "CreateML": [{"image": "a.png", "annotations": []}],
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_other_formats_are_named_for_what_they_are(tmp_path, name):
+    clip = frame_folder(tmp_path / "clip", 1)
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(FOREIGN[name]))
+    for read in (
+        lambda: states(tmp_path, clip, file),
+        lambda: states(tmp_path, clip, file, format_name="coco"),
+        lambda: load_index(tmp_path, "train"),
+    ):
+        with pytest.raises(DataError, match=rf"train\.json: is .*{name}.*, which is not read; (export|give)"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"PK\x03\x04rest", "an archive .zip., not .*; unpack it first"), (b"<html>", "an HTML page")]
+)
+@pytest.mark.parametrize("ending", [".json", ".zip"])
+def test_archives_and_pages_are_no_annotation_files(tmp_path, content, what, ending):
+    (tmp_path / f"marks{ending}").write_bytes(content)
+    with pytest.raises(DataError, match=f"marks{ending}: is {what}"):
+        states(tmp_path, frame_folder(tmp_path / "clip", 1), tmp_path / f"marks{ending}")
+
+
+def test_shapes_of_labelme_that_state_no_type(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 1)
+    shape = {"label": "benign", "points": [[10, 5], [30, 5], [20, 25]], "shape_type": None}
+    document = {"imagePath": "000000.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (tmp_path / "000000.json").write_text(json.dumps(document))
+    assert states(tmp_path, clip, tmp_path / "000000.json")[0] == [[[10, 5, 30, 25]]]  # as LabelMe reads them
+    shape["points"].pop()
+    (tmp_path / "000000.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="2 points without a shape_type, no polygon; state"):
+        states(tmp_path, clip, tmp_path / "000000.json")
+
+
+def test_a_voc_file_of_another_name_than_its_image_is_told(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 2)
+    text = VOC.format(name="000000.png", width=100, objects="").replace("<height>50", f"<height>{HEIGHT}")
+    (tmp_path / "000001.xml").write_text(text.replace("<width>100", f"<width>{WIDTH}"))
+    found, remarks = states(tmp_path, clip, tmp_path / "000001.xml")
+    assert found == ["-", "u"] and "placed by their filename (first in " in remarks
+
+
+def test_a_labelme_file_of_another_name_than_its_image_is_told(tmp_path):
+    clip = frame_folder(tmp_path / "clip", 3)
+    (tmp_path / "marks").mkdir()
+    shape = {"label": "benign", "points": [[10, 5], [30, 25]], "shape_type": "rectangle"}
+    document = {"imagePath": "000000.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (tmp_path / "marks" / "000000.json").write_text(json.dumps(document))
+    assert "imagePath" not in states(tmp_path, clip, tmp_path / "marks")[1]
+    (tmp_path / "marks" / "000000.json").rename(tmp_path / "marks" / "000002.json")
+    found, remarks = states(tmp_path, clip, tmp_path / "marks")
+    assert found == [[[10, 5, 30, 25]], "u", "u"]
+    assert "not called like their image are placed by their imagePath (first in " in remarks
+    assert "000002.json)" in remarks

@@ -219,7 +219,7 @@ def test_refused_with_file_entry_and_remedy(tmp_path, case):
         ('{"categories": NaN}', "`categories` is a JSON float"),
         ('{"images": [', "not valid JSON"),
         ("[]", "JSON list"),
-        ("", "not valid JSON"),
+        ("", "is an empty file"),
         ('{"categories": ' + "9" * 5000 + "}", "not valid JSON"),
         ("\xff", "categories"),
     ],

@@ -50,7 +50,7 @@ def test_a_box_of_several_classes_is_one_mark_with_the_number_of_its_lesion():
     rows = [(40, 30, 90, 80, 0.9, 2), (100, 5, 120, 20, 0.6, 1), (40, 30, 90, 80, 0.5, 1)]
     marks = marks_of(listed(result(0, *rows), 0.4), in_frame([lesion(3, [0], [0])], 0), 0.4)
     assert [mark.texts(NAMES) for mark in marks] == [
-        ("#3 malignant 0.90, benign 0.50", "#3 0.90", "#3"),
+        ("#3 malignant 0.90, benign 0.50", "#3 malignant 0.90", "#3 0.90", "#3"),
         ("benign 0.60", "0.60"),
     ]
     assert [mark.sure for mark in marks] == [True, True]
@@ -99,8 +99,12 @@ def test_labels_of_equal_boxes_stand_beside_each_other_and_say_less_where_room_e
     same = [Label(box=(50, 60, 100, 90), sizes=[(60, 20), (20, 20)])] * 4
     places = placed(same, 200, 150)
     assert [place.text for place in places] == [0] * 4 and len({(p.x, p.y) for p in places}) == 4
-    tight = placed(same, 70, 20)
-    assert [None if place is None else place.text for place in tight] == [0, None, None, None]
+    tight = placed(same, 120, 20)
+    assert [None if place is None else place.text for place in tight] == [0, 1, None, None]
+    assert [place.text for place in placed(same[:1], 99, 20)] == [
+        1
+    ]  # of most of the width only where nothing is shorter
+    assert [place.text for place in placed([Label(box=(0, 0, 9, 9), sizes=[(60, 20)])], 70, 20)] == [0]
     assert [place.text for place in placed(same[:1], 30, 20)] == [1]
 
 

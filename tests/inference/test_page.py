@@ -19,6 +19,7 @@ from PIL import Image
 
 from stnet.inference import FrameResult, cli
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.page import REPORT_NAME, ReportPage
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.sink import RunFacts, VideoFacts
@@ -63,10 +64,13 @@ def result(name: str, index: int, time: float, detections: Detections, image: np
 def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "ok") -> None:
     """A lesion of class 2 crosses the clip, most certain in the middle."""
     begin(report, name, frames, Fraction(10))
+    collector = LesionCollector(NAMES, 0.3)
     for index, image in enumerate(frames):
         certainty = 0.9 - 0.8 * abs(index - len(frames) / 2) / len(frames)
         detections = found((5 + index, 8, 30 + index, 26, certainty, 2), (40, 5, 50, 15, 0.1, 1))
-        report.write(result(name, index, index / 10, detections, image))
+        report.write(one := result(name, index, index / 10, detections, image))
+        collector.add(one)
+    report.lesions(collector.found())
     end(report, name, status, *(() if status == "ok" else ("9 of 20 frames",)))
 
 
@@ -97,6 +101,13 @@ def test_file_holds_frames_scores_and_facts(tmp_path):
     assert video["scores"] == pytest.approx([0.1, np.mean([0.9, 0.86])])  # the two highest of twenty frames
     assert video["strongest"][0]["number"] == 10 and video["strongest"][0]["image"] is None
     assert np.array(video["curve"]["scores"])[:, 1].argmax() == 10
+    (lesion,) = video["lesions"]
+    assert (lesion["number"], lesion["label"], lesion["count"], video["lesionCount"]) == (1, 2, 20, 1)
+    assert video["boxes"][3][0][4:] == [pytest.approx(0.62), 2, 1] and video["boxes"][3][1][6] is None
+    assert (lesion["best"]["number"], lesion["best"]["shown"], lesion["best"]["image"]) == (10, 10, None)
+    assert lesion["best"]["box"] == pytest.approx([15, 8, 40, 26], abs=0.2) and lesion["best"]["size"] is None
+    assert [one["number"] for one in lesion["film"]] == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert np.array(lesion["curve"]["scores"]).argmax() == 10 and lesion["curve"]["unit"] == "px"
     images = data["frames-0"][1:]
     assert len(images) == len(video["numbers"]) == len(video["boxes"]) == 20
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[19]))))
@@ -121,7 +132,7 @@ def test_two_hundred_frames_of_noise_stay_below_5_mb(tmp_path):
     report = page(tmp_path)
     add_video(report, "noise", frames)
     data = blocks(finish(report, tmp_path))
-    assert (tmp_path / REPORT_NAME).stat().st_size <= 5_000_000
+    assert (tmp_path / REPORT_NAME).stat().st_size <= 5_000_000  # lesions and their best frames included
     assert len(data["frames-0"]) == 201 and data["video-0"]["shownSize"][0] >= 96
 
 
@@ -136,7 +147,27 @@ def test_long_videos_are_thinned_and_keep_their_strongest_frames(tmp_path):
     video = blocks(finish(report, tmp_path))["video-0"]
     assert video["stride"] == 4 and video["numbers"][:3] == [0, 4, 8] and len(video["numbers"]) <= 300
     best = video["strongest"][0]
-    assert best["number"] == 501 and best["image"] and best["boxes"] == [[1.0, 1.0, 9.0, 9.0, 0.95, 1]]
+    assert best["number"] == 501 and best["image"] and best["boxes"] == [[1, 1, 9, 9, 0.95, 1, None]]
+
+
+def test_a_lesion_that_is_best_in_a_frame_not_shown_brings_that_frame(tmp_path):
+    frames = np.zeros((1001, 16, 16, 3), np.uint8)
+    report, collector = page(tmp_path), LesionCollector(NAMES, 0.3)
+    begin(report, "long", frames)
+    for index, image in enumerate(frames[:1000]):
+        rows = [(1, 1, 9, 9, 0.9 if index == 501 else 0.5, 1)] if 400 <= index < 600 and index != 500 else []
+        report.write(one := result("long", index, index / 25, found(*rows), image))
+        collector.add(one)
+    report.lesions(collector.found())
+    end(report, "long")
+    video = blocks(finish(report, tmp_path))["video-0"]
+    (lesion,) = video["lesions"]
+    best = lesion["best"]
+    assert (best["number"], best["shown"]) == (501, 501) and best["image"]
+    assert best["boxes"] == [[1, 1, 9, 9, None, 1, 1]]
+    missed = video["boxes"][video["numbers"].index(500)]
+    assert missed == [[1, 1, 9, 9, None, 1, 1]]
+    assert len(lesion["film"]) == 8 and len(lesion["curve"]["frames"]) == 200
 
 
 @pytest.mark.parametrize(("length", "budget"), [(1, 5000), (7, 40_000), (300, 300_000), (10_000, 600_000)])
@@ -317,7 +348,7 @@ STATE = """(() => {
         marker: Number(section.querySelector(".marker").getAttribute("x1")),
         picture: section.querySelector(".screen img").src.slice(-400),
         boxes: section.querySelectorAll(".screen .box").length,
-        text: section.querySelector(".screen .box text")?.textContent ?? null,
+        text: section.querySelector(".screen .label text")?.textContent ?? null,
     };
 })()"""
 SLIDE = """(() => {
@@ -331,7 +362,7 @@ SLIDE = """(() => {
 def test_page_in_a_browser(browse):
     browser = browse()
     first = browser.js(STATE % 0)
-    assert first["frame"] == 10 and first["boxes"] == 1 and first["text"] == "malignant 0.90"
+    assert first["frame"] == 10 and first["boxes"] == 1 and first["text"] == "#1 malignant 0.90"
 
     browser.js(SLIDE % 3)
     moved = browser.js(STATE % 0)
@@ -357,6 +388,13 @@ def test_page_in_a_browser(browse):
     browser.key("ArrowRight")
     assert browser.js(STATE % 0)["frame"] == 11  # once, not by the slider and by the page
 
+    assert browser.js("document.querySelectorAll('section.video')[0].querySelectorAll('.card').length") == 1
+    browser.js("document.querySelectorAll('.film button')[1].click()")
+    assert browser.js(STATE % 0)["frame"] == 3
+    assert browser.js("players[0].section.querySelectorAll('.film button[aria-current=\"true\"]').length") == 1
+    browser.js("document.querySelector('.card [data-part=\"best\"]').click()")
+    assert browser.js(STATE % 0)["frame"] == 10
+    browser.js(SLIDE % 11)
     browser.js("document.querySelector('[data-part=\"show\"]').click()")
     assert browser.js(STATE % 0)["boxes"] == 0
     browser.js("document.querySelectorAll('[data-part=\"slider\"]')[1].focus()")
@@ -377,6 +415,26 @@ def test_page_in_a_browser(browse):
     refused = [c for c in browser.complaints if "Content Security Policy" in json.dumps(c)]
     assert refused and browser.complaints == refused
     assert not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
+
+
+@pytest.mark.timeout(120)
+def test_labels_do_not_cover_each_other_and_dashes_tell_what_is_not_sure(browse):
+    browser = browse()
+    boxes = [[10, 10, 40, 30, 0.9, 2, 1], [10, 10, 40, 30, 0.4, 1, None], [10, 10, 41, 30, 0.8, 1, 2]]
+    boxes += [[12, 10, 40, 30, None, 1, 3], [11, 11, 40, 31, 0.1, 1, 4], [11, 11, 40, 31, 0.05, 2, None]]
+    browser.js(f"drawBoxes(players[0].overlay, players[0].video, {json.dumps(boxes)}, run.threshold)")
+    labels = browser.js("[...players[0].overlay.querySelectorAll('.label')].map((label) => label.textContent)")
+    assert labels == ["#1 malignant 0.90, benign 0.40", "#2 benign 0.80", "#3 benign", "#4 benign 0.10"]
+    sides = "['x', 'y', 'width', 'height'].map((name) => Number(one.getAttribute(name)))"
+    rectangles = browser.js(f"[...players[0].overlay.querySelectorAll('.label rect')].map((one) => {sides})")
+    for number, (x, y, wide, high) in enumerate(rectangles):
+        assert x >= 0 and y >= 0 and x + wide <= 64.01 and y + high <= 48.01
+        for left, top, width, height in rectangles[:number]:
+            assert x >= left + width or left >= x + wide or y >= top + height or top >= y + high
+    edges = browser.js(
+        "[...players[0].overlay.querySelectorAll('.edge')].map((one) => one.classList.contains('unsure'))"
+    )
+    assert edges[::-1] == [False, False, True, True]
 
 
 @pytest.mark.timeout(120)

@@ -585,3 +585,26 @@ def test_bits_of_overlays_signs_and_padding_are_no_brightness(tmp_path):
     data = dataset(padded, "MONOCHROME2", bits=12, **window)
     data.add_new("PixelPaddingValue", "US", 65535)
     assert not read(data, tmp_path / "padded")[0][:, :4].any()
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_is_stated_of_each_frame_is_applied_or_told(tmp_path, alike):
+    data = dataset(np.tile(np.array([0, 50, 100], np.uint8), (4, 20, 10)), "MONOCHROME2")
+    items = []
+    for number in range(4):
+        item, window, measures = Dataset(), Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = 50.5, 101 if alike else 101 + number
+        measures.PixelSpacing = [0.2, 0.1]
+        item.FrameVOILUTSequence, item.PixelMeasuresSequence = Sequence([window]), Sequence([measures])
+        items.append(item)
+    if not alike:
+        del items[2].PixelMeasuresSequence
+    data.PerFrameFunctionalGroupsSequence = Sequence(items)
+    images, source = read(data, tmp_path / "a")
+    told = [note for note in source.notes if "for single frames, which is not applied" in note]
+    if alike:
+        assert images[0, 0, :3, 0].tolist() == [0, 128, 255] and source.pixel_aspect == Fraction(1, 2) and not told
+        assert source.scale is not None
+    else:
+        assert images[0, 0, :3, 0].tolist() == [0, 50, 100] and source.scale is None
+        assert [note.split()[3:7] for note in told] == [["a", "size", "of", "pixels"], ["a", "window", "for", "single"]]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from stnet.errors import VideoError
 from stnet.video import VideoFile, open_source
+from stnet.video.cropping import stated_crop
 
 FASTSTART = {"movflags": "faststart"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
@@ -372,7 +373,66 @@ def test_real_clips(shared):
     assert sorted(counts.values()) == [104, 137, 151, 187]
 
 
-def test_an_empty_file_is_called_empty(tmp_path):
-    (tmp_path / "x.mp4").touch()
-    with pytest.raises(VideoError, match="is empty"):
-        open_source(tmp_path / "x.mp4")
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"PK\x03\x04" + b"x" * 60, "an archive .zip., not a video; unpack it first"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs, .*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "an HTML page, not a video; the download failed"),
+        (b"", "an empty file"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 60, "an image .PNG., not a video"),
+    ],
+)
+def test_files_that_are_no_videos_are_named_for_what_they_are(tmp_path, content, what):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=rf"a\.mp4: is {what}"):
+        VideoFile(tmp_path / "a.mp4")
+
+
+def nested(data: bytes, head: int, path: tuple[bytes, ...], more: bytes) -> bytes:
+    """An MP4 file with `more` at the end of the box at `path`, of which each is the only one of its name."""
+    start = data.index(path[0], head) - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    inner = data[start : start + size]
+    inner = nested(inner, 8, path[1:], more) if path[1:] else inner + more
+    return data[:start] + len(inner).to_bytes(4, "big") + inner[4:] + data[start + size :]
+
+
+def matroska(data: bytes, more: bytes) -> bytes:
+    """A Matroska file with `more` in the description of its video."""
+    parents, made, position = (b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"), b"", 0
+    while position < len(data):
+        length = 9 - data[position].bit_length()
+        name, position = data[position : position + length], position + length
+        length = 9 - data[position].bit_length()
+        size = int.from_bytes(data[position : position + length], "big") & ((1 << 7 * length) - 1)
+        body, position = data[position + length : position + length + size], position + length + size
+        if name in parents:
+            body = matroska(body, more) + (more if name == parents[-1] else b"")
+        made += name + (len(body) | 1 << 56).to_bytes(8, "big") + body
+    return made
+
+
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_borders_that_a_container_hides_are_told(tmp_path, encode, ending):
+    path = encode(tmp_path / f"a{ending}", frames=3)
+    assert open_source(path).notes == ()
+    if ending == ".mkv":
+        crops = b"\x54\xbb\x81\x04\x54\xaa\x81\x06\x54\xcc\x81\x10\x54\xdd\x81\x08"
+        path.write_bytes(matroska(path.read_bytes(), crops))
+    else:  # 40 x 38 pixels, their centre moved by 4, -1
+        clap = struct.pack(">I4s2I2I2i2i", 40, b"clap", 40, 1, 38, 1, 8, 2, -1, 1)
+        path.write_bytes(
+            nested(path.read_bytes(), 0, (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"), clap)
+        )
+    source = open_source(path)
+    assert (source.width, source.height, len(list(source))) == (64, 48, 3)
+    assert "states that only 40 x 38 pixels of its frames, from 16, 4 on, are to be shown" in source.notes[-1]
+
+
+@pytest.mark.parametrize("cut", [5, 40, 200, 400])
+def test_broken_containers_state_no_borders(tmp_path, encode, cut):
+    for ending in (".mkv", ".mp4"):
+        path = encode(tmp_path / f"a{ending}", frames=2)
+        path.write_bytes(path.read_bytes()[:cut] + bytes(range(256)))
+        assert stated_crop(path, 0, 64, 48) is None

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stnet.contents import misnamed
+from stnet.data.annotations.foreign import foreign_format
 from stnet.errors import DataError
 
 # An annotation of a frame takes about 400 bytes: room for half a million frames, a bounded bill for a hostile
@@ -151,7 +153,8 @@ def load_document(file: Path) -> Any:
     sizes that are written as 1.0 become integers.
 
     Raises:
-        DataError: the file cannot be read, is too large or nested too deeply, or holds an object with a key twice.
+        DataError: the file cannot be read, is too large or nested too deeply, holds an object with a key twice, or is
+            of a format that is not read.
     """
     try:
         status = file.stat()
@@ -161,7 +164,7 @@ def load_document(file: Path) -> Any:
             raise DataError(
                 f"{file}: {status.st_size} bytes, of which only {MAX_FILE_BYTES} are read; split the dataset"
             )
-        return json.loads(file.read_bytes(), object_pairs_hook=_entry)
+        document = json.loads(file.read_bytes(), object_pairs_hook=_entry)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; check the path") from error
     except OSError as error:
@@ -169,7 +172,14 @@ def load_document(file: Path) -> Any:
     except RecursionError as error:
         raise DataError(f"{file}: nested too deeply for an annotation file; export it again") from error
     except ValueError as error:
-        raise DataError(f"{file}: not valid JSON ({error}); export it again") from error
+        other = misnamed(file, "JSON")
+        if other is None or "a JSON text" in other:
+            other = f"not valid JSON ({error}); export it again"
+        raise DataError(f"{file}: {other}") from error
+    foreign = foreign_format(document)
+    if foreign is not None:
+        raise DataError(f"{file}: {foreign}")
+    return document
 
 
 def _entry(pairs: list[tuple[str, Any]]) -> dict:

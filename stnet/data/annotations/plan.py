@@ -448,7 +448,7 @@ def _scaled(bbox: Sequence[float], scale: tuple[float, float]) -> tuple[float, f
 def _corners(box: BoxEntry, scale: tuple[float, float]) -> Corners:
     """Return the corners of a box in order, not clipped."""
     x, y, w, h = _scaled(box.bbox, scale)
-    return min(x, x + w), min(y, y + h), max(x, x + w), max(y, y + h)
+    return ordered(x, y, x + w, y + h)
 
 
 def _is_among(corners: Corners, others: Sequence[Corners]) -> bool:

@@ -16,6 +16,7 @@ class Account:
         self.listed_marks = 0
         self.notes: Counter[str] = Counter()
         """What was read in another way than written, or passed over, and how often."""
+        self._files: dict[str, str] = {}
         self._left_out: dict[str, list[FrameMarks]] = {}
         self._lost_boxes: dict[str, list[str]] = {}
 
@@ -23,6 +24,11 @@ class Account:
         """Count an entry that is to be placed."""
         self.listed_entries += 1
         self.listed_marks += len(frame.marks)
+
+    def note_file(self, notes: Counter[str], file: str) -> None:
+        """Take over what the reader of a file noted; the first file is named beside each note."""
+        self.notes.update(notes)
+        self._files = dict.fromkeys(notes, file) | self._files
 
     def leave_out(self, reason: str, frame: FrameMarks) -> None:
         """Count an entry that is placed on no frame."""
@@ -47,8 +53,12 @@ class Account:
             lines.append(f"left out {lost}: {reason} ({examples})")
         for reason, places in self._lost_boxes.items():
             lines.append(f"left out {_count(len(places), 'mark', 'marks')}: {reason} ({'; '.join(places[:_EXAMPLES])})")
-        lines += [f"{note} ({count} times)" if count > 1 else note for note, count in self.notes.items()]
-        return lines
+        return lines + [self._line(note, count) for note, count in self.notes.items()]
+
+    def _line(self, note: str, count: int) -> str:
+        details = [f"{count} times"] if count > 1 else []
+        details += [f"first in {self._files[note]}"] if note in self._files else []
+        return f"{note} ({', '.join(details)})" if details else note
 
     def judge(self) -> None:
         """Refuse a conversion that leaves out most of what it was given.

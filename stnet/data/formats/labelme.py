@@ -38,13 +38,16 @@ def parse_labelme(document: dict, file: Path, folder: str = "") -> MarksFile:
         marks=tuple(_mark(shape, f"{file}: shapes[{position}]") for position, shape in enumerate(shapes)),
         size=json_file.size(document, "imageWidth", "imageHeight", str(file)),
     )
-    return MarksFile(name=str(file), stem=file.stem, images=(ImageMarks(name=str(name), frame=frame),))
+    image = ImageMarks(name=str(name), frame=frame)
+    return MarksFile.of_image(file, image, statement="imagePath")
 
 
 def _mark(shape: dict, where: str) -> Mark:
     label = json_file.text(shape, "label", where)
-    kind = json_file.text(shape, "shape_type", where) if "shape_type" in shape else "polygon"
     points = json_file.points(shape, "points", where)
+    kind = "polygon" if shape.get("shape_type") is None else json_file.text(shape, "shape_type", where)
+    if shape.get("shape_type") is None and len(points) < 3:
+        raise DataError(f"{where}: {len(points)} points without a shape_type, no polygon; state what it is")
     group = json_file.whole(shape, "group_id", where) if shape.get("group_id") is not None else None
     if kind == "circle":
         if len(points) != 2:

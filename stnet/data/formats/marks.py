@@ -6,6 +6,7 @@ A reader states what its file says and no more. Which video and which frame an e
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from stnet.data.shapes import Box
 
@@ -136,6 +137,16 @@ class MarksFile:
     images: tuple[ImageMarks, ...] = ()
     videos: tuple[VideoMarks, ...] = ()
     notes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of_image(cls, file: Path, image: ImageMarks, statement: str) -> "MarksFile":
+        """Return the contents of a file about one image, which its `statement` names; another name of its own is noted.
+
+        Such a file may be a copy that was made for the image it is called like.
+        """
+        other = f"files that are not called like their image are placed by their {statement}"
+        notes = Counter([other] if file.stem != PurePosixPath(image.name).stem else [])
+        return cls(name=str(file), stem=file.stem, images=(image,), notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def assign(
     known = _aliases(videos)
     folders: dict[str, PurePosixPath] = {}
     for file in files:
-        account.notes.update(file.notes)
+        account.note_file(file.notes, file.name)
         for image in file.images:
             account.list_entry(image.frame)
             owner, reason = _owner_of_image(image, videos, known, rules)

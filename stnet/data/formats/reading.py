@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from xml.parsers import expat
 
+from stnet.contents import misnamed
 from stnet.data.annotations.entries import load_document
 from stnet.data.formats.coco import parse_coco, read_coco
 from stnet.data.formats.cvat import read_cvat
@@ -67,6 +68,9 @@ def _read(file: Path, folder: str, format_name: str | None) -> MarksFile:
     if ending == ".xml":
         return read_voc(file, folder) if _root(read_bytes(file)) == "annotation" else read_cvat(file)
     if ending != ".json":
+        other = misnamed(file, "an annotation file")
+        if other is not None and "text" not in other:
+            raise DataError(f"{file}: {other}")
         raise DataError(f"{file}: give a .json, .xml or .txt file, a folder of them, or name the format by --format")
     document = load_document(file)
     if isinstance(document, list) or (isinstance(document, dict) and "data" in document and "images" not in document):

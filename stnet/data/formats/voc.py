@@ -59,7 +59,7 @@ class _Reader(XmlReader):
         stated = PurePosixPath(self._stated.get("folder", "").replace("\\", "/")).name
         frame = FrameMarks(where=f"{self.file}: {name!r:.80}", marks=tuple(self._marks), size=self._size())
         image = ImageMarks(name=name, frame=frame, video=stated or None)
-        return MarksFile(name=str(self.file), stem=self.file.stem, images=(image,))
+        return MarksFile.of_image(self.file, image, statement="filename")
 
     def _note(self, holder: dict[str, str], key: str, text: str) -> None:
         """Keep a value; parts of an object and its polygon repeat theirs, which are not read."""
