@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.report import machine_code, recipes, summary, tables
+from bench.report import machine_code, recipes, shipped_model, summary, tables
 from bench.report.results import Run
 from stnet.errors import DataError
 
@@ -76,6 +76,10 @@ def _headline(run: Run, folder: Path) -> str:
                 f"{peer_count / own_count:.2g}x fewer than {peer}",
             ]
         )
+    found = shipped_model.headline(folder)
+    if found:
+        recall, false = found
+        rows.append(["shipped model: lesions found in unseen stills, false positives an image", f"{recall} %", false])
     where = run.machine["gpu"]["name"] if run.on_gpu else f"{run.machine.get('cores', '?')} CPU cores"
     return tables.table([f"on {where}", "stnet", "against the published code over grid_sample"], rows)
 
@@ -89,7 +93,7 @@ BLOCKS: dict[str, Block] = {
     "training": tables.training_table,
     "growth": tables.growth_table,
 }
-TARGETS, RECIPES, MACHINE_CODE, HEADLINE = "targets", "recipes", "machine_code", "headline"
+TARGETS, RECIPES, MACHINE_CODE, HEADLINE, MODEL = "targets", "recipes", "machine_code", "headline", "model"
 
 
 def block(name: str, runs: Sequence[Run], folder: Path) -> str:
@@ -110,11 +114,13 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
         return recipes.sections(folder) + "\n"
     if name == MACHINE_CODE:
         return machine_code.section(folder) + "\n"
+    if name == MODEL:
+        return shipped_model.section(folder) + "\n"
     if name == HEADLINE:
         text = _headline(gpu or runs[0], folder)
         return text + "\n" + ("" if gpu else "\nNo GPU has confirmed any statement about GPUs.\n")
     if name not in BLOCKS:
-        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE, HEADLINE])
+        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE, HEADLINE, MODEL])
         raise DataError(f"no figures named {name!r}; known are {known}")
     parts = [text for run in runs if (text := BLOCKS[name](run))]
     if gpu is None or not BLOCKS[name](gpu):

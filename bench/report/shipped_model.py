@@ -1,0 +1,93 @@
+"""What the shipped model reaches on validation stills: tables from files of `train.py --evaluate MODEL --stills`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.report import tables
+from stnet.errors import DataError
+from stnet.evaluation.figures_table import RATES, percent, rate
+from stnet.evaluation.image_metrics import FIGURES, Figure
+
+FILE = "model_stills.json"
+
+SHOWN = (
+    "ap50",
+    "two_class_ap50",
+    "ap75",
+    "recall_at_0.1_fp",
+    "recall_at_0.5_fp",
+    "precision_at_recall_0.8",
+    "fp_at_recall_0.8",
+    "precision_at_recall_0.9",
+    "fp_at_recall_0.9",
+    "recall_of_16",
+    "small_ap50",
+    "several_ap50",
+)
+"""Figures of the page, in the words of `stnet.evaluation.image_metrics.FIGURES`."""
+
+COUNTS = ("images", "lesions", "lesion_free", "patients")
+
+
+def section(folder: Path) -> str:
+    """Return tables of the figures by set and of the operating points; empty where there is no result file.
+
+    Raises:
+        DataError: a file that is no such result.
+    """
+    content = _read(folder)
+    if content is None:
+        return ""
+    try:
+        columns = {"all": content["images"], **content["sets"]}
+        rows = [[name.replace("_", " "), *(str(part[name]) for part in columns.values())] for name in COUNTS]
+        rows += [[FIGURES[name], *(_shown(name, part["figures"][name]) for part in columns.values())] for name in SHOWN]
+        rows.append(["malignant against benign, AUC of found lesions", *(_auc(part) for part in columns.values())])
+        points = [
+            [name, *_point(result), str(result["lesion_free_boxes"])]
+            for name, result in content["chosen_on_the_other_half"]["points"].items()
+        ]
+        figures = tables.table(["percent, or a count per image; 95 % intervals by patient", *columns], rows)
+        header = ["operating point", "recall, %", "false positives an image", "boxes in images without lesion"]
+        return f"{figures}\n\n{tables.table(header, points)}"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / FILE}: not of an evaluation on stills ({type(error).__name__}: {error})") from error
+
+
+def headline(folder: Path) -> tuple[str, str] | None:
+    """Return recall and false positives an image at the balanced operating point, with intervals.
+
+    Raises:
+        DataError: a file that is no such result.
+    """
+    content = _read(folder)
+    if content is None:
+        return None
+    try:
+        return _point(content["chosen_on_the_other_half"]["points"]["balanced"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / FILE}: not of an evaluation on stills ({type(error).__name__}: {error})") from error
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _point(result: Mapping[str, Any]) -> tuple[str, str]:
+    return percent(Figure(**result["recall"])), rate(Figure(**result["per_image"]))
+
+
+def _shown(name: str, figure: Mapping[str, Any]) -> str:
+    return (rate if name.startswith(RATES) else percent)(Figure(**figure))
+
+
+def _auc(part: Mapping[str, Any]) -> str:
+    return "-" if part["malignancy_auc"] is None else f"{part['malignancy_auc']:.3f}"
