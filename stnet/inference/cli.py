@@ -17,7 +17,7 @@ from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.detector import VideoDetector
 from stnet.inference.explainer import Explainer
-from stnet.inference.formats import DEFAULT_FORMATS, EXPLAINED, EXPORT_FORMATS, FORMATS
+from stnet.inference.formats import DEFAULT_FORMATS, DICOM, EXPLAINED, EXPORT_FORMATS, FORMATS
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.run import RunSettings, VideoRun, former_results, plan_jobs
 from stnet.inference.sink import RunFacts
@@ -45,7 +45,7 @@ folder of a video; a second one is refused there. --report adds one page about a
 
 DICOM files are called after a hash of their content, such as dicom-3f9a1c2b4d5e, the same in every call, and cut to
 the scan regions that their header names. No patient data gets into any output, except what is burned into the pixels
-that are used. --dicom-key FILE writes which file has which name; that table is private.
+that are used, and except --dicom-results. --dicom-key FILE writes which file has which name; that table is private.
 
 Research software, not a medical device."""
 
@@ -151,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write a private table of the DICOM files behind the names of results; one that exists is added to",
     )
     add(
+        "--dicom-results",
+        action="store_true",
+        help="also write DICOM results of DICOM files, a structured report and annotated frames; they repeat name, "
+        "number, birth date, sex and study of the patient",
+    )
+    add(
         "--fps",
         type=_fps,
         default=DEFAULT_FPS,
@@ -245,7 +251,8 @@ def _formats(arguments: argparse.Namespace) -> tuple[str, ...]:
         names.append("report")
     if not names:
         raise ConfigError("--no-video leaves no format to write; name another one with --formats")
-    return (*names, *arguments.export, *((EXPLAINED,) if arguments.explain else ()))
+    asked = ((EXPLAINED, arguments.explain), (DICOM, arguments.dicom_results))
+    return (*names, *arguments.export, *(name for name, wanted in asked if wanted))
 
 
 @contextmanager

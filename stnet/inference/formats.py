@@ -3,6 +3,7 @@
 from stnet.inference.annotated_video import AnnotatedVideo
 from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
+from stnet.inference.dicom_results import DicomResults
 from stnet.inference.explained_pictures import ExplainedPictures
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
@@ -22,10 +23,10 @@ EXPORT_FORMATS: dict[str, type[Sink]] = {
 }
 """For annotation tools."""
 
-EXPLAINED = "explained"
-"""Name of what `--explain` writes."""
+EXPLAINED, DICOM = "explained", "dicom"
+"""Names of what `--explain` and `--dicom-results` write."""
 
-SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures}
+SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomResults}
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 

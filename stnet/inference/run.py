@@ -210,6 +210,7 @@ class VideoRun:
                     origin=job.video.origin,
                     frames=frames,
                     scale=self._scale(source),
+                    dicom=job.video.paths[0] if job.video.dicom else None,
                 )
             )
         except EXTERNAL as error:

@@ -50,6 +50,7 @@ class VideoFacts:
         origin: what the user named.
         frames: how many are expected, None where that is unknown.
         scale: the size of its pixels, None where that is unknown.
+        dicom: the DICOM file that it is, None where it is none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class VideoFacts:
     origin: str
     frames: int | None
     scale: PixelScale | None = None
+    dicom: Path | None = None
 
 
 class Sink(ABC):

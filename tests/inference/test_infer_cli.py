@@ -330,6 +330,7 @@ def test_options_are_frozen():
             "--delay",
             "--device",
             "--dicom-key",
+            "--dicom-results",
             "--dtype",
             "--duplicate-iou",
             "--explain",
