@@ -11,11 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from stnet import command_line
-from stnet.console import Reporter
+from stnet.console import Reporter, printable
 from stnet.errors import ConfigError, VideoError
 from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
-from stnet.inference.detector import VideoDetector
+from stnet.inference.detector import DEFAULT_POINT, VideoDetector
 from stnet.inference.explainer import Explainer
 from stnet.inference.formats import DEFAULT_FORMATS, DICOM, EXPLAINED, EXPORT_FORMATS, FORMATS
 from stnet.inference.outputs import refuse_existing
@@ -24,6 +24,8 @@ from stnet.inference.sink import RunFacts
 from stnet.inference.summary import WRITTEN, print_stages, print_summary
 from stnet.lesions import SCORE_THRESHOLD
 from stnet.lesions.sizes import stated_scale
+from stnet.model.checkpoint import DEFAULT_MODEL
+from stnet.model.operating_points import OPERATING_POINTS
 from stnet.video import DEFAULT_FPS, write_dicom_key
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE = 0, 1, command_line.UNUSABLE
@@ -85,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--checkpoint",
-        default="tiny",
+        default=DEFAULT_MODEL,
         metavar="MODEL",
         help="checkpoint, run folder or shipped model (default: %(default)s)",
     )
@@ -123,12 +125,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MM",
         help="size of a pixel where a video states none: 0.08, or width,height as 0.08,0.1 (default: unknown)",
     )
-    add(
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument(
+        "--operating-point",
+        choices=OPERATING_POINTS,
+        help="draw and list in the CSV detections, and tell lesions, from the score on that validation data chose for "
+        f"the model, from finding most to fewest false alarms (default: {DEFAULT_POINT}, where the model has them)",
+    )
+    told.add_argument(
         "--score-threshold",
         type=_score,
-        default=SCORE_THRESHOLD,
         metavar="S",
-        help="draw and list in the CSV detections, and tell lesions, from this score on, 0 to 1 (default: %(default)s)",
+        help=f"from this score on instead, 0 to 1 (default: {SCORE_THRESHOLD} for a model without operating points)",
     )
     add(
         "--duplicate-iou",
@@ -204,6 +212,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         targets=arguments.targets,
         batch=arguments.batch,
         duplicate_iou=arguments.duplicate_iou,
+        operating_point=arguments.operating_point,
         options=EngineOptions(compile=arguments.compile),
         profile=arguments.profile,
     )
@@ -215,9 +224,13 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         mm_per_pixel=arguments.mm_per_pixel,
         live_delay=arguments.delay if arguments.live else None,
     )
+    if detector.provenance is not None:
+        reporter.message(
+            f"model {Path(arguments.checkpoint).name}, trained on {printable(detector.provenance.trained_on)}"
+        )
     run = VideoRun(detector, jobs, _facts(arguments, detector, len(jobs)), settings, reporter)
     rows = run.all(missing)
-    print_summary(rows, arguments.score_threshold, reporter)
+    print_summary(rows, _threshold(arguments, detector), reporter)
     if detector.timer is not None:
         print_stages(detector.timer.seconds, sum(row.frames for row in rows))
     if not any(row.frames and row.status in WRITTEN for row in rows):
@@ -226,18 +239,28 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     return EXIT_OK if all(row.status == "ok" for row in rows) and not run.broken else EXIT_PARTLY
 
 
+def _threshold(arguments: argparse.Namespace, detector: VideoDetector) -> float:
+    return detector.score_threshold if arguments.score_threshold is None else arguments.score_threshold
+
+
 def _facts(arguments: argparse.Namespace, detector: VideoDetector, videos: int) -> RunFacts:
-    engine = detector.engine
+    engine, threshold = detector.engine, _threshold(arguments, detector)
+    point = detector.operating_point if arguments.score_threshold is None else None
+    model = {"checkpoint": arguments.checkpoint, "targets": arguments.targets, "dtype": engine.dtype_name}
+    model |= {"calibrated": detector.operating_points is not None, "score_threshold": threshold}
+    shown = {"Model": Path(arguments.checkpoint).name}
+    if detector.provenance is not None:
+        model["trained_on"] = shown["Trained on"] = detector.provenance.trained_on
     return RunFacts(
         output=arguments.output,
         videos=videos,
         class_names=detector.class_names,
-        score_threshold=arguments.score_threshold,
-        model={"checkpoint": arguments.checkpoint, "targets": arguments.targets, "dtype": engine.dtype_name},
-        shown={
-            "Model": Path(arguments.checkpoint).name,
+        score_threshold=threshold,
+        model=model,
+        shown=shown
+        | {
             "Device": f"{engine.device}, {engine.dtype_name}",
-            "Score threshold": f"{arguments.score_threshold:g}",
+            "Score threshold": f"{threshold:.3g}" + (f", the {point} operating point" if point else ""),
             "Mode": f"live, {arguments.delay} frames of delay" if arguments.live else "whole videos",
         },
         explain=Explainer(detector, arguments.explain) if arguments.explain else None,
