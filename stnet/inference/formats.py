@@ -5,7 +5,7 @@ from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFi
 from stnet.inference.csv_results import CsvResults
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
-from stnet.inference.page import ReportPage
+from stnet.inference.page import ReportSection
 from stnet.inference.sink import Sink
 
 FORMATS: dict[str, type[Sink]] = {
@@ -13,7 +13,7 @@ FORMATS: dict[str, type[Sink]] = {
     "csv": CsvResults,
     "lesions": LesionTable,
     "video": AnnotatedVideo,
-    "report": ReportPage,
+    "report": ReportSection,
 }
 
 EXPORT_FORMATS: dict[str, type[Sink]] = {
@@ -25,5 +25,4 @@ SINKS = FORMATS | EXPORT_FORMATS
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 
-PER_VIDEO = tuple(sink.file_name for sink in SINKS.values() if not sink.once)
-PER_RUN = tuple(sink.file_name for sink in SINKS.values() if sink.once)
+PER_VIDEO = tuple(sink.file_name for sink in SINKS.values())

@@ -6,6 +6,7 @@ Files are treated as hostile: see `stnet.model.weight_files`.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -87,6 +88,15 @@ def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None =
     entries = {**(metadata or {}), CONFIG_KEY: model.config.to_json()}
     with files.replacing(Path(path)) as temporary:
         temporary.write_bytes(serialize(state, metadata=entries))  # save_file would make it readable to its owner alone
+
+
+def fingerprint(model: Detector) -> str:
+    """Return a hash of configuration and weights: equal for models that predict the same, whatever file they are of."""
+    digest = hashlib.sha256(model.config.to_json().encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{key} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
