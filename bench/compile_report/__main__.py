@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.compile_report.cases import DTYPES, KERNELS, LAYERS, TARGETS, cases
-from bench.compile_report.compare import compare, key_of, merge, notes, unsound
+from bench.compile_report.compare import compare, differences, key_of, merge, notes, unsound
 from bench.compile_report.measure import forbid_interpreter, measure
 from bench.compile_report.peers import find, measure_peer, peer_cases
 from stnet import command_line
@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         const=COMMITTED,
         metavar="FILE",
         help="compare with a report (default: the committed one)",
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="with --check: every difference counts, not only what got worse by more than 2 %%",
     )
     return parser
 
@@ -186,9 +191,10 @@ def _peer(peer: dict[str, Any]) -> str:
     return f"{name}{buffer}: {peer['instructions']:.2f}, {peer['registers']} registers"
 
 
-def _verdict(report: dict[str, Any], committed: dict[str, Any] | None) -> list[str]:
+def _verdict(report: dict[str, Any], committed: dict[str, Any] | None, exact: bool) -> list[str]:
     broken = [f"{key_of(row)}: does not compile: {row['error']}" for row in report["rows"] if "error" in row]
-    return broken + unsound(report) + (compare(report, committed) if committed else [])
+    compared = compare(report, committed) if committed else []
+    return broken + unsound(report) + compared + (differences(report, committed) if committed and exact else [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.exact and not options.check:
+        raise ConfigError("--exact says how --check compares: give both")
     committed = read_report(options.check) if options.check else None
     report = build_report(options)
     if options.output:
@@ -211,7 +219,7 @@ def _run(options: argparse.Namespace) -> int:
         _print_table(report, Console(width=None if sys.stdout.isatty() else 220))
     for line in notes(report, committed) if committed else []:
         print(f"note: {line}", file=sys.stderr)
-    verdict = _verdict(report, committed)
+    verdict = _verdict(report, committed, options.exact)
     for line in verdict:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if verdict else 0

@@ -34,6 +34,19 @@ def compare(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
     return found
 
 
+def differences(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
+    """One line per row of both reports in which anything differs, better or worse, each naming its row."""
+    old = {key_of(row): row for row in committed["rows"]}
+    found = []
+    for row in fresh["rows"]:
+        before = old.get(key_of(row), row)
+        changed = [name for name in before | row if before.get(name) != row.get(name)]
+        if changed:
+            told = ", ".join(f"{name} {before.get(name)} -> {row.get(name)}" for name in changed)
+            found.append(f"{key_of(row)}: {told}")
+    return found
+
+
 def merge(fresh: dict[str, Any], committed: dict[str, Any]) -> dict[str, Any]:
     """The committed report with the rows that the fresh one covers replaced, and its peers where it has any.
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import stnet
 from stnet import command_line
-from stnet.console import Reporter
+from stnet.console import Reporter, printable
 from stnet.devices import resolve_device
 from stnet.errors import ConfigError, VideoError
 from stnet.execution.engine import DTYPES, EngineOptions
 from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.common_list import Group
-from stnet.inference.detector import VideoDetector
-from stnet.inference.formats import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
+from stnet.inference.detector import DEFAULT_POINT, VideoDetector
+from stnet.inference.explainer import Explainer
+from stnet.inference.formats import DEFAULT_FORMATS, DICOM, EXPLAINED, EXPORT_FORMATS, FORMATS
 from stnet.inference.jobs import Part, expand_lists, former_results, plan_jobs
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.records import Records
@@ -31,7 +32,8 @@ from stnet.inference.study import Study
 from stnet.inference.summary import WRITTEN, print_stages
 from stnet.lesions import SCORE_THRESHOLD
 from stnet.lesions.sizes import stated_scale
-from stnet.model.checkpoint import fingerprint, load
+from stnet.model.checkpoint import DEFAULT_MODEL, fingerprint, load
+from stnet.model.operating_points import OPERATING_POINTS
 from stnet.video import DEFAULT_FPS, write_dicom_key
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE = 0, 1, command_line.UNUSABLE
@@ -59,7 +61,7 @@ changed file are done again. Whoever ends last writes summary.csv and report.htm
 
 DICOM files are called after a hash of their content, such as dicom-3f9a1c2b4d5e, the same in every call, and cut to
 the scan regions that their header names. No patient data gets into any output, except what is burned into the pixels
-that are used. --dicom-key FILE writes which file has which name; that table is private.
+that are used, and except --dicom-results. --dicom-key FILE writes which file has which name; that table is private.
 
 Research software, not a medical device."""
 
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--checkpoint",
-        default="tiny",
+        default=DEFAULT_MODEL,
         metavar="MODEL",
         help="checkpoint, run folder or shipped model (default: %(default)s)",
     )
@@ -128,17 +130,30 @@ def _parser() -> argparse.ArgumentParser:
         help=f"also write the lesions for annotation tools, of {', '.join(EXPORT_FORMATS)}",
     )
     add(
+        "--explain",
+        type=_positive,
+        metavar="N",
+        help="also tell where the model looked for the N lesions of each video with the highest scores: pictures in "
+        "explained, points on the page of --report",
+    )
+    add(
         "--mm-per-pixel",
         type=_millimetres,
         metavar="MM",
         help="size of a pixel where a video states none: 0.08, or width,height as 0.08,0.1 (default: unknown)",
     )
-    add(
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument(
+        "--operating-point",
+        choices=OPERATING_POINTS,
+        help="draw and list in the CSV detections, and tell lesions, from the score on that validation data chose for "
+        f"the model, from finding most to fewest false alarms (default: {DEFAULT_POINT}, where the model has them)",
+    )
+    told.add_argument(
         "--score-threshold",
         type=_score,
-        default=SCORE_THRESHOLD,
         metavar="S",
-        help="draw and list in the CSV detections, and tell lesions, from this score on, 0 to 1 (default: %(default)s)",
+        help=f"from this score on instead, 0 to 1 (default: {SCORE_THRESHOLD} for a model without operating points)",
     )
     add(
         "--duplicate-iou",
@@ -173,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write a private table of the DICOM files behind the names of results; one that exists is added to",
     )
     add(
+        "--dicom-results",
+        action="store_true",
+        help="also write DICOM results of DICOM files, a structured report and annotated frames; they repeat name, "
+        "number, birth date, sex and study of the patient",
+    )
+    add(
         "--fps",
         type=_fps,
         default=DEFAULT_FPS,
@@ -203,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     if arguments.live and arguments.profile:
         raise ConfigError("--profile does not work with --live, which reports latencies instead")
+    if arguments.live and arguments.explain:
+        raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
     group = Group.from_environment()
     if arguments.overwrite and (arguments.skip_existing or group.launched):
         raise ConfigError(
@@ -228,6 +251,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         targets=arguments.targets,
         batch=arguments.batch,
         duplicate_iou=arguments.duplicate_iou,
+        operating_point=arguments.operating_point,
         options=EngineOptions(compile=arguments.compile),
         profile=arguments.profile,
     )
@@ -239,8 +263,12 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         mm_per_pixel=arguments.mm_per_pixel,
         live_delay=arguments.delay if arguments.live else None,
     )
+    if detector.provenance is not None and group.rank == 0:
+        reporter.message(
+            f"model {Path(arguments.checkpoint).name}, trained on {printable(detector.provenance.trained_on)}"
+        )
     facts = _facts(arguments, detector, len(jobs))
-    made_by = {"model": fingerprint(model), **_made_by(detector, arguments)}
+    made_by = {"model": fingerprint(model), **_made_by(detector, facts, arguments)}
     study = Study(jobs, missing, mine, Records(arguments.output, made_by, formats), facts, reporter)
     videos = study.share(group, resume)
     if group.launched and not arguments.skip_existing:
@@ -258,13 +286,14 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     return EXIT_OK if all(row.status == "ok" for row in rows) and not (run.broken or study.broken) else EXIT_PARTLY
 
 
-def _made_by(detector: VideoDetector, arguments: argparse.Namespace) -> dict[str, Any]:
+def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what results depend on beside the weights and the video, by names that a user knows."""
     return {
         "version of stnet": stnet.__version__,
         "dtype": detector.engine.dtype_name,
         "targets": arguments.targets,
-        "score threshold": arguments.score_threshold,
+        "score threshold": facts.score_threshold,
+        "explained lesions": arguments.explain,
         "duplicate IoU": detector.config.duplicate_iou,
         "frame rate": str(arguments.fps),
         "full frame": arguments.full_frame,
@@ -273,20 +302,31 @@ def _made_by(detector: VideoDetector, arguments: argparse.Namespace) -> dict[str
     }
 
 
+def _threshold(arguments: argparse.Namespace, detector: VideoDetector) -> float:
+    return detector.score_threshold if arguments.score_threshold is None else arguments.score_threshold
+
+
 def _facts(arguments: argparse.Namespace, detector: VideoDetector, videos: int) -> RunFacts:
-    engine = detector.engine
+    engine, threshold = detector.engine, _threshold(arguments, detector)
+    point = detector.operating_point if arguments.score_threshold is None else None
+    model = {"checkpoint": arguments.checkpoint, "targets": arguments.targets, "dtype": engine.dtype_name}
+    model |= {"calibrated": detector.operating_points is not None, "score_threshold": threshold}
+    shown = {"Model": Path(arguments.checkpoint).name}
+    if detector.provenance is not None:
+        model["trained_on"] = shown["Trained on"] = detector.provenance.trained_on
     return RunFacts(
         output=arguments.output,
         videos=videos,
         class_names=detector.class_names,
-        score_threshold=arguments.score_threshold,
-        model={"checkpoint": arguments.checkpoint, "targets": arguments.targets, "dtype": engine.dtype_name},
-        shown={
-            "Model": Path(arguments.checkpoint).name,
+        score_threshold=threshold,
+        model=model,
+        shown=shown
+        | {
             "Device": f"{engine.device}, {engine.dtype_name}",
-            "Score threshold": f"{arguments.score_threshold:g}",
+            "Score threshold": f"{threshold:.3g}" + (f", the {point} operating point" if point else ""),
             "Mode": f"live, {arguments.delay} frames of delay" if arguments.live else "whole videos",
         },
+        explain=Explainer(detector, arguments.explain) if arguments.explain else None,
     )
 
 
@@ -297,7 +337,8 @@ def _formats(arguments: argparse.Namespace) -> tuple[str, ...]:
         names.append("report")
     if not names:
         raise ConfigError("--no-video leaves no format to write; name another one with --formats")
-    return (*names, *arguments.export)
+    asked = ((EXPLAINED, arguments.explain), (DICOM, arguments.dicom_results))
+    return (*names, *arguments.export, *(name for name, wanted in asked if wanted))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from stnet.inference.annotated_video import AnnotatedVideo
 from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
+from stnet.inference.dicom_results import DicomResults
+from stnet.inference.explained_pictures import ExplainedPictures
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
 from stnet.inference.page import ReportSection
@@ -21,7 +23,10 @@ EXPORT_FORMATS: dict[str, type[Sink]] = {
 }
 """For annotation tools."""
 
-SINKS = FORMATS | EXPORT_FORMATS
+EXPLAINED, DICOM = "explained", "dicom"
+"""Names of what `--explain` and `--dicom-results` write."""
+
+SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomResults}
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 

@@ -78,6 +78,7 @@ class Outputs:
         self._alive = [SINKS[name](run) for name in formats]
         self._failed: list[Sink] = []
         self._lesions = LesionCollector(run.class_names, run.score_threshold)
+        self._explain = run.explain
         self._video: VideoFacts | None = None
         self._lock: FolderLock | None = None
         self.broken = False
@@ -120,8 +121,20 @@ class Outputs:
         """Finish a video; return whether all formats were written in full."""
         self.lesions = self._lesions.found()
         self._each(lambda sink: sink.lesions(self.lesions))
+        self._explained(self.lesions)
         self._each(lambda sink: sink.end(end))
         return self._leave()
+
+    def _explained(self, lesions: Sequence[Lesion]) -> None:
+        if self._explain is None:
+            return
+        try:
+            found = self._explain(self._video.source, self._video.frames, lesions)
+        except EXTERNAL as error:
+            self._tell(f"error: {explain(error)}")
+            self.broken = True
+        else:
+            self._each(lambda sink: sink.explained(found))
 
     def abandon(self, error: BaseException) -> bool:
         """Leave what there is of a video under partial names; return whether it could all be written until now."""

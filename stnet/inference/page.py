@@ -14,8 +14,10 @@ from stnet.errors import EXTERNAL
 from stnet.evaluation.video_level import frame_maxima, video_scores
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.explanation import Explanation
 from stnet.inference.frame_marks import Listed, listed
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.page_explained import looked_at
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.page_lesions import best_lesions, box_rows, lesion_card
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
@@ -56,6 +58,7 @@ class _Video:
     numbers: list[int] = field(default_factory=list)  # positions (in `maxima`) of the frames shown
     listed: dict[int, Listed] = field(default_factory=dict)  # what was found in the frames shown, and in strong ones
     lesions: Sequence[Lesion] = ()
+    explained: dict[int, Explanation] = field(default_factory=dict)  # by the number of the lesion
 
     def unlisted(self, number: int) -> Listed:
         """A frame of whose detections nothing is kept."""
@@ -127,6 +130,10 @@ class ReportSection(Sink):
         video = self._video
         video.lesions = [replace(one, frames=np.searchsorted(video.indices, one.frames)) for one in found]
 
+    def explained(self, found: Sequence[Explanation]) -> None:
+        """Take in where the model looked."""
+        self._video.explained = {one.lesion: one for one in found}
+
     def end(self, end: VideoEnd) -> None:
         """Complete the section."""
         data = {"name": end.name, "status": end.status, "problems": list(end.problems)}
@@ -194,6 +201,9 @@ class ReportSection(Sink):
             best["image"] = kept.get(best["shown"])
             if best["image"] is not None:
                 best["boxes"] = box_rows(video.unlisted(best["shown"]), video.lesions)
+            explanation = video.explained.get(card["number"])
+            if explanation is not None:
+                card["looked"] = looked_at(explanation, video.indices, video.numbers, video.spool.encode)
         return cards
 
     def _strongest(self, frames: list[StrongFrame]) -> list[StrongFrame]:

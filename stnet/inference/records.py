@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stnet.files import write_json
-from stnet.inference.formats import PER_VIDEO, SINKS
+from stnet.inference.formats import PER_VIDEO
 from stnet.inference.jobs import Job
 from stnet.inference.summary import WRITTEN, VideoSummary
 from stnet.video import VideoInput
@@ -87,8 +87,11 @@ class Records:
             record = json.loads(path.read_text(encoding="utf-8"))
             row = None if record["row"] is None else _row(record["row"], job)
             settings, formats, contents = dict(record["settings"]), set(record["formats"]), dict(record["input"])
+            there = list(map(str, record["results"]))
         except (OSError, ValueError, KeyError, TypeError):
-            return Known(standing="changed", why="how its results were made is not known") if _any(job) else _UNKNOWN
+            return (
+                Known(standing="changed", why="how its results were made is not known") if _results(job) else _UNKNOWN
+            )
         if row is None:
             return Known(standing="begun", written=written)
         if not (row.frames and row.status in WRITTEN):
@@ -96,7 +99,7 @@ class Records:
         why = self._difference(settings, formats) or _changed_input(job, contents)
         if why:
             return Known(standing="changed", why=why, row=row, written=written)
-        if not all((job.folder / SINKS[name].file_name).exists() for name in self._formats):
+        if not all((job.folder / name).exists() for name in there):
             return Known(standing="begun", row=row, written=written)  # results were removed since
         return Known(standing="finished", row=row, written=written)
 
@@ -108,8 +111,14 @@ class Records:
     def _write(self, job: Job, contents: Mapping[str, Any], row: VideoSummary | None) -> None:
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"settings": self._settings, "formats": self._formats, "input": contents}
-        write_json(folder / RECORD_NAME, record | {"row": None if row is None else asdict(row)})
+        record = {
+            "settings": self._settings,
+            "formats": self._formats,
+            "input": contents,
+            "row": None if row is None else asdict(row),
+            "results": [] if row is None else _results(job),
+        }
+        write_json(folder / RECORD_NAME, record)
 
     def _difference(self, settings: Mapping[str, Any], formats: set[str]) -> str:
         """Return in which way results were made otherwise, empty where they were not."""
@@ -124,6 +133,7 @@ class Records:
 
 
 _UNKNOWN = Known(standing="unknown")
+_UNRECORDED = Known(standing="changed", why="how its results were made is not known")
 
 
 def input_facts(video: VideoInput) -> dict[str, Any]:
@@ -176,5 +186,5 @@ def _row(values: Mapping[str, Any], job: Job) -> VideoSummary:
     return VideoSummary(**values | {"problems": tuple(map(str, row.problems))})
 
 
-def _any(job: Job) -> bool:
-    return any((job.folder / name).exists() for name in PER_VIDEO)
+def _results(job: Job) -> list[str]:
+    return [name for name in PER_VIDEO if (job.folder / name).exists()]

@@ -31,7 +31,7 @@ from stnet.inference.summary import VideoSummary
 REPORT_NAME = "report.html"
 TEMPLATE = "report.html"
 STYLE = "report.css"
-SCRIPTS = ("report_boxes.js", "report_lesions.js", "report_player.js", "report_page.js")
+SCRIPTS = ("report_boxes.js", "report_explained.js", "report_lesions.js", "report_player.js", "report_page.js")
 DATA_MARK = "<!--data-->"
 
 

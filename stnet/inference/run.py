@@ -159,6 +159,7 @@ class VideoRun:
                     origin=job.video.origin,
                     frames=frames,
                     scale=self._scale(source),
+                    dicom=job.video.paths[0] if job.video.dicom else None,
                 )
             )
             self._records.begin(job, taken.contents)

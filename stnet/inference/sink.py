@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.explanation import Explain, Explanation
 from stnet.inference.frame_results import FrameResult
 from stnet.lesions import Lesion
 from stnet.video import VideoSource
@@ -26,6 +27,7 @@ class RunFacts:
         score_threshold: from which score on detections are drawn and listed.
         model: how frames are predicted: checkpoint, targets, dtype.
         shown: what a reader of the results should know, by title.
+        explain: tells where the model looked for lesions; None where that is not asked for.
     """
 
     output: Path
@@ -34,6 +36,7 @@ class RunFacts:
     score_threshold: float
     model: dict[str, Any]
     shown: dict[str, str]
+    explain: Explain | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class VideoFacts:
         origin: what the user named.
         frames: how many are expected, None where that is unknown.
         scale: the size of its pixels, None where that is unknown.
+        dicom: the DICOM file that it is, None where it is none.
     """
 
     name: str
@@ -55,13 +59,15 @@ class VideoFacts:
     origin: str
     frames: int | None
     scale: PixelScale | None = None
+    dicom: Path | None = None
 
 
 class Sink(ABC):
     """Results of the videos of a run in one format.
 
-    A sink lives as long as its run: for every video `begin`, `write` for each frame, `lesions`, then `end`, or
-    `abandon` where it could not be finished. A file grows under a partial name until its video has ended.
+    A sink lives as long as its run: for every video `begin`, `write` for each frame, `lesions`, `explained` where that
+    was asked for, then `end`, or `abandon` where it could not be finished. A file grows under a partial name until its
+    video has ended.
     All methods raise `OSError` or `VideoError` where something cannot be written.
 
     Attributes:
@@ -85,6 +91,9 @@ class Sink(ABC):
 
     def lesions(self, found: Sequence[Lesion]) -> None:  # noqa: B027  nothing to do for some
         """Take in the lesions of the video, which are known when all its frames are."""
+
+    def explained(self, found: Sequence[Explanation]) -> None:  # noqa: B027  nothing to do for most
+        """Take in where the model looked for lesions of the video."""
 
     @abstractmethod
     def end(self, end: VideoEnd) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from bench.compile_report.__main__ import COMMITTED, main, read_report, to_json
 from bench.compile_report.cases import LAYERS, TARGETS, cases, describe
-from bench.compile_report.compare import compare, key_of, merge, notes, unsound
+from bench.compile_report.compare import compare, differences, key_of, merge, notes, unsound
 from bench.compile_report.locality import gather_lines
 from bench.compile_report.measure import lanes_per_row
 from stnet.errors import ConfigError
@@ -74,6 +74,14 @@ def test_regressions_are_named(change, words):
     found = compare(report(row(**change)), report(row()))
     assert any(words in line for line in found)
     assert all("stda_forward encoder float16 D=32" in line for line in found)
+
+
+def test_every_difference_is_told_where_reports_must_be_equal():
+    old = report(row(), row(target="sm_80"))
+    assert differences(copy.deepcopy(old), old) == []
+    better = report(row(instructions=6.998, registers=126), row(target="sm_80"), row(target="sm_89"))
+    assert differences(better, old) == [f"{key_of(row())}: registers 128 -> 126, instructions 7.0 -> 6.998"]
+    assert differences(report(row(error="no")), old) == [f"{key_of(row())}: error None -> no"]
 
 
 def test_a_removed_candidate_makes_the_committed_report_stale():

@@ -327,8 +327,10 @@ def test_options_are_frozen():
             "--delay",
             "--device",
             "--dicom-key",
+            "--dicom-results",
             "--dtype",
             "--duplicate-iou",
+            "--explain",
             "--export",
             "--formats",
         ),
@@ -339,6 +341,7 @@ def test_options_are_frozen():
             "--live",
             "--mm-per-pixel",
             "--no-video",
+            "--operating-point",
             "--output",
             "--overwrite",
             "--part",
@@ -372,15 +375,15 @@ def test_interruption_keeps_finished_results(checkpoint, make_clip, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
-    partial = tmp_path / "out" / "second" / "detections.json.partial"
+    second = tmp_path / "out" / "second"
     deadline = time.monotonic() + 90
-    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+    while len(list(second.glob("*.partial"))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert results(tmp_path / "out" / "first")["frame_count"] == 3
-    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 4
+    assert sorted(path.suffix for path in second.iterdir()) == [".partial"] * 4
 
 
 MEASURE = """

@@ -20,6 +20,7 @@ from PIL import Image
 from stnet.errors import VideoError
 from stnet.inference import FrameResult, cli
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.explanation import Explanation, LookedAt
 from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.page import ReportSection
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
@@ -82,7 +83,17 @@ def result(name: str, index: int, time: float, detections: Detections, image: np
     return FrameResult(video=name, index=index, time=time, detections=detections, size=image.shape[:2], image=image)
 
 
-def add_video(report: Page, name: str, frames: np.ndarray, status: str = "ok") -> None:
+def explanation(frames: np.ndarray) -> Explanation:
+    """Of lesion 1, in frame 10, looked at in frames 2 and 19 too."""
+    points = np.array([[20, 15, 0.3], [30, 20, 0.1], [1, 2, 0.0001]], np.float32)
+    looked = [
+        LookedAt(frame=number, image=frames[number], own=number == 10, box=box, decoder=points, encoder=points[:1])
+        for number, box in ((10, (15, 8, 40, 26)), (2, (7, 8, 32, 26)), (19, None))
+    ]
+    return Explanation(lesion=1, frame=10, time=1.0, label=2, score=0.9, frames=tuple(looked))
+
+
+def add_video(report: Page, name: str, frames: np.ndarray, status: str = "ok", explained: bool = False) -> None:
     """A lesion of class 2 crosses the clip, most certain in the middle."""
     begin(report, name, frames, Fraction(10))
     collector = LesionCollector(NAMES, 0.3)
@@ -92,6 +103,7 @@ def add_video(report: Page, name: str, frames: np.ndarray, status: str = "ok") -
         report.write(one := result(name, index, index / 10, detections, image))
         collector.add(one)
     report.lesions(collector.found())
+    report.explained([explanation(frames)] if explained else [])
     end(report, name, status, *(() if status == "ok" else ("9 of 20 frames",)))
 
 
@@ -352,7 +364,7 @@ def browse(tmp_path):
     if CHROMIUM is None:
         pytest.skip("needs chromium")
     report = page(tmp_path, videos=2)
-    add_video(report, HOSTILE, pictures(20))
+    add_video(report, HOSTILE, pictures(20), explained=True)
     add_video(report, "second", pictures(4), "truncated")
     end(report, "lost", "unreadable", "lost: no such file")
     finish(report, tmp_path)
@@ -418,6 +430,20 @@ def test_page_in_a_browser(browse):
     assert browser.js(STATE % 0)["frame"] == 11  # once, not by the slider and by the page
 
     assert browser.js("document.querySelectorAll('section.video')[0].querySelectorAll('.card').length") == 1
+    looked = "players[0].section.querySelector('.looked')"
+    assert browser.js(f"[...{looked}.querySelectorAll('.tiles .text')].map((one) => one.textContent)") == [
+        "own frame 11: 40 %",
+        "frame 3: 40 %",
+        "frame 20: 40 %",
+    ]
+    assert browser.js(f"{looked}.querySelectorAll('circle').length") == 6  # nobody could see the third point
+    assert browser.js(f"[...{looked}.querySelectorAll('.tiles .edge.unsure')].length") == 1
+    browser.js(f"{looked}.querySelector('[data-points=\"encoder\"]').click()")
+    assert browser.js(f"{looked}.querySelectorAll('.points.own circle').length") == 1
+    assert "10 % of the weight" in browser.js(f"{looked}.querySelector('p').textContent")
+    browser.js(f"{looked}.querySelectorAll('.tiles button')[2].click()")
+    assert browser.js(STATE % 0)["frame"] == 19
+    assert browser.js("players[1].section.querySelector('.looked').hidden")
     browser.js("document.querySelectorAll('.film button')[1].click()")
     assert browser.js(STATE % 0)["frame"] == 3
     assert browser.js("players[0].section.querySelectorAll('.film button[aria-current=\"true\"]').length") == 1
@@ -485,7 +511,9 @@ def test_page_fits_screens(browse, width):
     assert browser.js("document.documentElement.scrollWidth") <= width
     picture = browser.js("document.querySelector('.screen').getBoundingClientRect().width")
     assert picture >= min(0.85 * width - 20, 500)
-    buttons = "[...document.querySelectorAll('section.video')[0].querySelectorAll('.row button')]"
+    buttons = (
+        "[...document.querySelectorAll('section.video')[0].querySelectorAll('.controls button, .looked .row button')]"
+    )
     heights = browser.js(f"{buttons}.map((b) => b.offsetHeight)")
-    assert len(heights) == 3 and min(heights) >= 40
+    assert len(heights) == 5 and min(heights) >= 40
     assert browser.complaints == []
