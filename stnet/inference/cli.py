@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -22,8 +22,8 @@ from stnet.inference.background import THREAD_PREFIX
 from stnet.inference.common_list import Group
 from stnet.inference.detector import DEFAULT_POINT, VideoDetector
 from stnet.inference.explainer import Explainer
-from stnet.inference.formats import DEFAULT_FORMATS, DICOM, EXPLAINED, EXPORT_FORMATS, FORMATS
-from stnet.inference.jobs import Part, expand_lists, former_results, plan_jobs
+from stnet.inference.formats import DEFAULT_FORMATS, DICOM, DRAWN, EXPLAINED, EXPORT_FORMATS, FORMATS, STILL_FORMATS
+from stnet.inference.jobs import Job, Part, by_picture_size, expand_lists, former_results, largest_first, plan_jobs
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.records import Records
 from stnet.inference.run import RunSettings, VideoRun
@@ -43,7 +43,8 @@ Find breast lesions in ultrasound videos.
 
 INPUT is a video or DICOM file, a folder of frames or of such files (and of folders of them), a pattern in quotes, or
 @FILE with such names, one a line; several may be given. Images of one folder are the frames of one video, masks beside
-them (a_mask.png by a.png) left out. For every video a folder is written under --output:
+them (a_mask.png by a.png) left out; with --stills each stands for itself. For every video a folder is written under
+--output:
 
   annotated.mp4     the video with boxes, numbers of lesions, classes and scores
   detections.json   up to 100 detections per frame, whatever their score
@@ -118,9 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--formats",
         type=_format_names,
-        default=DEFAULT_FORMATS,
         metavar="A,B",
-        help=f"what to write, of {', '.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)})",
+        help=f"what to write, of {', '.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)}; with --stills "
+        f"{','.join(STILL_FORMATS)})",
     )
     add(
         "--export",
@@ -161,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IOU",
         help="drop detections that overlap a better one by more than this; 1: none (default: the model's setting)",
     )
+    add(
+        "--stills",
+        action="store_true",
+        help="images are no frames of a video: each, of whatever size, has results of its own with annotated.png",
+    )
     add("--overwrite", action="store_true", help="replace the results of a former run")
     add(
         "--skip-existing",
@@ -174,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="do the I-th of N parts of the videos, about equal in bytes (default: 1/1, all)",
     )
-    add("--no-video", action="store_true", help="write no annotated video: --formats without video")
+    add("--no-video", action="store_true", help="write no annotated video or picture: --formats without them")
     add(
         "--report",
         action="store_true",
@@ -226,6 +232,8 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
         raise ConfigError("--profile does not work with --live, which reports latencies instead")
     if arguments.live and arguments.explain:
         raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
+    if arguments.live and arguments.stills:
+        raise ConfigError("--live does not work with --stills, which have no frame rate to be played at")
     group = Group.from_environment()
     if arguments.overwrite and (arguments.skip_existing or group.launched):
         raise ConfigError(
@@ -233,7 +241,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
             "other's results from former ones; choose another --output to do all anew"
         )
     formats = _formats(arguments)
-    jobs, missing = plan_jobs(expand_lists(arguments.inputs), arguments.output)
+    jobs, missing = plan_jobs(expand_lists(arguments.inputs), arguments.output, arguments.stills)
     if not jobs:
         raise VideoError("; ".join(problem for row in missing for problem in row.problems))
     mine = arguments.part.of(jobs)
@@ -270,7 +278,7 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     facts = _facts(arguments, detector, len(jobs))
     made_by = {"model": fingerprint(model), **_made_by(detector, facts, arguments)}
     study = Study(jobs, missing, mine, Records(arguments.output, made_by, formats), facts, reporter)
-    videos = study.share(group, resume)
+    videos = study.share(group, _order(group, arguments.stills), resume)
     if group.launched and not arguments.skip_existing:
         videos.refuse_changed()
     run = VideoRun(detector, videos, study.records, facts, settings, reporter)
@@ -286,6 +294,13 @@ def _run(arguments: argparse.Namespace, reporter: Reporter) -> int:
     return EXIT_OK if all(row.status == "ok" for row in rows) and not (run.broken or study.broken) else EXIT_PARTLY
 
 
+def _order(group: Group, stills: bool) -> Callable[[Sequence[Job]], Sequence[int]]:
+    """Return in which order videos are taken: as they were named, unless another one makes them ready earlier."""
+    if stills:
+        return by_picture_size
+    return largest_first if group.size > 1 else lambda jobs: range(len(jobs))
+
+
 def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what results depend on beside the weights and the video, by names that a user knows."""
     return {
@@ -297,6 +312,7 @@ def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Names
         "duplicate IoU": detector.config.duplicate_iou,
         "frame rate": str(arguments.fps),
         "full frame": arguments.full_frame,
+        "stills": arguments.stills,
         "mm per pixel": arguments.mm_per_pixel,
         "live delay": arguments.delay if arguments.live else None,
     }
@@ -332,7 +348,8 @@ def _facts(arguments: argparse.Namespace, detector: VideoDetector, videos: int) 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return the names of the formats to write; --no-video and --report change the list of --formats."""
-    names = [name for name in arguments.formats if not (arguments.no_video and name == "video")]
+    chosen = arguments.formats or (STILL_FORMATS if arguments.stills else DEFAULT_FORMATS)
+    names = [name for name in chosen if not (arguments.no_video and name in DRAWN)]
     if arguments.report and "report" not in names:
         names.append("report")
     if not names:

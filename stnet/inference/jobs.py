@@ -1,6 +1,7 @@
 """From what a user names to the list of videos, each with the folder for its results."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from stnet.inference.clip_reader import VideoEnd, failed
 from stnet.inference.formats import PER_VIDEO
 from stnet.inference.report import REPORT_NAME
 from stnet.inference.summary import SUMMARY_NAME, VideoSummary
-from stnet.video import VideoInput, find_inputs
+from stnet.video import VideoInput, find_inputs, read_still_header
 from stnet.video.dicom_header import DICOM_SUFFIXES
+from stnet.video.stills import IMAGE_SUFFIXES
 
 LIST_MARK = "@"
 
@@ -77,9 +79,20 @@ def _listed(path: Path) -> list[str]:
     return names
 
 
-def plan_jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[VideoSummary]]:
-    """Return a job for every video that the names stand for, and a row for every name that stands for nothing."""
-    videos, missing = _found(names, output)
+def by_picture_size(jobs: Sequence[Job]) -> list[int]:
+    """Return the positions of jobs so that stills of one size follow each other and go through the model together."""
+    return sorted(range(len(jobs)), key=lambda position: _picture_size(jobs[position].video))
+
+
+def plan_jobs(names: Sequence[str], output: Path, stills: bool = False) -> tuple[list[Job], list[VideoSummary]]:
+    """Return a job for every video that the names stand for, and a row for every name that stands for nothing.
+
+    Args:
+        names: what the user named.
+        output: the folder for results, which is not looked into.
+        stills: images are no frames of a video, but each a job of its own.
+    """
+    videos, missing = _found(names, output, stills)
     # Not only equal names clash: some file systems do not tell capital letters, and the run's own files lie there too.
     jobs, taken = [], {name for file_name in PER_RUN for name in (file_name, f"{file_name}.partial")}
     numbers: dict[str, int] = {}
@@ -111,20 +124,28 @@ def _bytes(video: VideoInput) -> int:
     return size
 
 
-def _found(names: Sequence[str], output: Path) -> tuple[list[VideoInput], list[VideoSummary]]:
+def _picture_size(video: VideoInput) -> tuple[int, int]:
+    with suppress(*EXTERNAL):  # told when it is opened
+        if not video.dicom and len(video.paths) == 1 and video.paths[0].suffix.lower() in IMAGE_SUFFIXES:
+            header = read_still_header(video.paths[0])
+            return header.height, header.width
+    return 0, 0
+
+
+def _found(names: Sequence[str], output: Path, stills: bool) -> tuple[list[VideoInput], list[VideoSummary]]:
     try:
-        return find_inputs(names, without=output), []
+        return find_inputs(names, stills, output), []
     except EXTERNAL:
         pass  # which of them it is, is told by asking for each; together they give images of one folder one name
     usable, missing = [], []
     for position, name in enumerate(names, start=1):
         try:
-            find_inputs([name], without=output)
+            find_inputs([name], stills, output)
         except EXTERNAL as error:
             missing.append(VideoSummary.of(_missing(position, name, error)))
         else:
             usable.append(name)
-    return find_inputs(usable, without=output), missing
+    return find_inputs(usable, stills, output), missing
 
 
 def _missing(position: int, name: str, error: Exception) -> VideoEnd:

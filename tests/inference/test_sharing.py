@@ -21,7 +21,7 @@ from stnet.errors import ConfigError
 from stnet.inference import cli, common_list, run
 from stnet.inference.common_list import CommonList, Group
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.jobs import Part, plan_jobs
+from stnet.inference.jobs import Part, largest_first, plan_jobs
 from stnet.inference.records import Records
 from stnet.video import open_source
 
@@ -208,7 +208,7 @@ def test_a_video_in_other_hands_is_left_to_them(study, tmp_path):
     hand.mkdir(parents=True)
     lock = FolderLock(hand / common_list.CLAIM_NAME)
     pair = Group(rank=0, size=2)
-    shared = CommonList(jobs, records, tmp_path / "out", group=pair, resume=True, tell=print)
+    shared = CommonList(jobs, records, tmp_path / "out", group=pair, order=largest_first, resume=True, tell=print)
     taken = list(shared)
     assert jobs[0].name not in [one.job.name for one in taken] and len(taken) == 4
     sizes = [one.job.size for one in taken]
@@ -225,7 +225,9 @@ def test_without_locks_the_videos_are_shared_out_in_advance(study, tmp_path, mon
     for rank in range(2):
         pair = Group(rank=rank, size=2)
         records = Records(tmp_path / "out", {}, ("json",))
-        shared = CommonList(jobs, records, tmp_path / "out", group=pair, resume=True, tell=said.append)
+        shared = CommonList(
+            jobs, records, tmp_path / "out", group=pair, order=largest_first, resume=True, tell=said.append
+        )
         names += [one.job.name for one in shared]
     assert sorted(names) == sorted(ALL) and "has no locks" in said[0]
 
