@@ -7,7 +7,7 @@ from stnet.inference.dicom_results import DicomResults
 from stnet.inference.explained_pictures import ExplainedPictures
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
-from stnet.inference.page import ReportPage
+from stnet.inference.page import ReportSection
 from stnet.inference.sink import Sink
 
 FORMATS: dict[str, type[Sink]] = {
@@ -15,7 +15,7 @@ FORMATS: dict[str, type[Sink]] = {
     "csv": CsvResults,
     "lesions": LesionTable,
     "video": AnnotatedVideo,
-    "report": ReportPage,
+    "report": ReportSection,
 }
 
 EXPORT_FORMATS: dict[str, type[Sink]] = {
@@ -30,5 +30,4 @@ SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomRe
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 
-PER_VIDEO = tuple(sink.file_name for sink in SINKS.values() if not sink.once)
-PER_RUN = tuple(sink.file_name for sink in SINKS.values() if sink.once)
+PER_VIDEO = tuple(sink.file_name for sink in SINKS.values())
