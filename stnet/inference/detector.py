@@ -31,6 +31,7 @@ from stnet.model.detector import Detector
 from stnet.model.operating_points import OPERATING_POINTS
 from stnet.model.postprocess import Detections, select_detections
 from stnet.video import DEFAULT_FPS
+from stnet.video.scale import PixelScale
 
 TOP_DETECTIONS = 100
 """Detections kept per frame, as in the published evaluation."""
@@ -166,6 +167,7 @@ class VideoDetector:
         """
         threshold = self.score_threshold if score_threshold is None else score_threshold
         frames: list[FrameResult] = []
+        scale: PixelScale | None = None
         events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
         with closing(events):
             for event in events:
@@ -173,8 +175,10 @@ class VideoDetector:
                     frames.append(event)
                 elif isinstance(event, VideoEnd):
                     _report(event)
-                    yield linked(event.name, frames, self.class_names, threshold)
+                    yield linked(event.name, frames, self.class_names, threshold, scale)
                     frames = []
+                elif isinstance(event, VideoStart):
+                    scale = event.source.scale
 
     def events(
         self, videos: Iterable[OpenVideo], *, images: bool = False

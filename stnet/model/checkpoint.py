@@ -6,6 +6,7 @@ Files are treated as hostile: see `stnet.model.weight_files`.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -111,6 +112,20 @@ def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None =
             entries[key] = facts.to_json()
     with files.replacing(Path(path)) as temporary:
         temporary.write_bytes(serialize(state, metadata=entries))  # save_file would make it readable to its owner alone
+
+
+def fingerprint(model: Detector) -> str:
+    """Return a hash of configuration, operating points and weights: equal for models that predict the same.
+
+    Args:
+        model: from whatever file.
+    """
+    points = "" if model.operating_points is None else model.operating_points.to_json()
+    digest = hashlib.sha256(f"{model.config.to_json()}\0{points}".encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{key} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -17,13 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
+from stnet.errors import VideoError
 from stnet.inference import FrameResult, cli
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.explanation import Explanation, LookedAt
 from stnet.inference.lesion_collector import LesionCollector
-from stnet.inference.page import REPORT_NAME, ReportPage
+from stnet.inference.page import ReportSection
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.report import REPORT_NAME, write_report
 from stnet.inference.sink import RunFacts, VideoFacts
+from stnet.inference.summary import VideoSummary
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource
 
@@ -37,24 +40,42 @@ def found(*rows) -> Detections:
     return Detections(boxes, torch.tensor([float(row[4]) for row in rows]), torch.tensor([int(row[5]) for row in rows]))
 
 
-def page(folder: Path, videos: int = 1) -> ReportPage:
-    facts = {"Model": "small", "Device": "cpu"}
-    return ReportPage(
-        RunFacts(output=folder, videos=videos, class_names=NAMES, score_threshold=0.3, model={}, shown=facts)
-    )
+class Page(ReportSection):
+    """The sections of several videos, and the rows of those that have ended."""
+
+    def __init__(self, folder: Path, videos: int) -> None:
+        self.facts = RunFacts(
+            output=folder,
+            videos=videos,
+            class_names=NAMES,
+            score_threshold=0.3,
+            model={},
+            shown={"Model": "small", "Device": "cpu"},
+        )
+        super().__init__(self.facts)
+        self.rows: list[VideoSummary] = []
 
 
-def begin(report: ReportPage, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:
+def page(folder: Path, videos: int = 1) -> Page:
+    return Page(folder, videos)
+
+
+def begin(report: Page, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:
+    folder = report.facts.output / name
+    folder.mkdir(parents=True)
     source = ArraySource(frames, name, fps)
-    report.begin(VideoFacts(name=name, folder=Path(name), source=source, origin=name, frames=len(frames)))
+    report.begin(VideoFacts(name=name, folder=folder, source=source, origin=name, frames=len(frames)))
 
 
-def end(report: ReportPage, name: str, status: str = "ok", *problems: str) -> None:
-    report.end(VideoEnd(key=0, name=name, status=status, problems=problems, frames=1))
+def end(report: Page, name: str, status: str = "ok", *problems: str) -> None:
+    found_any = status != "unreadable"
+    if found_any:
+        report.end(VideoEnd(key=0, name=name, status=status, problems=problems, frames=1))
+    report.rows.append(VideoSummary(name=name, status=status, problems=problems, frames=int(found_any)))
 
 
-def finish(report: ReportPage, folder: Path) -> str:
-    report.close()
+def finish(report: Page, folder: Path) -> str:
+    assert write_report(report.facts, report.rows) == folder / REPORT_NAME
     return (folder / REPORT_NAME).read_text(encoding="utf-8")
 
 
@@ -72,7 +93,7 @@ def explanation(frames: np.ndarray) -> Explanation:
     return Explanation(lesion=1, frame=10, time=1.0, label=2, score=0.9, frames=tuple(looked))
 
 
-def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "ok", explained: bool = False) -> None:
+def add_video(report: Page, name: str, frames: np.ndarray, status: str = "ok", explained: bool = False) -> None:
     """A lesion of class 2 crosses the clip, most certain in the middle."""
     begin(report, name, frames, Fraction(10))
     collector = LesionCollector(NAMES, 0.3)
@@ -101,10 +122,8 @@ def test_file_holds_frames_scores_and_facts(tmp_path):
     report = page(tmp_path)
     add_video(report, HOSTILE, pictures(20), "truncated")
     end(report, "lost", "unreadable", "lost: no such file")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f".{REPORT_NAME}.running", f"{REPORT_NAME}.partial"]
     text = finish(report, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [REPORT_NAME]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [REPORT_NAME]
     data = blocks(text)
     assert "<img src=x" not in text
     assert data["run"]["facts"]["Model"] == "small" and data["run"]["facts"]["Software"].startswith("stnet ")
@@ -215,12 +234,22 @@ def test_frames_below_the_threshold_are_listed_only_where_none_reaches_it(tmp_pa
     assert len(strongest) == listed and {frame["number"] for frame in strongest[:2]} == {10, 30}
 
 
-def test_an_error_leaves_a_partial_page(tmp_path):
+def test_an_error_leaves_a_partial_section(tmp_path):
     report = page(tmp_path)
     begin(report, "clip", pictures(2))
     report.abandon(KeyboardInterrupt())
-    report.close(KeyboardInterrupt())
-    assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
+    assert [path.name for path in (tmp_path / "clip").iterdir()] == ["report.section.partial"]
+
+
+def test_a_section_that_could_run_in_the_page_is_refused(tmp_path):
+    report = page(tmp_path)
+    add_video(report, "clip", pictures(3))
+    path = tmp_path / "clip" / "report.section"
+    path.write_text(path.read_text().replace("\n]", "\n</script><script>alert(1)</script>]"))
+    path.write_text(path.read_text() + "<p>\n")
+    with pytest.raises(VideoError, match=r"report\.section: is no section"):
+        finish(report, tmp_path)
+    assert not (tmp_path / REPORT_NAME).exists()
 
 
 def test_command_writes_the_page(checkpoint, make_clip, tmp_path, monkeypatch, capsys):
