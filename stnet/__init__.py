@@ -1,7 +1,7 @@
 """STNet: breast-lesion detection in ultrasound video, and fast deformable attention.
 
-    model = stnet.load("tiny")                   # or a checkpoint file
-    for result in stnet.VideoDetector("tiny")("clip.mp4"): ...
+    model = stnet.load("lite0")                  # or a checkpoint file
+    for result in stnet.VideoDetector()("clip.mp4"): ...
 
 The operators are in `stnet.kernels`. Not a medical device.
 """

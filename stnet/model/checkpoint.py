@@ -32,7 +32,7 @@ from stnet.model.weight_files import check_values, read_weights, tensors_of, unw
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT_MODEL = "tiny"
+DEFAULT_MODEL = "lite0"
 """The shipped checkpoint used where none is named."""
 
 CONFIG_KEY = "stnet_config"
@@ -73,7 +73,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detect
     """Return a detector ready to predict, in float32.
 
     Args:
-        name_or_path: the name of a shipped checkpoint ("tiny"), an own `.safetensors` or a published `.pth` file, or
+        name_or_path: the name of a shipped checkpoint ("lite0", "tiny"), an own `.safetensors` or a published `.pth` file, or
             the folder of a training run, of which the best weights are loaded.
         device: where its weights go.
 
