@@ -70,7 +70,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detect
     """Return a detector ready to predict, in float32.
 
     Args:
-        name_or_path: the name of a shipped checkpoint ("lite0", "tiny"), an own `.safetensors` or a published `.pth` file, or
+        name_or_path: the name of a shipped checkpoint ("lite0", "tiny"), an own `.safetensors`, a published `.pth`, or
             the folder of a training run, of which the best weights are loaded.
         device: where its weights go.
 
