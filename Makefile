@@ -42,7 +42,7 @@ test-integrations: $(INTEGRATIONS)/installed  ## the tests through other people'
 $(INTEGRATIONS)/installed: pyproject.toml requirements/integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/python -m pip install --quiet --upgrade pip
-	$(INTEGRATIONS)/bin/python -m pip install --quiet --editable '.[cpu,dicom,lite,dev]' --requirement requirements/integrations.txt
+	$(INTEGRATIONS)/bin/python -m pip install --quiet --editable '.[cpu,dicom-results,lite,dev]' --requirement requirements/integrations.txt
 	@touch $@
 
 lint: install  ## style

@@ -29,16 +29,20 @@ class Reporter:
     Args:
         quiet: say nothing; for all processes but the first.
         stderr: write to standard error, where standard output carries results.
+        progress: show how far the work is; one of several processes does.
         console: where to write instead.
     """
 
-    def __init__(self, *, quiet: bool = False, stderr: bool = False, console: Console | None = None):
+    def __init__(
+        self, *, quiet: bool = False, stderr: bool = False, progress: bool = True, console: Console | None = None
+    ):
+        self._bars = progress
         self.console = console or Console(quiet=quiet, stderr=stderr, highlight=False, soft_wrap=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._title = ""
         self._done, self._total = 0, None
-        self._started = self._told = 0.0
+        self._started, self._told = 0.0, time.monotonic()
 
     def __enter__(self) -> "Reporter":
         return self
@@ -60,8 +64,8 @@ class Reporter:
         """
         self.stop()
         self._title, self._total, self._done = printable(title), total, done
-        self._started = self._told = time.monotonic()
-        if not self.console.is_terminal:
+        self._started = time.monotonic()
+        if not (self._bars and self.console.is_terminal):
             return
         self._live = Progress(
             TextColumn("{task.description}"),
@@ -80,7 +84,7 @@ class Reporter:
         self._done += count
         if self._live is not None and self._task is not None:
             self._live.update(self._task, advance=count, detail=detail)
-        elif time.monotonic() - self._told > PLAIN_INTERVAL_SECONDS:
+        elif self._bars and time.monotonic() - self._told > PLAIN_INTERVAL_SECONDS:
             self._told = time.monotonic()
             total = "" if self._total is None else f" of {self._total}"
             self.message(f"{self._title}: {self._done}{total} {detail}".rstrip())

@@ -2,7 +2,7 @@
 
     python -m stnet.demo --output demo
 
-renders synthetic ultrasound videos with known lesions, runs `infer.py` on them with the shipped `tiny` model, and tells
+renders synthetic ultrasound videos with known lesions, runs `infer.py` on them with the shipped model, and tells
 where the results are and how well the known lesions were found.
 """
 
@@ -21,7 +21,7 @@ from stnet import command_line, files
 from stnet.data.phantom import PhantomVideo, render_phantom
 from stnet.errors import ConfigError
 from stnet.inference import cli as infer
-from stnet.lesions import SCORE_THRESHOLD
+from stnet.model.checkpoint import DEFAULT_MODEL
 from stnet.video.writer import VideoWriter
 
 UNSEEN = 2  # data sets render from (seed, 0 or 1, number); this place is the demo's own
@@ -101,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the videos (default: 0)")
     parser.add_argument("--frames", type=int, default=FRAMES, help=f"frames per video (default: {FRAMES})")
-    parser.add_argument("--checkpoint", default="tiny", help="checkpoint file or shipped model (default: tiny)")
+    parser.add_argument(
+        "--checkpoint", default=DEFAULT_MODEL, help="checkpoint file or shipped model (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
@@ -130,14 +132,16 @@ def _run(options: argparse.Namespace) -> int:
     if status != 0:
         return status
 
-    truths, rows = [], []
+    truths, rows, threshold = [], [], 0.0
     for name, phantom in phantoms.items():
         truths += zip(phantom.boxes, phantom.labels, strict=True)
-        rows += json.loads((results / name / "detections.json").read_text(encoding="utf-8"))["frames"]
-    score = score_frames(truths, rows, SCORE_THRESHOLD)
+        found = json.loads((results / name / "detections.json").read_text(encoding="utf-8"))
+        rows += found["frames"]
+        threshold = found["model"]["score_threshold"]
+    score = score_frames(truths, rows, threshold)
     files.write_json(options.output / "score.json", asdict(score))
     print(
-        f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {SCORE_THRESHOLD}) in {score.frames_found} of the "
+        f"\nKnown lesions found (IoU >= {MIN_IOU}, score >= {threshold:.2g}) in {score.frames_found} of the "
         f"{score.frames_with_lesion} frames that show one ({score.found:.0%}), with the right class in "
         f"{score.class_right}; {score.false_positives_per_frame:.2f} false positives per frame over {score.frames} "
         f"frames.\n"

@@ -29,6 +29,7 @@ from stnet.errors import ConfigError
 from stnet.model.attention import SpatialTemporalDeformableAttention
 from stnet.model.checkpoint import read_checkpoint, resolve, save
 from stnet.model.detector import Detector
+from stnet.model.provenance import PROVENANCE_KEY
 
 ONNX_OPSET = 20  # GridSample of opset 20 knows bilinear interpolation by the name PyTorch exports
 TOLERANCE = 1e-3
@@ -116,7 +117,7 @@ def _parity(program: Callable, other: Callable, clips: Tensor) -> Parity:
 
 def model_card(model: Detector, metadata: dict[str, str], source: str) -> str:
     """A short description in Markdown, as model hubs expect it."""
-    facts = sorted(_fact(key, value) for key, value in metadata.items())
+    facts = sorted(_fact(key, value) for key, value in metadata.items() if key != PROVENANCE_KEY)
     listed = "".join(fact for fact in facts if fact.startswith("- "))
     sections = "\n".join(fact for fact in facts if not fact.startswith("- "))
     return f"""---
@@ -128,7 +129,7 @@ tags: [object-detection, ultrasound, video]
 
 Breast-lesion detection in ultrasound video (STNet, MICCAI 2023). Classes: {", ".join(model.config.class_names)}.
 Parameters: {sum(p.numel() for p in model.parameters()):,}. Source: {source}.
-
+{_provenance(model)}
 ```python
 import stnet
 model = stnet.load("model.safetensors")
@@ -158,6 +159,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _provenance(model: Detector) -> str:
+    known = model.provenance
+    if known is None:
+        return "What it was trained on is unknown.\n"
+    caution = f"Caution: {printable(known.caution)}.\n" if known.caution else ""
+    return f"Trained on {printable(known.trained_on)}.\n{caution}"
 
 
 def _fact(title: str, text: str) -> str:

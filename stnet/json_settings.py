@@ -21,7 +21,8 @@ def settings_from_json(cls: type[Settings], text: str, what: str) -> Settings:
         what: where the text comes from, for messages.
 
     Raises:
-        ConfigError: with `what`, the key and the value: no JSON object, an unknown key, a value of another type.
+        ConfigError: with `what`, the key and the value: no JSON object, an unknown key, a value of another type, a key
+            without a default that is absent.
     """
     try:
         values = json.loads(text)
@@ -34,11 +35,19 @@ def _from_object(cls: type[Settings], values: Any, what: str) -> Settings:
     if not isinstance(values, dict):
         raise ConfigError(f"{what}: expected a JSON object, found {type(values).__name__}")
     types_of = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    names = [field.name for field in fields]
     unknown = [key for key in values if key not in names]
     if unknown:
         raise ConfigError(f"{what}: unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(names)}")
+    absent = [field.name for field in fields if field.name not in values and not _has_default(field)]
+    if absent:
+        raise ConfigError(f"{what}: lacks {', '.join(absent)}")
     return cls(**{key: _converted(value, types_of[key], f"{what}: {key}") for key, value in values.items()})
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _converted(value: Any, expected: Any, what: str) -> Any:

@@ -55,6 +55,7 @@ def test_card_of_the_shipped_model_lists_its_metrics(tmp_path):
     assert main(["tiny", "--output", str(tmp_path), "--formats", "safetensors"]) == 0
     card = (tmp_path / "README.md").read_text()
     sections = dict(re.findall(r"## (\w+)\n\n```json\n(.*?)\n```", card, re.DOTALL))
+    assert "Trained on 240 phantoms" in card and "Caution: tiny knows made-up phantoms only" in card
     assert json.loads(sections["model"])["queries"] and json.loads(sections["metrics"])["ap50"] > 0.5
 
 

@@ -70,7 +70,7 @@ LAYERS = {
     "video": set(),
     "model": {"kernels"},
     "data": {"video"},
-    "execution": {"model", "data"},
+    "execution": {"model", "data", "kernels"},
     "lesions": {"model", "data", "video"},
     "evaluation": {"execution", "model", "data"},
     "inference": {"evaluation", "lesions", "execution", "model", "data", "video", "kernels"},

@@ -1,6 +1,7 @@
 """Which parts of the `improved` recipe help: variants trained for the same time, with one architecture and seed.
 
     python -m bench.studies.ablation --data phantoms --minutes 20 --output bench/results/ablation_phantoms.json
+    python -m bench.studies.ablation --preset lite0 --data stills phantoms --minutes 40 --output RESULT.json
     python -m bench.studies.ablation --list
 
 Every variant is a training of its own, started from the `improved` recipe with one switch off, or from the published
@@ -9,6 +10,10 @@ auxiliary losses and trains everything; its learning rate is tuned: three are tr
 depends on size and machine (architecture, batch, precision, learning rate, strength of the weight average, length of
 the warm-up) comes from a preset and is the same for all. So is the suppression of duplicates; every variant is scored
 without it as well.
+
+The preset `lite0` asks other questions: what the ImageNet weights, the real stills and the defences against what
+betrays lesions bring. There the first folder of --data holds the real stills, the others what is trained on beside
+them; all variants are scored on the validation stills.
 
 The result file grows by one variant at a time. Started again, the command goes on where it was stopped, within a
 variant too. With `--jobs` several variants train side by side, each with its share of the processor: what else the
@@ -20,7 +25,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,7 @@ import torch
 from bench.report import recipes
 from bench.report.results import RESULTS
 from stnet.command_line import INTERRUPTED, run
+from stnet.data.synthetic.still_clips import DEFENCES
 from stnet.environment import describe
 from stnet.errors import ConfigError, DataError
 from stnet.files import write_json
@@ -37,7 +43,7 @@ from stnet.training.config import TrainConfig
 from stnet.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-PRESETS = ("tiny", "improved")
+PRESETS = ("tiny", "improved", "lite0")
 # Settings of the recipe that are switched, by the name of the switch. Off: as published.
 FROM_IMPROVED = {
     "augmentation": "augmentation",
@@ -49,11 +55,27 @@ FROM_SCALE = {"cosine schedule": "schedule", "weight average": "ema_decay", "war
 DENOISING = {"denoising": 5}  # off in both recipes
 PHANTOMS = {"start_from": "tiny"}  # the shipped weights, which have seen phantoms alone; others start at random
 RATE_FACTORS = (0.4, 1.0, 2.5)  # learning rates of the published recipe, as factors of the preset's
+NO_STILLS = "lite0 without real stills"
 ENDLESS = 100_000  # epochs: time ends every training
 
 
 def variants(preset: str) -> dict[str, dict[str, Any]]:
     """The changes to a preset that make each variant, by its name."""
+    return _of_shipped() if preset == "lite0" else _of_recipes(preset)
+
+
+def _of_shipped() -> dict[str, dict[str, Any]]:
+    """What the material of the shipped model brings; the recipe stays."""
+    return {
+        "lite0": {},
+        # Norms that are kept as they are need the statistics of those weights, so they are trained here.
+        "lite0 without ImageNet weights": {"backbone_weights": "", "model": "backbone_norm=batch"},
+        NO_STILLS: {},
+        "lite0 without defences": {"without_defences": tuple(DEFENCES)},
+    }
+
+
+def _of_recipes(preset: str) -> dict[str, dict[str, Any]]:
     scale, improved, published = TrainConfig.preset(preset), TrainConfig.preset("improved"), TrainConfig()
     on = {switch: {name: getattr(improved, name)} for switch, name in FROM_IMPROVED.items()}
     on |= {switch: {name: getattr(scale, name)} for switch, name in FROM_SCALE.items()}
@@ -91,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.studies.ablation", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (BUV layout)")
+    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="dataset folders (BUV layout)")
     parser.add_argument("--minutes", type=float, metavar="M", help="training time of every variant")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"results, for example {RESULTS.name}/ablation_phantoms.json"
@@ -118,6 +140,10 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
         raise ConfigError(f"--minutes {options.minutes:g}: must be above 0")
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: must be at least 1")
+    if options.preset == "lite0" and len(options.data) < 2:
+        raise ConfigError(
+            "--data: lite0 compares real stills, the first folder, with what stands beside them; name both"
+        )
     unknown = sorted(set(options.only or ()) - set(chosen))
     if unknown:
         raise ConfigError(f"--only {unknown[0]!r}: no such variant; see --list")
@@ -145,22 +171,25 @@ def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str,
     runs = options.runs or options.output.with_name(options.output.stem + "_runs")
     folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
     print(f"== {name} ({options.minutes:g} minutes)", flush=True)
-    status = _train(_command(options, changes, folder), options.jobs, folder.path.with_suffix(".log"))
+    log = folder.path.with_suffix(".log")
+    status = _train(_command(options, name, changes, folder), options.jobs, log)
     if status:
         print(f"{name}: the training ended with status {status}; the same command tries again", file=sys.stderr)
         return None
-    plain = RunFolder(folder.path / "with_duplicates")
-    if not plain.evaluation_file.exists():
-        status = _train(_scoring(options, folder, plain), options.jobs, folder.path.with_suffix(".log"))
-    if status:
-        print(f"{name}: the evaluation ended with status {status}; the same command tries again", file=sys.stderr)
-        return None
-    return {"settings": changes, **_outcome(folder, plain)}
+    scored, plain = RunFolder(folder.path / "scored"), RunFolder(folder.path / "with_duplicates")
+    for output, further in ((scored, []), (plain, ["--duplicate-iou", "1"])):
+        if output.evaluation_file.exists():
+            continue
+        status = _train([*_scoring(options, folder, output), *further], options.jobs, log)
+        if status:
+            print(f"{name}: the evaluation ended with status {status}; the same command tries again", file=sys.stderr)
+            return None
+    return {"settings": changes, **_outcome(folder, scored, plain)}
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
     """The result file so far, which must be of the same comparison."""
-    same = {"data": options.data.name} | {
+    same = {"data": ", ".join(folder.name for folder in options.data)} | {
         name: getattr(options, name) for name in ("minutes", "preset", "seed", "jobs")
     }
     if not options.output.exists():
@@ -184,8 +213,8 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
-def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    command = _train_py(options, folder)
+def _command(options: argparse.Namespace, name: str, changes: Mapping[str, Any], folder: RunFolder) -> list[str]:
+    command = _train_py(options, options.data[1:] if name == NO_STILLS else options.data, folder)
     if folder.config_file.exists():
         return [*command, "--resume"]
     command += ["--no-check", "--preset", options.preset, "--seed", str(options.seed)]
@@ -194,18 +223,20 @@ def _command(options: argparse.Namespace, changes: Mapping[str, Any], folder: Ru
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            command += [f"--{flag}", *value]
         else:
             command += [f"--{flag}", str(value)]
     return command
 
 
 def _scoring(options: argparse.Namespace, folder: RunFolder, output: RunFolder) -> list[str]:
-    """The command that scores a finished run with all its duplicates."""
-    return [*_train_py(options, output), "--evaluate", str(folder.last_file.resolve()), "--duplicate-iou", "1"]
+    """The command that scores a finished run on the validation videos of the first folder."""
+    return [*_train_py(options, options.data[:1], output), "--evaluate", str(folder.last_file.resolve())]
 
 
-def _train_py(options: argparse.Namespace, output: RunFolder) -> list[str]:
-    command = [sys.executable, str(ROOT / "train.py"), "--data", str(options.data.resolve())]
+def _train_py(options: argparse.Namespace, data: Sequence[Path], output: RunFolder) -> list[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--data", *(str(place.resolve()) for place in data)]
     return [*command, "--output", str(output.path.resolve()), "--device", options.device]
 
 
@@ -222,13 +253,13 @@ def _train(command: list[str], jobs: int, log: Path) -> int:
         ).returncode
 
 
-def _outcome(folder: RunFolder, plain: RunFolder) -> dict[str, Any]:
+def _outcome(folder: RunFolder, scored: RunFolder, plain: RunFolder) -> dict[str, Any]:
     """What a finished run reached, and what it reaches with all its duplicates."""
-    report = json.loads(folder.evaluation_file.read_text())
+    report = json.loads(scored.evaluation_file.read_text())
     duplicates = json.loads(plain.evaluation_file.read_text())["agnostic"]["ap50"]
     rows = folder.rows(folder.metrics_file)
     return {
-        "steps": report["step"],
+        "steps": rows[-1]["step"],
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         **report["overall"],
         **{f"agnostic_{name}": value for name, value in report["agnostic"].items()},

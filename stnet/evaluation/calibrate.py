@@ -98,15 +98,5 @@ def write_points(source: str | Path, points: OperatingPoints, path: Path) -> Non
         temporary.write_bytes(serialize(checkpoint.state, metadata=metadata))
 
 
-def read_points(source: str | Path) -> OperatingPoints | None:
-    """Return the operating points of a checkpoint, None where it has none.
-
-    Raises:
-        CheckpointError, ConfigError: it cannot be read, or its points cannot.
-    """
-    text = read_checkpoint(resolve(source)).metadata.get(OPERATING_POINTS_KEY)
-    return None if text is None else OperatingPoints.from_json(text, f"{source}: {OPERATING_POINTS_KEY}")
-
-
 if __name__ == "__main__":
     sys.exit(main())

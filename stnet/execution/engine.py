@@ -111,6 +111,11 @@ class Engine:
         with self._lock, self._on_device():
             yield
 
+    @property
+    def model(self) -> Detector:
+        """The model as it is run, to be looked at while `using`."""
+        return self._model
+
     def portion(self, count: int, most: int) -> tuple[int, int]:
         """Return how many of `count` clips or frames to hand over at once, and to how many they are to be filled up.
 
@@ -147,7 +152,7 @@ class Engine:
         """
         targets = targets or self.targets
         if targets not in self._detect:
-            self._detect[targets] = self._function(self._detect_all(targets), self._geometry)
+            self._detect[targets] = self._function(self._detect_all(targets), self.geometry)
         with self._on_device():
             logits, boxes = self._detect[targets](list(levels))
         return logits, boxes
@@ -185,7 +190,7 @@ class Engine:
     def _extract_all(self, inputs: Sequence[Tensor], _: object) -> Sequence[Tensor]:
         return self._model.extract_features(inputs[0])
 
-    def _geometry(self, levels: Sequence[Tensor]) -> ClipGeometry:
+    def geometry(self, levels: Sequence[Tensor]) -> ClipGeometry:
         """Return what depends on the sizes of the levels alone: an input of graphs and compiled code, made once."""
         shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return clip_geometry(shapes, self.config.hidden_dim, None, levels[0].device, self.dtype)

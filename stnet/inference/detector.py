@@ -1,6 +1,6 @@
 """Lesions in videos: the product's main interface.
 
-detector = stnet.VideoDetector("tiny")
+detector = stnet.VideoDetector()
 for result in detector("clip.mp4"):
     print(result.index, result.time, result.detections)
 """
@@ -26,16 +26,21 @@ from stnet.inference.inputs import open_videos
 from stnet.inference.lesion_collector import linked
 from stnet.inference.video_results import VideoResult
 from stnet.lesions import SCORE_THRESHOLD
-from stnet.model.checkpoint import load
+from stnet.model.checkpoint import DEFAULT_MODEL, load
 from stnet.model.detector import Detector
+from stnet.model.operating_points import OPERATING_POINTS
 from stnet.model.postprocess import Detections, select_detections
 from stnet.video import DEFAULT_FPS
+from stnet.video.scale import PixelScale
 
 TOP_DETECTIONS = 100
 """Detections kept per frame, as in the published evaluation."""
 
 BATCH = {"cuda": 8, "cpu": 1}
 """Clips per batch by device: a GPU needs several to be busy, a CPU is busy with one."""
+
+DEFAULT_POINT = OPERATING_POINTS[1]
+"""The operating point used where none is named: balanced."""
 
 READ_AHEAD_CLIPS = 4
 """Clips decoded ahead of the model beyond one batch, and batches of results ahead of the reader of the results."""
@@ -48,7 +53,8 @@ class VideoDetector:
     the length of a video.
 
     Args:
-        model: the name of a shipped model ("tiny"), a checkpoint file, or a `Detector`.
+        model: the name of a shipped model, a checkpoint file, or a `Detector`. One with a caution (what everyone who
+            uses it has to know) gives it as a warning.
         device: "cpu", "cuda", ...; default: a GPU if there is one.
         dtype: "float32", "tf32", "float16" or "bfloat16"; default: float16 on a GPU, float32 on a CPU.
         targets: frames predicted per clip (1 to the frames of a clip): 3 is encoder feature shuffle, 1 the
@@ -56,23 +62,32 @@ class VideoDetector:
         batch: clips per batch; default: 8 on a GPU, 1 on a CPU. Halves when memory does not suffice.
         duplicate_iou: drop detections that overlap a better one by more than this IoU (1: none); default: the model's
             setting.
+        operating_point: "sensitive", "balanced" or "specific": which of the score thresholds that were chosen for the
+            model on validation data is `score_threshold`; default: balanced, where the model has them.
         options: finer execution options; `device` and `dtype` above take precedence over those given here.
         profile: measure the time per stage (`timer.seconds`); slows a GPU down.
 
     Raises:
         ConfigError: options that cannot be used.
         CheckpointError: a model that cannot be loaded.
+
+    Attributes:
+        operating_points: of the model, None where it has none. Scores are calibrated by them.
+        operating_point: the one that is used, None where there are none.
+        score_threshold: the score from which detections count where nothing else is asked for.
+        provenance: what the model was trained on, None where that is unknown.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike | Detector = "tiny",
+        model: str | os.PathLike | Detector = DEFAULT_MODEL,
         *,
         device: str | None = None,
         dtype: str | None = None,
         targets: int = 3,
         batch: int | None = None,
         duplicate_iou: float | None = None,
+        operating_point: str | None = None,
         options: EngineOptions | None = None,
         profile: bool = False,
     ) -> None:
@@ -82,6 +97,8 @@ class VideoDetector:
         options.resolved_dtype()
         self.timer = StageTimer(options.resolved_device()) if profile else None
         detector = model if isinstance(model, Detector) else load(model)
+        self.provenance, self.operating_points = detector.provenance, detector.operating_points
+        self.operating_point, self.score_threshold = _operating_point(detector, operating_point)
         self.engine = Engine(detector, options, targets, self.timer)
         self.config = detector.config
         if duplicate_iou is not None:
@@ -90,6 +107,8 @@ class VideoDetector:
         if batch < 1:
             raise ConfigError(f"batch {batch}; at least one clip has to run at once")
         self._runner = ClipRunner(self.engine, batch)
+        if self.provenance is not None and self.provenance.caution:
+            warnings.warn(self.provenance.caution, stacklevel=2)
 
     @property
     def class_names(self) -> dict[int, str]:
@@ -131,7 +150,7 @@ class VideoDetector:
         *,
         fps: float | Fraction = DEFAULT_FPS,
         images: bool = False,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | None = None,
     ) -> Iterator[VideoResult]:
         """Yield the result of every video with its lesions, once it was read to its end.
 
@@ -141,12 +160,14 @@ class VideoDetector:
             videos: as for a call.
             fps: frame rate where the input states none.
             images: keep the frame in every result.
-            score_threshold: a lesion has a detection of at least this score.
+            score_threshold: a lesion has a detection of at least this score; default: the detector's.
 
         Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
             warning.
         """
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         frames: list[FrameResult] = []
+        scale: PixelScale | None = None
         events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
         with closing(events):
             for event in events:
@@ -154,8 +175,10 @@ class VideoDetector:
                     frames.append(event)
                 elif isinstance(event, VideoEnd):
                     _report(event)
-                    yield linked(event.name, frames, self.class_names, score_threshold)
+                    yield linked(event.name, frames, self.class_names, threshold, scale)
                     frames = []
+                elif isinstance(event, VideoStart):
+                    scale = event.source.scale
 
     def events(
         self, videos: Iterable[OpenVideo], *, images: bool = False
@@ -216,7 +239,21 @@ class VideoDetector:
             task.width,
             TOP_DETECTIONS,
             duplicate_iou=self.config.duplicate_iou,
+            points=self.operating_points,
         )
+
+
+def _operating_point(model: Detector, asked: str | None) -> tuple[str | None, float]:
+    """Return the operating point and the threshold of scores that it stands for."""
+    if model.operating_points is None:
+        if asked is not None:
+            raise ConfigError(
+                f"operating point {asked}: this model has none; give a score threshold instead, or choose them with "
+                "python -m stnet.evaluation.calibrate"
+            )
+        return None, SCORE_THRESHOLD
+    name = DEFAULT_POINT if asked is None else asked
+    return name, model.operating_points.threshold(name)
 
 
 def check_finite(logits: Tensor, boxes: Tensor, name: str, dtype: str) -> None:

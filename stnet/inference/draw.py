@@ -64,13 +64,13 @@ def draw_marks(image: np.ndarray, marks: Sequence[Mark], class_names: dict[int, 
     width, height = canvas.size
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(height, width) / 240))
-    font = _font(max(LEAST_LETTERS, round(min(height, width) / 28)))
+    font = letters(max(LEAST_LETTERS, round(min(height, width) / 28)))
     corners = [_corners(mark.box, scale, height, width) for mark in marks]
     for mark, box in reversed(list(zip(marks, corners, strict=True))):
         if mark.sure:
             pen.rectangle(box, outline=colour(mark.label), width=line)
         else:
-            _dashed(pen, box, colour(mark.label), line)
+            dashed_rectangle(pen, box, colour(mark.label), line)
     texts = [mark.texts(class_names) for mark in marks]
     labels = [
         Label(box=(x0, y0, x1 + 1, y1 + 1), sizes=[_extent(text, font) for text in choice])
@@ -96,7 +96,8 @@ def _corners(box: Sequence[float], scale: int, height: int, width: int) -> tuple
     return left, top, max(left, min(round(x1), width - 1)), max(top, min(round(y1), height - 1))
 
 
-def _dashed(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], fill: tuple, line: int) -> None:
+def dashed_rectangle(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], fill: tuple, line: int) -> None:
+    """Draw the edges of a box, both corners included, in dashes."""
     x0, y0, x1, y1 = box
     dash = DASH * line
     for start in range(x0, x1 + 1, 2 * dash):
@@ -124,5 +125,6 @@ def _tag(pen: ImageDraw.ImageDraw, text: str, x: int, y: int, size: tuple[int, i
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def letters(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of labels in a size in pixels."""
     return ImageFont.load_default(size)

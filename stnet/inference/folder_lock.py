@@ -22,6 +22,9 @@ class FolderLock:
     Args:
         path: the file that stands for the lock, which is there while it is held.
 
+    Attributes:
+        exclusive: False where the file system has no locks.
+
     Raises:
         VideoError: another run holds it.
         OSError: the file cannot be made.
@@ -29,6 +32,7 @@ class FolderLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.exclusive = True
         self._handle = self._acquire()
 
     def release(self) -> None:
@@ -65,6 +69,7 @@ class FolderLock:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                self.exclusive = False
                 return
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
                 raise

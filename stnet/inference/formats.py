@@ -1,11 +1,14 @@
 """The formats that results are written in. A new one is a file with a `Sink`, and its name here."""
 
+from stnet.inference.annotated_picture import AnnotatedPicture
 from stnet.inference.annotated_video import AnnotatedVideo
 from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
+from stnet.inference.dicom_results import DicomResults
+from stnet.inference.explained_pictures import ExplainedPictures
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
-from stnet.inference.page import ReportPage
+from stnet.inference.page import ReportSection
 from stnet.inference.sink import Sink
 
 FORMATS: dict[str, type[Sink]] = {
@@ -13,7 +16,8 @@ FORMATS: dict[str, type[Sink]] = {
     "csv": CsvResults,
     "lesions": LesionTable,
     "video": AnnotatedVideo,
-    "report": ReportPage,
+    "picture": AnnotatedPicture,
+    "report": ReportSection,
 }
 
 EXPORT_FORMATS: dict[str, type[Sink]] = {
@@ -21,9 +25,16 @@ EXPORT_FORMATS: dict[str, type[Sink]] = {
 }
 """For annotation tools."""
 
-SINKS = FORMATS | EXPORT_FORMATS
+DRAWN = ("video", "picture")
+"""What `--no-video` leaves out."""
+
+EXPLAINED, DICOM = "explained", "dicom"
+"""Names of what `--explain` and `--dicom-results` write."""
+
+SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomResults}
 
 DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
+STILL_FORMATS = ("json", "csv", "lesions", "picture")
+"""What is written by default, of videos and of stills."""
 
-PER_VIDEO = tuple(sink.file_name for sink in SINKS.values() if not sink.once)
-PER_RUN = tuple(sink.file_name for sink in SINKS.values() if sink.once)
+PER_VIDEO = tuple(sink.file_name for sink in SINKS.values())

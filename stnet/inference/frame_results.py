@@ -1,6 +1,8 @@
 """What was found in one frame of a video."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,12 @@ class FrameResult:
         found, rows = self.detections_in_image, self.visible_rows
         return Detections(_clipped(found.boxes, *self.size)[rows], found.scores[rows], found.labels[rows])
 
+    def to_supervision(self, class_names: Mapping[int, str] | None = None, in_image: bool = False) -> Any:
+        """Return the detections as `supervision.Detections`: `conversions.to_supervision`."""
+        from stnet.inference.conversions import to_supervision
+
+        return to_supervision(self, class_names, in_image)
+
     @property
     def visible_rows(self) -> Tensor:
         """Where those of `visible` stand in `detections`, int64 `[N]`."""
@@ -64,7 +72,7 @@ def shifted(detections: Detections, by: tuple[int, int]) -> Detections:
     return Detections(boxes, detections.scores, detections.labels)
 
 
-def class_name(names: dict[int, str], label: int) -> str:
+def class_name(names: Mapping[int, str], label: int) -> str:
     """Return the name of a label; labels without one show as numbers."""
     return names.get(label, str(label))
 

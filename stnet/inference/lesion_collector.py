@@ -7,6 +7,7 @@ from stnet.inference.frame_results import FrameResult
 from stnet.inference.video_results import VideoResult
 from stnet.lesions import Findings, Lesion, LesionFinder, findings_of
 from stnet.lesions.linking import link_settings
+from stnet.video.scale import PixelScale
 
 
 def frame_findings(result: FrameResult, classes: int, least_score: float) -> Findings:
@@ -59,7 +60,11 @@ class LesionCollector:
 
 
 def linked(
-    name: str, frames: Sequence[FrameResult], class_names: dict[int, str], score_threshold: float
+    name: str,
+    frames: Sequence[FrameResult],
+    class_names: dict[int, str],
+    score_threshold: float,
+    scale: PixelScale | None = None,
 ) -> VideoResult:
     """Return a video's result: its frames linked into lesions, which each frame then knows."""
     collector = LesionCollector(class_names, score_threshold)
@@ -73,4 +78,6 @@ def linked(
             for frame in frames
         ),
         lesions=tuple(lesions),
+        class_names=class_names,
+        scale=scale,
     )

@@ -23,7 +23,7 @@ from stnet.inference.detector import TOP_DETECTIONS, VideoDetector, check_finite
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import as_array
 from stnet.inference.lesion_collector import frame_findings
-from stnet.lesions import SCORE_THRESHOLD, LiveLinker
+from stnet.lesions import LiveLinker
 from stnet.lesions.linking import link_settings
 from stnet.model.postprocess import select_detections
 from stnet.video import VideoFrame
@@ -74,7 +74,7 @@ class LiveDetector:
         waiting: frames that may wait while the model is busy.
         policy: what happens when one more arrives: "drop-oldest" discards the one that waited longest (it
             gets no result), "wait" lets the feed wait (nothing is lost, for files and pipes).
-        score_threshold: a lesion has a detection of at least this score.
+        score_threshold: a lesion has a detection of at least this score; default: the detector's.
 
     Raises:
         ConfigError: a value out of range.
@@ -87,7 +87,7 @@ class LiveDetector:
         delay: int = 0,
         waiting: int = 2,
         policy: Policy = "drop-oldest",
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | None = None,
     ) -> None:
         if delay not in (0, 1):
             raise ConfigError(f"delay {delay}; a live result may be delayed by 0 or 1 frame")
@@ -96,7 +96,7 @@ class LiveDetector:
         if policy not in ("drop-oldest", "wait"):
             raise ConfigError(f"policy {policy!r}; use drop-oldest or wait")
         self._detector, self._delay, self._waiting, self._policy = detector, delay, waiting, policy
-        self._link = link_settings(score_threshold)
+        self._link = link_settings(detector.score_threshold if score_threshold is None else score_threshold)
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._answered = self._dropped = 0
         self._lock = threading.Lock()
@@ -171,7 +171,13 @@ class LiveDetector:
         check_finite(logits, boxes, name, engine.dtype_name)
         height, width = arrival.frame.image.shape[:2]
         (detections,) = select_detections(
-            logits, boxes, height, width, TOP_DETECTIONS, duplicate_iou=self._detector.config.duplicate_iou
+            logits,
+            boxes,
+            height,
+            width,
+            TOP_DETECTIONS,
+            duplicate_iou=self._detector.config.duplicate_iou,
+            points=self._detector.operating_points,
         )
         result = FrameResult(
             video=name,

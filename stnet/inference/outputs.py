@@ -1,7 +1,7 @@
 """All formats of a run together: one that fails is given up, the others go on."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from stnet.command_line import explain
@@ -13,6 +13,7 @@ from stnet.inference.formats import PER_VIDEO, SINKS
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
+from stnet.lesions import Lesion
 
 LOCK_NAME = ".running"
 
@@ -45,7 +46,8 @@ def unwritable(folder: Path, error: OSError) -> VideoError:
     return VideoError(f"{folder}: cannot be written to ({error.strerror or error}); choose another --output")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason(path: Path, error: Exception) -> str:
+    """Return in a line why a file of results could not be written."""
     if not isinstance(error, OSError):
         return explain(error)
     return f"{path}{PARTIAL}: cannot be written ({error.strerror or error})"
@@ -55,8 +57,7 @@ class Outputs:
     """Writes the results of a run, video after video.
 
     Only one run writes to the folder of a video at a time. Files that a former run left there are removed first, so
-    that a folder never mixes two runs. A format that cannot be written is given up for this video (for the run, where
-    it is one file for all), and said so at once.
+    that a folder never mixes two runs. A format that cannot be written is given up for this video, and said so at once.
 
     Args:
         formats: names of `SINKS`.
@@ -65,7 +66,7 @@ class Outputs:
         tell: prints a message.
 
     Raises:
-        OSError, StnetError: a format for all videos cannot be begun.
+        VideoError: the output folder cannot be made.
     """
 
     def __init__(self, formats: Iterable[str], run: RunFacts, overwrite: bool, tell: Callable[[str], None]) -> None:
@@ -73,13 +74,15 @@ class Outputs:
             run.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(run.output, error) from error
-        self._overwrite, self._tell, self._output = overwrite, tell, run.output
-        self._alive = [self._made(SINKS[name], run) for name in formats]
+        self._overwrite, self._tell = overwrite, tell
+        self._alive = [SINKS[name](run) for name in formats]
         self._failed: list[Sink] = []
         self._lesions = LesionCollector(run.class_names, run.score_threshold)
+        self._explain = run.explain
         self._video: VideoFacts | None = None
         self._lock: FolderLock | None = None
         self.broken = False
+        self.lesions: Sequence[Lesion] = ()  # of the video that ended last
 
     @property
     def needs_images(self) -> bool:
@@ -115,37 +118,29 @@ class Outputs:
         return self._each(lambda sink: sink.write(result))
 
     def end(self, end: VideoEnd) -> bool:
-        """Finish a video, or tell the formats for all videos of one that could not be begun.
-
-        Returns:
-            Whether all formats were written in full.
-        """
-        begun = self._video is not None
-        if begun:
-            found = self._lesions.found()
-            self._each(lambda sink: sink.lesions(found))
-        self._each(lambda sink: sink.end(end) if begun or sink.once else None)
+        """Finish a video; return whether all formats were written in full."""
+        self.lesions = self._lesions.found()
+        self._each(lambda sink: sink.lesions(self.lesions))
+        self._explained(self.lesions)
+        self._each(lambda sink: sink.end(end))
         return self._leave()
+
+    def _explained(self, lesions: Sequence[Lesion]) -> None:
+        if self._explain is None:
+            return
+        try:
+            found = self._explain(self._video.source, self._video.frames, lesions)
+        except EXTERNAL as error:
+            self._tell(f"error: {explain(error)}")
+            self.broken = True
+        else:
+            self._each(lambda sink: sink.explained(found))
 
     def abandon(self, error: BaseException) -> bool:
         """Leave what there is of a video under partial names; return whether it could all be written until now."""
         for sink in self._alive:
             sink.abandon(error)
         return self._leave()
-
-    def close(self, error: BaseException | None = None) -> None:
-        """End the run."""
-        self._each(lambda sink: sink.close(error))
-        for sink in self._alive:
-            if sink.once and error is None:
-                self._tell(f"report: {self._output / sink.file_name}")
-
-    @staticmethod
-    def _made(kind: type[Sink], run: RunFacts) -> Sink:
-        try:
-            return kind(run)
-        except OSError as error:  # of a file for the whole run, before any work was done
-            raise VideoError(_reason(run.output / kind.file_name, error)) from error
 
     def _each(self, action: Callable[[Sink], None]) -> bool:
         """Let every format do something; return whether any is still written."""
@@ -158,14 +153,10 @@ class Outputs:
         return bool(self._alive)
 
     def _give_up(self, sink: Sink, error: Exception) -> None:
-        folder = self._output if sink.once or self._video is None else self._video.folder
-        self._tell(f"error: {_reason(folder / sink.file_name, error)}")
+        self._tell(f"error: {reason(self._video.folder / sink.file_name, error)}")
         sink.abandon(error)
         self.broken = True
-        if sink.once:
-            sink.close(error)
-        else:
-            self._failed.append(sink)
+        self._failed.append(sink)
 
     def _leave(self) -> bool:
         """Let others write to the video's folder; formats that failed there may work in the next."""

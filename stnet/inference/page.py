@@ -1,34 +1,23 @@
-"""`report.html`: what a run found, in one file that opens from disk, without a network, and on a phone.
+"""The section of a video on the report page: what was found in it, as JSON.
 
-The page is the template beside this module with blocks of JSON in the middle, which the template's script turns into
-sections. Frames are written to the file as they come, so memory does not grow with a video. Names reach the page as
-JSON with every `<` escaped and are only ever set as text; a Content-Security-Policy forbids every connection and every
-script but the template's own.
+It lies beside the video's other results, so that processes that share a list, and calls that go on with it, make one
+page of all (`report.py`). Frames are written to the file as they come, so memory does not grow with a video.
 """
 
-import base64
-import hashlib
-import html
-import platform
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from importlib import resources
 
 import numpy as np
-import torch
 
-import stnet
-from stnet.command_line import explain
 from stnet.errors import EXTERNAL
-from stnet.evaluation.video_level import STRONGEST_SHARE, frame_maxima, video_scores
+from stnet.evaluation.video_level import frame_maxima, video_scores
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
-from stnet.inference.draw import PALETTE
-from stnet.inference.folder_lock import FolderLock
+from stnet.inference.explanation import Explanation
 from stnet.inference.frame_marks import Listed, listed
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.page_explained import looked_at
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.page_lesions import best_lesions, box_rows, lesion_card
 from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
@@ -36,11 +25,7 @@ from stnet.lesions import Lesion
 from stnet.video import VideoSource
 from stnet.video.scale import PixelScale
 
-REPORT_NAME = "report.html"
-TEMPLATE = "report.html"
-STYLE = "report.css"
-SCRIPTS = ("report_boxes.js", "report_lesions.js", "report_player.js", "report_page.js")
-DATA_MARK = "<!--data-->"
+SECTION_NAME = "report.section"
 
 VIDEO_BUDGET = 4_400_000
 """Characters for the frames of one video; the page of a single video stays below 5 MB."""
@@ -73,6 +58,7 @@ class _Video:
     numbers: list[int] = field(default_factory=list)  # positions (in `maxima`) of the frames shown
     listed: dict[int, Listed] = field(default_factory=dict)  # what was found in the frames shown, and in strong ones
     lesions: Sequence[Lesion] = ()
+    explained: dict[int, Explanation] = field(default_factory=dict)  # by the number of the lesion
 
     def unlisted(self, number: int) -> Listed:
         """A frame of whose detections nothing is kept."""
@@ -95,45 +81,30 @@ class _Video:
         return found
 
 
-class ReportPage(Sink):
-    """Writes the page of one run, video after video; it grows as `report.html.partial` until `close`.
+class ReportSection(Sink):
+    """Writes the section of each video: a JSON list of its pictures over several lines, then a line with the rest.
 
-    Args:
-        run: what to state about the run.
-
-    Raises:
-        OSError, VideoError: it cannot be written, or another run writes one at the same place.
+    Every `<` is escaped, so that a section can stand in a page as it is.
     """
 
-    file_name = REPORT_NAME
-    once = True
+    file_name = SECTION_NAME
     needs_images = True
 
     def __init__(self, run: RunFacts) -> None:
-        style, script = _part(STYLE), "".join(_part(name) for name in SCRIPTS)
-        template = _part(TEMPLATE).replace("{{style}}", style).replace("{{script}}", script)
-        head, self._tail = template.split(DATA_MARK)
-        self._lock = FolderLock(run.output / f".{REPORT_NAME}.running")
         self._budget = min(VIDEO_BUDGET, RUN_BUDGET // max(1, run.videos))
-        self._classes, self._count, self._threshold = len(run.class_names), 0, run.score_threshold
+        self._classes, self._threshold = len(run.class_names), run.score_threshold
         self._video: _Video | None = None
         self._file: GrowingFile | None = None
-        try:
-            self._file = GrowingFile(run.output / REPORT_NAME)
-            self._put(head.replace("{{policy}}", html.escape(_policy(style, script))))
-            self._block("run", self._run(run))
-        except BaseException as error:
-            self.close(error)
-            raise
 
     def begin(self, video: VideoFacts) -> None:
-        """Start a section of its own for a video."""
+        """Start the section of a video."""
         length = video.frames or 1
         spool = FrameSpool(length, self._budget)
         strongest = StrongestFrames(length)
         self._video = _Video(name=video.name, source=video.source, scale=video.scale, spool=spool, strongest=strongest)
+        self._file = GrowingFile(video.folder / self.file_name)
         # An empty string stands first so that every frame can follow a comma.
-        self._put(f'<script type="application/json" id="frames-{self._count}">[""')
+        self._file.write('[""')
 
     def write(self, result: FrameResult) -> None:
         """Append one frame."""
@@ -145,7 +116,7 @@ class ReportPage(Sink):
         video.indices.append(result.index)
         text = video.spool.take(number, result.image)
         if text is not None:
-            self._put(f',\n"{text}"')
+            self._file.write(f',\n"{text}"')
             video.numbers.append(number)
             video.listed[number] = self._listed(result, number)
         best = float(maxima.max(initial=0))
@@ -159,48 +130,22 @@ class ReportPage(Sink):
         video = self._video
         video.lesions = [replace(one, frames=np.searchsorted(video.indices, one.frames)) for one in found]
 
+    def explained(self, found: Sequence[Explanation]) -> None:
+        """Take in where the model looked."""
+        self._video.explained = {one.lesion: one for one in found}
+
     def end(self, end: VideoEnd) -> None:
-        """Finish the section of a video, or list one that could not be read at all."""
-        self._section(end.name, end.status, end.problems)
+        """Complete the section."""
+        data = {"name": end.name, "status": end.status, "problems": list(end.problems)}
+        self._file.write("]\n" + embedded(data | self._summary(self._video)) + "\n")
+        self._file.close()
+        self._file = self._video = None
 
     def abandon(self, error: BaseException) -> None:
-        """Finish the section of a video as far as it goes: later ones may follow."""
-        if self._video is not None:
-            with suppress(OSError):  # where the page itself is what cannot be written
-                self._section(self._video.name, "unfinished", (explain(error),))
-
-    def close(self, error: BaseException | None = None) -> None:
-        """Complete the page, or leave the partial one after an error."""
-        try:
-            if error is None:
-                self._put(self._tail)
-                self._file.close()
-            elif self._file is not None:
-                self._file.abandon()
-        finally:
-            self._lock.release()
-
-    def _section(self, name: str, status: str, problems: tuple[str, ...]) -> None:
-        data = {"name": name, "status": status, "problems": list(problems)}
-        video, self._video = self._video, None
-        if video is not None:
-            self._put("]</script>\n")
-            data |= self._summary(video)
-        self._block(f"video-{self._count}", data)
-        self._count += 1
-
-    def _run(self, run: RunFacts) -> dict:
-        names = run.class_names
-        palette = [f"rgb{PALETTE[position % len(PALETTE)]}" for position in range(len(names))]
-        return {
-            "facts": {**_surroundings(), **run.shown},
-            "classes": [
-                {"label": label, "name": name, "colour": colour}
-                for (label, name), colour in zip(names.items(), palette, strict=True)
-            ],
-            "threshold": run.score_threshold,
-            "strongestShare": STRONGEST_SHARE,
-        }
+        """Leave the partial section."""
+        file, self._file, self._video = self._file, None, None
+        if file is not None:
+            file.abandon()
 
     def _summary(self, video: _Video) -> dict:
         source = video.source
@@ -256,17 +201,14 @@ class ReportPage(Sink):
             best["image"] = kept.get(best["shown"])
             if best["image"] is not None:
                 best["boxes"] = box_rows(video.unlisted(best["shown"]), video.lesions)
+            explanation = video.explained.get(card["number"])
+            if explanation is not None:
+                card["looked"] = looked_at(explanation, video.indices, video.numbers, video.spool.encode)
         return cards
 
     def _strongest(self, frames: list[StrongFrame]) -> list[StrongFrame]:
         """Those that reach the threshold; where none does, the best of them, which show that nothing was missed."""
         return [frame for frame in frames if frame.score >= self._threshold] or frames[:FEW_STRONG]
-
-    def _block(self, name: str, value: dict) -> None:
-        self._put(f'<script type="application/json" id="{name}">{_embedded(value)}</script>\n')
-
-    def _put(self, text: str) -> None:
-        self._file.write(text)
 
 
 def _curve(maxima: np.ndarray) -> tuple[int, np.ndarray]:
@@ -276,32 +218,9 @@ def _curve(maxima: np.ndarray) -> tuple[int, np.ndarray]:
     return step, padded.reshape(-1, step, maxima.shape[1]).max(axis=1)
 
 
-def _embedded(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+def embedded(value: object) -> str:
+    """Return JSON that cannot end the script element it stands in."""
     text = json_text(value)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _part(name: str) -> str:
-    return resources.files("stnet.inference").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Only this style and this script, pictures out of the page itself, and no connection of any kind."""
-    return (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _surroundings() -> dict[str, str]:
-    return {
-        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
-        "Software": f"stnet {stnet.__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}",
-    }

@@ -99,6 +99,7 @@ class LesionCard {
     this.best();
     this.film();
     this.charts = this.curves();
+    this.explained = new Explained(player, lesion, this.entry.colour, this.part("looked"));
   }
 
   head() {
@@ -178,14 +179,16 @@ function sizeText({ size, box }) {
   return `${width.toFixed(1)} × ${depth.toFixed(1)} mm (width × depth)${top === null ? "" : `, top ${top.toFixed(1)} mm deep`}`;
 }
 
-// A part of a frame, x y width height in its pixels, with a box.
+// A part of a frame, x y width height in its pixels, with a box where there is one.
 function picture(video, image, part, box, stroke, sure) {
   const drawn = svg("svg", { viewBox: part.join(" "), "aria-hidden": "true" });
-  const [x0, y0, x1, y1] = box;
   drawn.append(
     svg("image", { href: `data:image/jpeg;base64,${image}`, width: video.width, height: video.height, preserveAspectRatio: "none" }),
-    svg("rect", { class: sure ? "edge" : "edge unsure", x: x0, y: y0, width: x1 - x0, height: y1 - y0, stroke }),
   );
+  if (box) {
+    const [x, y, right, bottom] = box;
+    drawn.append(svg("rect", { class: sure ? "edge" : "edge unsure", x, y, width: right - x, height: bottom - y, stroke }));
+  }
   return drawn;
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.explanation import Explain, Explanation
 from stnet.inference.frame_results import FrameResult
 from stnet.lesions import Lesion
 from stnet.video import VideoSource
@@ -26,6 +27,7 @@ class RunFacts:
         score_threshold: from which score on detections are drawn and listed.
         model: how frames are predicted: checkpoint, targets, dtype.
         shown: what a reader of the results should know, by title.
+        explain: tells where the model looked for lesions; None where that is not asked for.
     """
 
     output: Path
@@ -34,6 +36,7 @@ class RunFacts:
     score_threshold: float
     model: dict[str, Any]
     shown: dict[str, str]
+    explain: Explain | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class VideoFacts:
         origin: what the user named.
         frames: how many are expected, None where that is unknown.
         scale: the size of its pixels, None where that is unknown.
+        dicom: the DICOM file that it is, None where it is none.
     """
 
     name: str
@@ -55,24 +59,23 @@ class VideoFacts:
     origin: str
     frames: int | None
     scale: PixelScale | None = None
+    dicom: Path | None = None
 
 
 class Sink(ABC):
-    """Results of a run in one format.
+    """Results of the videos of a run in one format.
 
-    A sink lives as long as its run: for every video `begin`, `write` for each frame, `lesions`, then `end`, or
-    `abandon` where it could not be finished; `close` ends the run. A file grows under a partial name until its video
-    (or run) has ended.
+    A sink lives as long as its run: for every video `begin`, `write` for each frame, `lesions`, `explained` where that
+    was asked for, then `end`, or `abandon` where it could not be finished. A file grows under a partial name until its
+    video has ended.
     All methods raise `OSError` or `VideoError` where something cannot be written.
 
     Attributes:
-        file_name: what is written, in the folder of each video, or once in the output folder.
-        once: one file for the whole run.
+        file_name: what is written, in the folder of each video.
         needs_images: results have to carry their frames.
     """
 
     file_name: ClassVar[str]
-    once: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
 
     @abstractmethod
@@ -89,16 +92,16 @@ class Sink(ABC):
     def lesions(self, found: Sequence[Lesion]) -> None:  # noqa: B027  nothing to do for some
         """Take in the lesions of the video, which are known when all its frames are."""
 
+    def explained(self, found: Sequence[Explanation]) -> None:  # noqa: B027  nothing to do for most
+        """Take in where the model looked for lesions of the video."""
+
     @abstractmethod
     def end(self, end: VideoEnd) -> None:
-        """Finish the video; for a sink of the whole run also one that could not be begun."""
+        """Finish the video."""
 
     @abstractmethod
     def abandon(self, error: BaseException) -> None:
         """Leave what there is of the video under a partial name; harmless where none was begun."""
-
-    def close(self, error: BaseException | None = None) -> None:  # noqa: B027  nothing to do for most
-        """End the run, after an error that ended it early."""
 
 
 def json_text(value: object) -> str:

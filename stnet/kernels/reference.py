@@ -28,7 +28,7 @@ def stda_reference(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> Tensor
     output_dtype, dtype = tensors.value.dtype, _compute_dtype(tensors.value)
     value = tensors.value.to(dtype)
     offsets, logits = tensors.offsets.unsqueeze(4), tensors.logits.unsqueeze(4)
-    own_weights, other_weights = _shared_softmax(logits.to(dtype), tensors.other_logits.to(dtype))
+    own_weights, other_weights = shared_softmax(logits.to(dtype), tensors.other_logits.to(dtype))
     own_table = tuple(row[:1] for row in problem.frame_table)
     other_table = tuple(row[1:] for row in problem.frame_table)
     output = value.new_zeros(problem.clips, problem.targets, problem.queries, problem.heads, problem.head_dim)
@@ -44,7 +44,7 @@ def stda_reference(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> Tensor
             zip(problem.level_starts, problem.spatial_shapes, strict=True)
         ):
             reference = references[:, :, :, level].to(dtype)
-            position = _position(reference, group_offsets[..., level, :, :].to(dtype), height, width)
+            position = pixel_positions(reference, group_offsets[..., level, :, :].to(dtype), height, width)
             position = position.masked_fill((group_logits[..., level, :] == -torch.inf)[..., None], torch.nan)
             cells = frames[:, :, start : start + height * width].permute(0, 1, 3, 4, 2).flatten(0, 2)
             samples = uses.by_source(position), uses.by_source(weights[..., level, :])
@@ -130,7 +130,7 @@ class _FrameUses:
         return sums.unflatten(1, (targets, -1)).sum(dim=2)
 
 
-def _shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """One softmax over own [B, T, Q, H, 1, L, P] and others [B, T, Q, H, W, L, Pt] logits of a query and head."""
     own_count, other_count = own.shape[4:].numel(), others.shape[4:].numel()
     logits = torch.cat([own.reshape(*own.shape[:4], own_count), others.reshape(*others.shape[:4], other_count)], -1)
@@ -142,7 +142,7 @@ def _shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return own_weights.reshape(own.shape), other_weights.reshape(others.shape)
 
 
-def _position(reference: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
+def pixel_positions(reference: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
     """Pixel positions (x, y) [B, T, Q, H, G, P, 2] from reference [B, T, Q, R] and the offsets of one level."""
     size = reference.new_tensor((width, height))
     reference = reference[:, :, :, None, None, None]

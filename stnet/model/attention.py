@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stnet.kernels import spatial_temporal_deform_attn
+from stnet.kernels import SamplingPoints, sampling_points, spatial_temporal_deform_attn
 
 
 class SpatialTemporalDeformableAttention(nn.Module):
@@ -93,6 +93,25 @@ class SpatialTemporalDeformableAttention(nn.Module):
             backend=self.backend,
         )
         return self.output_proj(sampled)
+
+    def sampling_points(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        frame_table: Sequence[Sequence[int]],
+        other_reference_points: Tensor | None = None,
+    ) -> SamplingPoints:
+        """Return where `forward` samples, given the same arguments, and how it weighs the samples."""
+        return sampling_points(
+            value,
+            spatial_shapes,
+            reference_points,
+            *self._project_queries(query),
+            frame_table=frame_table,
+            other_reference_points=other_reference_points,
+        )
 
     def _project_queries(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One matrix product for the four projections; the operator reads its slices in place."""

@@ -6,6 +6,7 @@ Files are treated as hostile: see `stnet.model.weight_files`.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -23,12 +24,17 @@ from stnet.console import printable
 from stnet.errors import CheckpointError, ConfigError
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
+from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
+from stnet.model.provenance import PROVENANCE_KEY, Provenance
 from stnet.model.published import published_config, refines_boxes, renamed
 from stnet.model.weight_files import check_values, read_weights, tensors_of, unwrapped, weights_in
 
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "tiny"
+"""The shipped checkpoint used where none is named."""
+
 CONFIG_KEY = "stnet_config"
 IGNORED_SUFFIXES = ("total_params", "total_ops", "num_batches_tracked")
 STATE_KEYS = ("model", "state_dict", "model_state_dict")
@@ -40,12 +46,27 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: weights under the names of `Detector`."""
+    """What a file holds.
+
+    Attributes:
+        config: of the model.
+        state: weights under the names of `Detector`.
+        metadata: all texts of the file beside the configuration.
+        ignored: keys of the file that no model needs.
+        operating_points, provenance: of the weights, None where the file states none.
+    """
 
     config: ModelConfig
     state: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()  # keys of the file that no model needs
+    ignored: tuple[str, ...] = ()
+    operating_points: OperatingPoints | None = None
+    provenance: Provenance | None = None
+
+    def described(self, model: Detector) -> Detector:
+        """Return the model, told what the file says of its weights."""
+        model.operating_points, model.provenance = self.operating_points, self.provenance
+        return model
 
 
 def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detector:
@@ -69,24 +90,42 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detect
     check_state(model, checkpoint.state, str(path))
     model = model.to_empty(device="cpu")
     model.load_state_dict(checkpoint.state)
-    return model.to(device).eval()
+    return checkpoint.described(model).to(device).eval()
 
 
-def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None = None, *, half: bool = False) -> None:
     """Write weights and configuration as safetensors; the file appears whole or not at all.
 
     Args:
-        model: what to write.
+        model: what to write, with its operating points and provenance.
         path: the file, replaced where it exists.
         metadata: further text entries, such as the training command or metrics.
+        half: store matrices and convolutions as float16, which halves the file; `load` gives float32 again.
 
     Raises:
         OSError: it cannot be written.
     """
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    state = {key: _stored(tensor, half) for key, tensor in model.state_dict().items()}
     entries = {**(metadata or {}), CONFIG_KEY: model.config.to_json()}
+    for key, facts in ((OPERATING_POINTS_KEY, model.operating_points), (PROVENANCE_KEY, model.provenance)):
+        if facts is not None:
+            entries[key] = facts.to_json()
     with files.replacing(Path(path)) as temporary:
         temporary.write_bytes(serialize(state, metadata=entries))  # save_file would make it readable to its owner alone
+
+
+def fingerprint(model: Detector) -> str:
+    """Return a hash of configuration, operating points and weights: equal for models that predict the same.
+
+    Args:
+        model: from whatever file.
+    """
+    points = "" if model.operating_points is None else model.operating_points.to_json()
+    digest = hashlib.sha256(f"{model.config.to_json()}\0{points}".encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{key} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -148,6 +187,12 @@ def resolve(name_or_path: str | Path) -> Path:
     return weights_in(path) if path.is_dir() else path
 
 
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    """As it goes into a file. Vectors (biases, statistics of norms) stay exact: they are small, and sums add up."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.dim() > 1 and tensor.is_floating_point() else tensor
+
+
 def _is_ignored(key: str) -> bool:
     return key.endswith(IGNORED_SUFFIXES)
 
@@ -157,13 +202,22 @@ def _own(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> Chec
         raise CheckpointError(
             f"{path}: has no model configuration ({CONFIG_KEY}) in its metadata; was it made by stnet?"
         )
+    points, provenance = metadata.get(OPERATING_POINTS_KEY), metadata.get(PROVENANCE_KEY)
     try:
         config = ModelConfig.from_json(metadata[CONFIG_KEY])
+        stated = {
+            "operating_points": OperatingPoints.from_json(points, OPERATING_POINTS_KEY) if points else None,
+            "provenance": Provenance.from_json(provenance, PROVENANCE_KEY) if provenance else None,
+        }
     except ConfigError as error:
         raise CheckpointError(f"{path}: {printable(str(error))}") from error
+    calibrated = stated["operating_points"]
+    if calibrated is not None and calibrated.class_names != config.class_names:
+        names = printable(", ".join(calibrated.class_names))
+        raise CheckpointError(f"{path}: its operating points are for classes {names}, not those of the model")
     state = unwrapped(state, path)
     check_values(state, path)
-    return Checkpoint(config, state, {k: v for k, v in metadata.items() if k != CONFIG_KEY})
+    return Checkpoint(config, state, {k: v for k, v in metadata.items() if k != CONFIG_KEY}, **stated)
 
 
 def _published(contents: Any, path: Path) -> Checkpoint:
@@ -187,6 +241,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="published .pth or own .safetensors file, or a run folder")
     parser.add_argument("destination", type=Path, help="file to write, ending in .safetensors")
+    parser.add_argument("--half", action="store_true", help="store the large tensors as float16: half the size")
+    parser.add_argument(
+        "--trained-on", metavar="TEXT", help="say what the weights were trained on (default: as before)"
+    )
+    parser.add_argument("--caution", metavar="TEXT", help="say what everyone who uses the weights has to know")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
     options = parser.parse_args(arguments)
     return command_line.run(lambda: _convert(options))
@@ -201,7 +260,13 @@ def _convert(options: argparse.Namespace) -> None:
     model = Detector(checkpoint.config).float()
     check_state(model, checkpoint.state, str(options.source))
     model.load_state_dict(checkpoint.state)
-    save(model, options.destination, {**checkpoint.metadata, "source": printable(options.source.name)})
+    checkpoint.described(model)
+    if options.trained_on is not None:
+        model.provenance = Provenance(trained_on=options.trained_on, caution=options.caution or "")
+    elif options.caution is not None:
+        raise ConfigError("--caution: goes with --trained-on")
+    metadata = {**checkpoint.metadata, "source": printable(options.source.name)}
+    save(model, options.destination, metadata, half=options.half)
     summary = {
         "parameters": sum(t.numel() for t in checkpoint.state.values()),
         "ignored keys": list(checkpoint.ignored),

@@ -11,6 +11,8 @@ from stnet.model.config import ModelConfig
 from stnet.model.decoder import Decoder, ExtraQueries, LayerOutput
 from stnet.model.encoder import Encoder
 from stnet.model.geometry import ClipGeometry, clip_geometry
+from stnet.model.operating_points import OperatingPoints
+from stnet.model.provenance import Provenance
 
 GROUP_NORM_GROUPS = 32
 
@@ -31,12 +33,19 @@ class Detector(nn.Module):
         config: the architecture.
         recompute: in training keep only the layers' inputs for the backward pass and recompute the rest there, which
             trades time for memory.
+
+    Attributes:
+        operating_points: calibration and thresholds chosen for its weights, None where none were. `forward` gives
+            logits as they are.
+        provenance: what its weights were trained on, None where that is unknown.
     """
 
     def __init__(self, config: ModelConfig, recompute: bool = False):
         super().__init__()
         self.config = config
         self.recompute = recompute
+        self.operating_points: OperatingPoints | None = None
+        self.provenance: Provenance | None = None
         dim = config.hidden_dim
         self.backbone = build_backbone(config)
         channels = self.backbone.channels

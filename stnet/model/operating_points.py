@@ -69,6 +69,10 @@ class OperatingPoints:
         offsets = scores.new_tensor(self.offsets)[labels - 1]
         return torch.sigmoid(slopes * torch.logit(scores) + offsets)
 
+    def calibrated_logits(self, logits: Tensor) -> Tensor:
+        """Return calibrated scores of logits `[..., classes]`, whose last dimension are the classes in order."""
+        return torch.sigmoid(logits.new_tensor(self.slopes) * logits + logits.new_tensor(self.offsets))
+
     def to_json(self) -> str:
         """Return what `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
@@ -80,7 +84,4 @@ class OperatingPoints:
         Raises:
             ConfigError: for anything else.
         """
-        try:
-            return settings_from_json(cls, text, what)
-        except TypeError as error:  # a key without a default is missing
-            raise ConfigError(f"{what}: {error}") from error
+        return settings_from_json(cls, text, what)

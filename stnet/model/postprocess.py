@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from stnet.model.operating_points import OperatingPoints
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -29,6 +31,7 @@ def select_detections(
     top: int = 100,
     keep_class0: bool = False,
     duplicate_iou: float = 1.0,
+    points: OperatingPoints | None = None,
 ) -> list[Detections]:
     """Return the `top` best (query, class) pairs of each target frame.
 
@@ -43,18 +46,23 @@ def select_detections(
         top: pairs of each frame.
         keep_class0: keep the class that no annotation uses, as the published code does.
         duplicate_iou: above 0; 1 keeps all, as the published code does.
+        points: calibrate the scores so. Which queries are duplicates is told by the model's own scores, as in the
+            evaluation that the calibration was chosen by.
 
     Returns:
         One `Detections` per target frame, on the device of the logits.
     """
-    scores = logits.float().sigmoid()
     first_class = 0 if keep_class0 else 1
-    scores = scores[..., first_class:]
+    logits = logits.float()[..., first_class:]
+    scores = logits.sigmoid()
     classes = scores.shape[-1]
     centre, size = boxes.float().split(2, dim=-1)
     corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-    if duplicate_iou < 1:
-        scores = scores.masked_fill(_duplicates(corners, scores.amax(-1), duplicate_iou).unsqueeze(-1), -1.0)
+    duplicates = _duplicates(corners, scores.amax(-1), duplicate_iou) if duplicate_iou < 1 else None
+    if points is not None:
+        scores = points.calibrated_logits(logits)
+    if duplicates is not None:
+        scores = scores.masked_fill(duplicates.unsqueeze(-1), -1.0)
     scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
     labels = index % classes + first_class
     corners = corners.gather(1, (index // classes).unsqueeze(-1).expand(-1, -1, 4))

@@ -15,7 +15,6 @@ from stnet.console import Reporter
 from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
 from stnet.data.joined import join_indexes
 from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
-from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.protocol import PROTOCOLS
 from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
@@ -24,6 +23,7 @@ from stnet.evaluation.stills_report import build_stills_report, show_stills, sti
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.files import replacing
 from stnet.model.checkpoint import load
+from stnet.model.operating_points import OperatingPoints
 from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
@@ -210,7 +210,10 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
         }
         folder.create(config, facts)
     run_options = RunOptions(
-        workers=options.workers, save_minutes=options.save_minutes, tensorboard=options.tensorboard
+        workers=options.workers,
+        save_minutes=options.save_minutes,
+        tensorboard=options.tensorboard,
+        trained_on=f"{len(train.videos):,} videos of {', '.join(folder.resolve().name for folder in options.data)}",
     )
     trainer = Trainer(config, train, val, folder, world, run_options, reporter)
     if options.resume:
@@ -230,10 +233,11 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
     # What users run, in the precision that they get where none is asked for.
+    points = model.operating_points
     model = Engine(model, EngineOptions(device=world.device, dtype=given.get("precision")))
     predict = PredictionOptions(protocol=options.protocol, duplicate_iou=options.duplicate_iou)
     if options.stills:
-        _evaluate_stills(options, model, predict, settings.score_threshold, world, reporter)
+        _evaluate_stills(options, model, points, predict, settings.score_threshold, world, reporter)
         return
     index = _load(options, options.split, model.config.class_names, reporter)
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
@@ -270,6 +274,7 @@ def _check_evaluation(options: argparse.Namespace) -> None:
 def _evaluate_stills(
     options: argparse.Namespace,
     model: Engine,
+    points: OperatingPoints | None,
     predict: PredictionOptions,
     score_threshold: float,
     world: World,
@@ -283,7 +288,7 @@ def _evaluate_stills(
             sets.append(scored_set(name, stills, result.frames))
     if not sets:  # not the first process
         return
-    report = build_stills_report(sets, names, points=read_points(options.evaluate), score_threshold=score_threshold)
+    report = build_stills_report(sets, names, points=points, score_threshold=score_threshold)
     show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
     if options.output is not None:
         facts = {"stills": True, "duplicate_iou": _duplicate_iou(model, predict)}

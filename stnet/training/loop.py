@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,6 +18,7 @@ from stnet.errors import NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
+from stnet.model.provenance import Provenance
 from stnet.training.batches import ClipOrder
 from stnet.training.clips import frame_aspect, training_clips
 from stnet.training.config import TrainConfig
@@ -47,11 +49,13 @@ class RunOptions:
         workers: processes that load clips (see `default_workers`); 0 loads in this process.
         save_minutes: minutes between checkpoints within an epoch.
         tensorboard: also write TensorBoard events.
+        trained_on: what the weights say that they were trained on.
     """
 
     workers: int = field(default_factory=default_workers)
     save_minutes: float = 30.0
     tensorboard: bool = False
+    trained_on: str = "unnamed data"
 
 
 class Trainer:
@@ -179,6 +183,8 @@ class Trainer:
             self.reporter.message(
                 f"starting from {config.start_from}: {start_from(model, config.start_from).summary()}"
             )
+        start = f"; started from {Path(config.start_from).name}" if config.start_from else ""
+        model.provenance = Provenance(trained_on=self.options.trained_on + start)
         trained = freeze(model, config.freeze)
         self.reporter.message(
             f"{trained / 1e6:.1f} M parameters train; {len(self.dataset)} clips in {len(self.train_index.videos)} "

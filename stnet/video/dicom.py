@@ -75,7 +75,8 @@ class DicomFile(VideoSource):
                 failed += 1
                 continue
             image = self._area.cut(frame)
-            yield VideoFrame(index=delivered, time=self._time(position), image=image, origin=self.origin)
+            time = self._time(position)
+            yield VideoFrame(index=delivered, time=time, image=image, origin=self.origin, stored=position)
             delivered += 1
         if not delivered:
             raise VideoError(f"{self.name}: none of its {failed} frames can be decoded; the file is damaged")

@@ -16,6 +16,9 @@ from stnet.video.source import DEFAULT_FPS, VideoSource
 from stnet.video.stacks import ImageStack, is_stack
 from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
 
+BOOKS = ".stnet"
+"""Folder that tells results of `infer.py` from studies; what lies beside it is not taken for videos."""
+
 UNREADABLE_NAME = "dicom-unreadable"
 """What a DICOM file is called whose content, and so its name, cannot be read."""
 
@@ -25,7 +28,8 @@ class VideoInput:
     """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
 
     DICOM files are called after their content (`stnet.video.dicom_names`), since their own names may tell patients.
-    `notes` say what became of names; they go before those of the opened source.
+    `notes` say what became of names; they go before those of the opened source. `problem` is why there is nothing to
+    open, of a folder found in another one.
     """
 
     name: str
@@ -33,6 +37,7 @@ class VideoInput:
     origin: str
     dicom: bool = False
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
     def open(self, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
         """Open it. Raises `VideoError`.
@@ -46,6 +51,8 @@ class VideoInput:
         return source
 
     def _open(self, fps: Fraction, full_frame: bool) -> VideoSource:
+        if self.problem:
+            raise VideoError(self.problem)
         if self.dicom:
             return DicomFile(self.paths[0], self.name, fps, full_frame)
         if all(_is_image(path) for path in self.paths):
@@ -67,17 +74,19 @@ def open_source(path: str | Path, fps: Fraction = DEFAULT_FPS, full_frame: bool 
     return inputs[0].open(fps, full_frame)
 
 
-def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[VideoInput]:
+def find_inputs(names: Iterable[str | Path], stills: bool = False, without: Path | None = None) -> list[VideoInput]:
     """Find the videos that `names` stand for: files, folders and glob patterns (`**` reaches into subfolders).
 
-    A folder of images is one video, a folder of video or DICOM files is all of them. Image files of one folder, named
-    one by one or by a pattern, are the frames of one video. Images named like masks of others (`a_mask.png` beside
-    `a.png`) are left out of folders and patterns, which a note tells; named one by one they are read. DICOM files are
-    recognized by what is in them, or by their suffix.
+    A folder of images is one video, a folder of video or DICOM files is all of them, those in its folders included;
+    what lies in folders of a folder of images is no part of it. Videos in folders of a named one are called after
+    both. Image files of one folder, named one by one or by a pattern, are the frames of one video. Images named like
+    masks of others (`a_mask.png` beside `a.png`) are left out of folders and patterns, which a note tells; named one by
+    one they are read. DICOM files are recognized by what is in them, or by their suffix.
 
     Args:
         names: what the user named.
         stills: images are no frames of a video: each is an input of its own, of any size.
+        without: a folder that is not looked into where it lies in a named one, such as that for results.
 
     Raises:
         VideoError: a name stands for nothing.
@@ -91,7 +100,7 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[Video
             if path in masks:
                 continue
             if path.is_dir():
-                inputs += _in_folder(path, stills)
+                inputs += _in_tree(path, stills, without)
             elif is_dicom(path):
                 inputs.append(_dicom(path))
             elif _is_image(path) and stills:
@@ -105,7 +114,8 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False) -> list[Video
                 images[path.parent].masks.update(dict.fromkeys(mask for mask in masks if mask.parent == path.parent))
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
-    return [_with_images(video, images) for video in inputs]
+    found = [_with_images(video, images) for video in inputs]
+    return list({video.paths: video for video in reversed(found)}.values())[::-1]  # named twice, as by `**`: once
 
 
 def _masks(paths: Sequence[Path]) -> dict[Path, None]:
@@ -148,7 +158,54 @@ def _still(path: Path, masks: Iterable[Path] = ()) -> VideoInput:
     return VideoInput(name=path.stem, paths=(path,), origin=str(path), notes=(mask_note(own),) if own else ())
 
 
+def _in_tree(top: Path, stills: bool, without: Path | None) -> list[VideoInput]:
+    """Return the videos in a named folder, and in its folders."""
+    avoided = None if without is None else without.resolve()
+    inputs = _in_folder(top, stills)
+    if _is_one_video(top, inputs):
+        return inputs
+    seen, waiting = {top.resolve()}, _folders_in(top)
+    while waiting:
+        folder = waiting.pop(0)
+        real = folder.resolve()
+        if real in seen or real == avoided or (folder / BOOKS).exists():  # a loop of links, or results
+            continue
+        seen.add(real)
+        within = "-".join(folder.relative_to(top).parts)
+        try:
+            found = _in_folder(folder, stills)
+            below = [] if _is_one_video(folder, found) else _folders_in(folder)
+        except VideoError as error:
+            # Folders are often called after patients: where DICOM files are, the error names none.
+            name = within if str(folder) in str(error) else UNREADABLE_NAME
+            inputs.append(VideoInput(name=name, paths=(folder,), origin=name, problem=str(error)))
+            continue
+        inputs += [video if video.dicom else replace(video, name=_within(within, video, folder)) for video in found]
+        waiting = below + waiting
+    if not inputs:
+        raise VideoError(f"{top}: holds no image, no video and no DICOM file")
+    return inputs
+
+
+def _within(within: str, video: VideoInput, folder: Path) -> str:
+    return within if _is_one_video(folder, [video]) else f"{within}-{video.name}"
+
+
+def _is_one_video(folder: Path, inputs: Sequence[VideoInput]) -> bool:
+    """Whether the images of a folder are one video."""
+    return len(inputs) == 1 and inputs[0].origin == str(folder)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    except OSError as error:
+        raise VideoError(f"{folder}: cannot be listed ({error.strerror})") from error
+    return sorted(found, key=natural_key)
+
+
 def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
+    """Return the videos in a folder itself."""
     try:
         files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
         dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
@@ -165,11 +222,9 @@ def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     if images and not stills:
         notes = (mask_note(masks),) if masks else ()
         return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder), notes=notes)]
-    if images or videos or dicoms:
-        named = [_still(path, masks) for path in images]
-        named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
-        return named + [_dicom(path) for path in dicoms]
-    raise VideoError(f"{folder}: holds no image, no video and no DICOM file")
+    named = [_still(path, masks) for path in images]
+    named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
+    return named + [_dicom(path) for path in dicoms]
 
 
 def _folder_name(folder: Path) -> str:

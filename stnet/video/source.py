@@ -33,6 +33,7 @@ class VideoFrame:
     image: np.ndarray
     name: str | None = None  # file name, where the frame is a file of its own
     origin: tuple[int, int] = (0, 0)  # x, y of the image's corner in the original frame, where that was cut
+    stored: int | None = None  # position in a DICOM file, beyond the index where frames before cannot be decoded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ def differing(one: TrainConfig, other: TrainConfig) -> set[str]:
     return {name for name in vars(one) if getattr(one, name) != getattr(other, name)}
 
 
-@pytest.mark.parametrize("preset", ablation.PRESETS)
+@pytest.mark.parametrize("preset", ["tiny", "improved"])
 def test_variants_change_what_they_say(preset):
     made = {name: TrainConfig.preset(preset).replace(**c) for name, c in ablation.variants(preset).items()}
     baseline, improved = made["published, learning rate x1"], made["improved"]
@@ -35,12 +35,33 @@ def test_variants_change_what_they_say(preset):
 
 def test_commands_train_that_variant(tmp_path):
     options = ablation._parser().parse_args(["--data", "d", "--minutes", "2.5", "--output", "o", "--seed", "3"])
-    for changes in ablation.variants("tiny").values():
-        command = ablation._command(options, changes, RunFolder(tmp_path / "run"))
+    for name, changes in ablation.variants("tiny").items():
+        command = ablation._command(options, name, changes, RunFolder(tmp_path / "run"))
         parsed = build_parser().parse_args(command[2:])
         config = configured(parsed.preset, given_settings(parsed))
         assert all(getattr(config, name) == value for name, value in changes.items())
         assert (config.minutes, config.seed, config.evaluate_every) == (2.5, 3, ablation.ENDLESS)
+
+
+def test_variants_of_the_shipped_model_differ_in_weights_stills_or_defences(tmp_path):
+    arguments = ["--preset", "lite0", "--data", "stills", "phantoms", "--minutes", "1", "--output", "o"]
+    options = ablation._parser().parse_args(arguments)
+    made, folders = {}, {}
+    for name, changes in ablation.variants("lite0").items():
+        parsed = build_parser().parse_args(ablation._command(options, name, changes, RunFolder(tmp_path / "run"))[2:])
+        made[name] = configured(parsed.preset, given_settings(parsed))
+        folders[name] = [folder.name for folder in parsed.data]
+    plain = made.pop("lite0")
+    assert {name: differing(config, plain) for name, config in made.items()} == {
+        "lite0 without ImageNet weights": {"backbone_weights", "model"},
+        "lite0 without real stills": set(),
+        "lite0 without defences": {"without_defences"},
+    }
+    assert made["lite0 without ImageNet weights"].model.backbone_norm == "batch"
+    assert folders.pop("lite0 without real stills") == ["phantoms"]
+    assert all(names == ["stills", "phantoms"] for names in folders.values())
+    scoring = ablation._scoring(options, RunFolder(tmp_path / "run"), RunFolder(tmp_path / "scored"))
+    assert [folder.name for folder in build_parser().parse_args(scoring[2:]).data] == ["stills"]
 
 
 @pytest.fixture
@@ -53,13 +74,12 @@ def trainings(monkeypatch):
         folder = RunFolder(Path(command[command.index("--output") + 1]))
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.config_file.write_text("{}")
-        folder.evaluation_file.write_text(json.dumps(OUTCOME))
         if "--evaluate" in command:
-            better = {"agnostic": {"ap50": 0.25}}
-            folder.evaluation_file.write_text(json.dumps(better))
+            found = {"agnostic": {"ap50": 0.25}} if "--duplicate-iou" in command else OUTCOME
+            folder.evaluation_file.write_text(json.dumps(found))
             return 0
         folder.append(folder.metrics_file, {"epoch": 1, "step": 7, "seconds": 60.0})
-        return int(len(commands) == 3)
+        return int(len(commands) == 4)
 
     monkeypatch.setattr(ablation, "_train", train)
     return commands
@@ -72,8 +92,8 @@ def test_goes_on_after_a_failure_and_keeps_what_is_done(trainings, tmp_path, cap
     assert ablation.main(arguments) == 1
     assert list(json.loads(output.read_text())["variants"]) == ["improved"]
     assert ablation.main(arguments) == 0
-    assert ["--resume" in command for command in trainings] == [False, False, False, True, False]
-    assert [command[command.index("--duplicate-iou") + 1] for command in (trainings[1], trainings[4])] == ["1", "1"]
+    assert ["--resume" in command for command in trainings] == [False, False, False, False, True, False, False]
+    assert [command[command.index("--duplicate-iou") + 1] for command in (trainings[2], trainings[6])] == ["1", "1"]
     found = json.loads(output.read_text())["variants"]["improved with denoising"]
     assert (found["agnostic_ap50"], found["agnostic_ap50_with_duplicates"]) == (0.3, 0.25)
     assert found["steps"] == 7 and found["settings"]["denoising"] > 0 and found["recall_at_half"] is None
@@ -86,6 +106,7 @@ def test_goes_on_after_a_failure_and_keeps_what_is_done(trainings, tmp_path, cap
     ("arguments", "message"),
     [
         ([], "--data"),
+        (["--preset", "lite0", "--data", "d", "--minutes", "1", "--output", "o"], "name both"),
         (["--data", "d", "--minutes", "0", "--output", "o"], "--minutes 0"),
         (["--data", "d", "--minutes", "1", "--output", "o", "--only", "magic"], "'magic'"),
     ],

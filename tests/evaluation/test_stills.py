@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors import safe_open
 from scipy.special import expit, logit
 
+import stnet
 from stnet.errors import ConfigError
 from stnet.evaluation.bootstrap import bootstrap_intervals
 from stnet.evaluation.calibrate import main as calibrate
-from stnet.evaluation.calibrate import read_points
 from stnet.evaluation.calibration import calibrated_frames, fit_platt, mean_error, reliability
 from stnet.evaluation.coco import ScoredFrame, evaluate_frames
 from stnet.evaluation.image_metrics import FIGURES, evaluate_images
@@ -288,8 +288,8 @@ def test_commands_evaluate_and_calibrate_on_files_of_stills(stills, tmp_path, ca
     out, new = tmp_path / "out", tmp_path / "new.safetensors"
     assert calibrate(["tiny", "--data", *stills, "--output", str(new), "--device", "cpu"]) == 0
     assert "with (4 stills), without (4 stills)" in capsys.readouterr().out
-    chosen = read_points(new)
-    assert chosen.chosen_on == "with (4 stills), without (4 stills)" and read_points("tiny") is None
+    chosen = stnet.load(new).operating_points
+    assert chosen.chosen_on == "with (4 stills), without (4 stills)" and stnet.load("tiny").operating_points is None
     with safe_open(new, "pt") as file:
         assert OPERATING_POINTS_KEY in file.metadata()
     options = ["--evaluate", str(new), "--data", *stills, "--stills", "--device", "cpu"]

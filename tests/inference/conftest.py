@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import stnet
+from stnet.inference import cli
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 from stnet.video import VideoWriter
@@ -78,3 +79,20 @@ def make_clip():
         return path
 
     return write
+
+
+@pytest.fixture
+def infer(checkpoint, tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder: exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path):
+        try:
+            status = cli.main([str(a) for a in arguments] + ["--checkpoint", str(checkpoint), "--device", "cpu"])
+        except SystemExit as exit_:
+            status = exit_.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    run.checkpoint = checkpoint
+    return run

@@ -1,5 +1,6 @@
 """The command: outputs, exit status, refusals, bad input beside good, interruption, memory."""
 
+import csv
 import json
 import os
 import re
@@ -23,24 +24,12 @@ from stnet.video import open_source
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def infer(checkpoint, tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder: exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path):
-        try:
-            status = cli.main([str(a) for a in arguments] + ["--checkpoint", str(checkpoint), "--device", "cpu"])
-        except SystemExit as exit_:
-            status = exit_.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
 def results(folder: Path) -> dict:
     return json.loads((folder / "detections.json").read_text())
+
+
+def shown(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
@@ -67,7 +56,11 @@ def test_five_inputs_of_which_one_is_bad(infer, make_clip, make_frames, tmp_path
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     status, out, err = infer("0.mp4", "bad.mp4", "1.mp4", "frames", "2.mp4", "--output", "out", "--no-video")
     assert status == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1", "2", "frames"]
+    assert shown(tmp_path / "out") == ["0", "1", "2", "frames", "summary.csv"]
+    with open(tmp_path / "out" / "summary.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    states = {"0": "ok", "bad": "unreadable", "1": "ok", "frames": "ok", "2": "ok"}
+    assert {row["video"]: row["status"] for row in rows} == states and rows[1]["problems"].startswith("bad.mp4: cannot")
     assert out.count(": ok, 4 frames") == 4 and "bad: unreadable" in out
     assert "bad.mp4: cannot be opened as a video" in err
 
@@ -109,7 +102,7 @@ def test_nothing_usable(infer, tmp_path):
     assert status == 2 and "error: no video could be used" in err and "bad: unreadable" in out
     status, _, err = infer("missing.mp4")
     assert status == 2 and "error: missing.mp4: no such file or folder" in err
-    assert not list(tmp_path.glob("runs/infer/*/*"))
+    assert shown(tmp_path / "runs/infer") == ["summary.csv"]
 
 
 def test_inputs_that_are_missing_are_called_by_their_names(infer, make_clip, tmp_path):
@@ -161,7 +154,7 @@ def test_patterns(infer, make_clip, tmp_path):
     for number in range(3):
         make_clip(tmp_path / f"{number}.mp4", frames=2)
     assert infer("*.mp4", "--output", "out", "--no-video")[0] == 0
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert shown(tmp_path / "out") == ["0", "1", "2", "summary.csv"]
 
 
 def test_read_only_input_and_unwritable_output(infer, make_clip, tmp_path):
@@ -216,6 +209,10 @@ def test_live(infer, make_clip, tmp_path):
         ("clip.mp4", "--targets", "99"),
         ("clip.mp4", "--dtype", "float16"),
         ("clip.mp4", "--live", "--profile"),
+        ("clip.mp4", "--overwrite", "--skip-existing"),
+        ("clip.mp4", "--part", "3/2"),
+        ("clip.mp4", "--live", "--stills"),
+        ("@list.txt",),
         ("clip.mp4", "--bogus"),
     ],
 )
@@ -233,7 +230,8 @@ def test_a_full_disk_is_an_error_without_a_traceback(infer, make_clip, tmp_path,
     partial.parent.mkdir(parents=True)
     partial.symlink_to("/dev/full")
     status, _, err = infer("clip.mp4", "--output", "out", "--report")
-    assert status == 2 and f"error: out/{name}.partial: cannot be written (No space left on device)" in err
+    assert status == (1 if name == "report.html" else 2)
+    assert f"error: out/{name}.partial: cannot be written (No space left on device)" in err
     assert not (tmp_path / "out" / name).exists()
 
 
@@ -262,8 +260,8 @@ def test_a_second_run_into_a_folder_is_refused_there(infer, make_clip, tmp_path)
     assert not list((tmp_path / "out" / "a").glob("*.json"))
     lock.release()
     page = FolderLock(tmp_path / "out" / ".report.html.running")
-    status, _, err = infer("a.mp4", "--output", "out", "--report")
-    assert status == 2 and "another run" in err
+    status, _, err = infer("a.mp4", "--output", "out", "--report", "--no-video")
+    assert status == 1 and "another run" in err and results(tmp_path / "out" / "a")["frame_count"] == 3
     page.release()
 
 
@@ -276,7 +274,7 @@ def test_names_of_files_may_be_anything(infer, make_clip, tmp_path):
     status, out, err = infer(*(f"./{name}" for name in names), "--output", "inside/out", "--report")
     assert status == 0 and "\x1b" not in out + err and "\\udcfcller" in out and "Traceback" not in err
     written = sorted(os.listdir(os.fsencode(tmp_path / "inside" / "out")))
-    assert len(written) == 8 and b"report.html-2" in written and (b"clip-2" in written or b"CLIP-2" in written)
+    assert len(written) == 10 and b"report.html-2" in written and (b"clip-2" in written or b"CLIP-2" in written)
     assert os.listdir(tmp_path / "inside") == ["out"]  # the names . and .. do not lead elsewhere
     assert not list((tmp_path / "inside" / "out").glob("detections.json"))
 
@@ -294,7 +292,7 @@ def test_a_full_or_closed_standard_output(checkpoint, make_clip, tmp_path):
 def test_formats(infer, make_clip, tmp_path):
     make_clip(tmp_path / "clip.mp4", frames=2)
     assert infer("clip.mp4", "--formats", "csv,report", "--output", "out")[0] == 0
-    assert [path.name for path in (tmp_path / "out" / "clip").iterdir()] == ["detections.csv"]
+    assert shown(tmp_path / "out" / "clip") == ["detections.csv", "report.section"]
     assert (tmp_path / "out" / "report.html").exists()
     for wrong in (("--formats", "xml"), ("--formats", ","), ("--formats", "video", "--no-video")):
         status, _, err = infer("clip.mp4", "--output", "other", *wrong)
@@ -330,8 +328,10 @@ def test_options_are_frozen():
             "--delay",
             "--device",
             "--dicom-key",
+            "--dicom-results",
             "--dtype",
             "--duplicate-iou",
+            "--explain",
             "--export",
             "--formats",
         ),
@@ -342,11 +342,15 @@ def test_options_are_frozen():
             "--live",
             "--mm-per-pixel",
             "--no-video",
+            "--operating-point",
             "--output",
             "--overwrite",
+            "--part",
             "--profile",
             "--report",
             "--score-threshold",
+            "--skip-existing",
+            "--stills",
             "--targets",
         ),
         "-h",
@@ -373,15 +377,15 @@ def test_interruption_keeps_finished_results(checkpoint, make_clip, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
-    partial = tmp_path / "out" / "second" / "detections.json.partial"
+    second = tmp_path / "out" / "second"
     deadline = time.monotonic() + 90
-    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+    while len(list(second.glob("*.partial"))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert results(tmp_path / "out" / "first")["frame_count"] == 3
-    assert sorted(path.suffix for path in (tmp_path / "out" / "second").iterdir()) == [".partial"] * 4
+    assert sorted(path.suffix for path in second.iterdir()) == [".partial"] * 4
 
 
 MEASURE = """

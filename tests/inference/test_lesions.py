@@ -2,12 +2,15 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from stnet.errors import ConfigError
 from stnet.inference import VideoDetector, cli
 from stnet.inference.live import LiveDetector
+from stnet.inference.video_results import VideoResult
 
 
 def test_a_video_knows_its_lesions(small_model, make_frames):
@@ -68,3 +71,10 @@ def test_options_that_make_no_sense(option, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["clip.mp4", *option])
     assert ended.value.code == 2 and option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("call", "package"), [("to_pandas", "pandas"), ("lesions_to_pandas", "pandas")])
+def test_conversions_say_what_they_need(monkeypatch, call, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        getattr(VideoResult(name="a", frames=(), lesions=(), class_names={}), call)()

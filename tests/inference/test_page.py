@@ -17,12 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
+from stnet.errors import VideoError
 from stnet.inference import FrameResult, cli
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.explanation import Explanation, LookedAt
 from stnet.inference.lesion_collector import LesionCollector
-from stnet.inference.page import REPORT_NAME, ReportPage
+from stnet.inference.page import ReportSection
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
+from stnet.inference.report import REPORT_NAME, write_report
 from stnet.inference.sink import RunFacts, VideoFacts
+from stnet.inference.summary import VideoSummary
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource
 
@@ -36,24 +40,42 @@ def found(*rows) -> Detections:
     return Detections(boxes, torch.tensor([float(row[4]) for row in rows]), torch.tensor([int(row[5]) for row in rows]))
 
 
-def page(folder: Path, videos: int = 1) -> ReportPage:
-    facts = {"Model": "small", "Device": "cpu"}
-    return ReportPage(
-        RunFacts(output=folder, videos=videos, class_names=NAMES, score_threshold=0.3, model={}, shown=facts)
-    )
+class Page(ReportSection):
+    """The sections of several videos, and the rows of those that have ended."""
+
+    def __init__(self, folder: Path, videos: int) -> None:
+        self.facts = RunFacts(
+            output=folder,
+            videos=videos,
+            class_names=NAMES,
+            score_threshold=0.3,
+            model={},
+            shown={"Model": "small", "Device": "cpu"},
+        )
+        super().__init__(self.facts)
+        self.rows: list[VideoSummary] = []
 
 
-def begin(report: ReportPage, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:
+def page(folder: Path, videos: int = 1) -> Page:
+    return Page(folder, videos)
+
+
+def begin(report: Page, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:
+    folder = report.facts.output / name
+    folder.mkdir(parents=True)
     source = ArraySource(frames, name, fps)
-    report.begin(VideoFacts(name=name, folder=Path(name), source=source, origin=name, frames=len(frames)))
+    report.begin(VideoFacts(name=name, folder=folder, source=source, origin=name, frames=len(frames)))
 
 
-def end(report: ReportPage, name: str, status: str = "ok", *problems: str) -> None:
-    report.end(VideoEnd(key=0, name=name, status=status, problems=problems, frames=1))
+def end(report: Page, name: str, status: str = "ok", *problems: str) -> None:
+    found_any = status != "unreadable"
+    if found_any:
+        report.end(VideoEnd(key=0, name=name, status=status, problems=problems, frames=1))
+    report.rows.append(VideoSummary(name=name, status=status, problems=problems, frames=int(found_any)))
 
 
-def finish(report: ReportPage, folder: Path) -> str:
-    report.close()
+def finish(report: Page, folder: Path) -> str:
+    assert write_report(report.facts, report.rows) == folder / REPORT_NAME
     return (folder / REPORT_NAME).read_text(encoding="utf-8")
 
 
@@ -61,7 +83,17 @@ def result(name: str, index: int, time: float, detections: Detections, image: np
     return FrameResult(video=name, index=index, time=time, detections=detections, size=image.shape[:2], image=image)
 
 
-def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "ok") -> None:
+def explanation(frames: np.ndarray) -> Explanation:
+    """Of lesion 1, in frame 10, looked at in frames 2 and 19 too."""
+    points = np.array([[20, 15, 0.3], [30, 20, 0.1], [1, 2, 0.0001]], np.float32)
+    looked = [
+        LookedAt(frame=number, image=frames[number], own=number == 10, box=box, decoder=points, encoder=points[:1])
+        for number, box in ((10, (15, 8, 40, 26)), (2, (7, 8, 32, 26)), (19, None))
+    ]
+    return Explanation(lesion=1, frame=10, time=1.0, label=2, score=0.9, frames=tuple(looked))
+
+
+def add_video(report: Page, name: str, frames: np.ndarray, status: str = "ok", explained: bool = False) -> None:
     """A lesion of class 2 crosses the clip, most certain in the middle."""
     begin(report, name, frames, Fraction(10))
     collector = LesionCollector(NAMES, 0.3)
@@ -71,6 +103,7 @@ def add_video(report: ReportPage, name: str, frames: np.ndarray, status: str = "
         report.write(one := result(name, index, index / 10, detections, image))
         collector.add(one)
     report.lesions(collector.found())
+    report.explained([explanation(frames)] if explained else [])
     end(report, name, status, *(() if status == "ok" else ("9 of 20 frames",)))
 
 
@@ -89,10 +122,8 @@ def test_file_holds_frames_scores_and_facts(tmp_path):
     report = page(tmp_path)
     add_video(report, HOSTILE, pictures(20), "truncated")
     end(report, "lost", "unreadable", "lost: no such file")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f".{REPORT_NAME}.running", f"{REPORT_NAME}.partial"]
     text = finish(report, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [REPORT_NAME]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [REPORT_NAME]
     data = blocks(text)
     assert "<img src=x" not in text
     assert data["run"]["facts"]["Model"] == "small" and data["run"]["facts"]["Software"].startswith("stnet ")
@@ -203,12 +234,22 @@ def test_frames_below_the_threshold_are_listed_only_where_none_reaches_it(tmp_pa
     assert len(strongest) == listed and {frame["number"] for frame in strongest[:2]} == {10, 30}
 
 
-def test_an_error_leaves_a_partial_page(tmp_path):
+def test_an_error_leaves_a_partial_section(tmp_path):
     report = page(tmp_path)
     begin(report, "clip", pictures(2))
     report.abandon(KeyboardInterrupt())
-    report.close(KeyboardInterrupt())
-    assert [path.name for path in tmp_path.iterdir()] == [f"{REPORT_NAME}.partial"]
+    assert [path.name for path in (tmp_path / "clip").iterdir()] == ["report.section.partial"]
+
+
+def test_a_section_that_could_run_in_the_page_is_refused(tmp_path):
+    report = page(tmp_path)
+    add_video(report, "clip", pictures(3))
+    path = tmp_path / "clip" / "report.section"
+    path.write_text(path.read_text().replace("\n]", "\n</script><script>alert(1)</script>]"))
+    path.write_text(path.read_text() + "<p>\n")
+    with pytest.raises(VideoError, match=r"report\.section: is no section"):
+        finish(report, tmp_path)
+    assert not (tmp_path / REPORT_NAME).exists()
 
 
 def test_command_writes_the_page(checkpoint, make_clip, tmp_path, monkeypatch, capsys):
@@ -323,7 +364,7 @@ def browse(tmp_path):
     if CHROMIUM is None:
         pytest.skip("needs chromium")
     report = page(tmp_path, videos=2)
-    add_video(report, HOSTILE, pictures(20))
+    add_video(report, HOSTILE, pictures(20), explained=True)
     add_video(report, "second", pictures(4), "truncated")
     end(report, "lost", "unreadable", "lost: no such file")
     finish(report, tmp_path)
@@ -389,6 +430,20 @@ def test_page_in_a_browser(browse):
     assert browser.js(STATE % 0)["frame"] == 11  # once, not by the slider and by the page
 
     assert browser.js("document.querySelectorAll('section.video')[0].querySelectorAll('.card').length") == 1
+    looked = "players[0].section.querySelector('.looked')"
+    assert browser.js(f"[...{looked}.querySelectorAll('.tiles .text')].map((one) => one.textContent)") == [
+        "own frame 11: 40 %",
+        "frame 3: 40 %",
+        "frame 20: 40 %",
+    ]
+    assert browser.js(f"{looked}.querySelectorAll('circle').length") == 6  # nobody could see the third point
+    assert browser.js(f"[...{looked}.querySelectorAll('.tiles .edge.unsure')].length") == 1
+    browser.js(f"{looked}.querySelector('[data-points=\"encoder\"]').click()")
+    assert browser.js(f"{looked}.querySelectorAll('.points.own circle').length") == 1
+    assert "10 % of the weight" in browser.js(f"{looked}.querySelector('p').textContent")
+    browser.js(f"{looked}.querySelectorAll('.tiles button')[2].click()")
+    assert browser.js(STATE % 0)["frame"] == 19
+    assert browser.js("players[1].section.querySelector('.looked').hidden")
     browser.js("document.querySelectorAll('.film button')[1].click()")
     assert browser.js(STATE % 0)["frame"] == 3
     assert browser.js("players[0].section.querySelectorAll('.film button[aria-current=\"true\"]').length") == 1
@@ -456,7 +511,9 @@ def test_page_fits_screens(browse, width):
     assert browser.js("document.documentElement.scrollWidth") <= width
     picture = browser.js("document.querySelector('.screen').getBoundingClientRect().width")
     assert picture >= min(0.85 * width - 20, 500)
-    buttons = "[...document.querySelectorAll('section.video')[0].querySelectorAll('.row button')]"
+    buttons = (
+        "[...document.querySelectorAll('section.video')[0].querySelectorAll('.controls button, .looked .row button')]"
+    )
     heights = browser.js(f"{buttons}.map((b) => b.offsetHeight)")
-    assert len(heights) == 3 and min(heights) >= 40
+    assert len(heights) == 5 and min(heights) >= 40
     assert browser.complaints == []

@@ -19,7 +19,9 @@ from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.folder_lock import FolderLock
 from stnet.inference.formats import DEFAULT_FORMATS, FORMATS, PER_VIDEO
 from stnet.inference.outputs import LOCK_NAME, Outputs
+from stnet.inference.report import write_report
 from stnet.inference.sink import RunFacts, VideoFacts
+from stnet.inference.summary import VideoSummary
 from stnet.model.postprocess import Detections
 from stnet.video import ArraySource, open_source
 
@@ -183,7 +185,7 @@ def test_any_name_is_written_as_text(tmp_path, name):
     writer.begin(VideoFacts(name=name, folder=tmp_path / "clip", source=source, origin=name, frames=1))
     writer.write(dataclasses.replace(result(0, detections((1, 2, 3, 4, 0.9, 1))), file=name))
     assert writer.end(end("truncated", name))
-    writer.close()
+    write_report(facts, [VideoSummary(name="clip", status="truncated", problems=(name,), frames=1)])
     text = (tmp_path / "clip" / "detections.json").read_bytes().decode("utf-8")
     data = json.loads(text)
     expected = name.replace("\udcfc", "\\udcfc")

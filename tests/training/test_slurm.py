@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for Slurm's commands and for torchrun."""
+"""The Slurm scripts, with stand-ins for Slurm's commands and for torchrun."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.slurm"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 # srun runs what follows its options; scancel reaches the training; torchrun saves and leaves on TERM, as train.py does.
 COMMANDS = {
     "scontrol": 'echo "scontrol $*" >> log; [ "$1" = show ] && echo node1 || true',
@@ -37,10 +37,9 @@ def job(tmp_path):
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     environment |= {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
 
-    def start(*arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            ["bash", str(SCRIPT), *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-        )
+    def start(*arguments: str, script: str = "train.slurm", **more: str) -> subprocess.Popen:
+        command = ["bash", str(SCRIPTS / script), *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment | more, stderr=subprocess.PIPE, text=True)
 
     return start
 
@@ -92,3 +91,24 @@ def test_a_missing_output_is_named(job, tmp_path):
     assert started.wait(60) == 2
     assert "--output" in started.stderr.read()
     assert not (tmp_path / "log").exists()
+
+
+ARRAY = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "3"}
+
+
+def test_inference_takes_its_part_and_is_queued_again(job, tmp_path):
+    first = job("study", "--output", "r", script="infer.slurm", SLURM_ARRAY_TASK_ID="2", **ARRAY)
+    wait_for(tmp_path / "pid")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0
+    log = (tmp_path / "log").read_text().splitlines()
+    assert "--nproc_per_node=8 --max-restarts=3" in log[0]
+    assert log[0].endswith("infer.py study --output r --part 3/4 --skip-existing") and log[1] == "scontrol requeue 7"
+    (tmp_path / "finish").touch()
+    assert job("study", script="infer.slurm").wait(60) == 0
+    assert (tmp_path / "log").read_text().splitlines()[-1].endswith("infer.py study --part 1/1 --skip-existing")
+
+
+def test_an_array_with_gaps_is_refused(job, tmp_path):
+    gaps = job("study", script="infer.slurm", SLURM_ARRAY_TASK_ID="0", **ARRAY | {"SLURM_ARRAY_TASK_MAX": "6"})
+    assert gaps.wait(60) == 2 and "without gaps" in gaps.stderr.read() and not (tmp_path / "log").exists()

@@ -217,3 +217,25 @@ def test_images_that_were_named_one_by_one_are_told_to_be_one_video(tmp_path):
     for given in ([tmp_path / "f" / "1.png", tmp_path / "f" / "2.png"], [tmp_path / "f" / "*.png"]):
         (video,) = find_inputs(given)
         assert "2 images of one folder were named; they are read as the frames of one video" in video.open().notes
+
+
+def test_folders_in_folders(tmp_path, encode):
+    (tmp_path / "study" / "p10" / "scan").mkdir(parents=True)
+    encode(tmp_path / "study" / "a.mp4", frames=2)
+    encode(tmp_path / "study" / "p10" / "scan" / "a.mp4", frames=2)
+    save_frames(tmp_path / "study" / "p2", ["1.png", "2.png"])
+    save_frames(tmp_path / "study" / "p2" / "masks", ["1.png", "2.png"])  # no part of the video around it
+    save_frames(tmp_path / "study" / ".thumbnails", ["1.png"])
+    save_frames(tmp_path / "study" / "p3", ["1.png"])
+    encode(tmp_path / "study" / "p3" / "a.mp4", frames=2)
+    (tmp_path / "study" / "empty").mkdir()
+    assert len(find_inputs([str(tmp_path / "study" / "**" / "*.mp4"), tmp_path / "study" / "a.mp4"])) == 3
+    (tmp_path / "study" / "p10" / "loop").symlink_to(tmp_path / "study")
+    found = {video.name: video for video in find_inputs([tmp_path / "study"])}
+    assert list(found) == ["a", "p2", "p3", "p10-scan-a"]
+    assert len(list(found["p2"].open())) == 2
+    with pytest.raises(VideoError, match="p3: holds images and video files"):  # costs no other video
+        found["p3"].open()
+    assert [video.name for video in find_inputs([tmp_path / "study"], without=tmp_path / "study" / "p10")][-1] == "p3"
+    with pytest.raises(VideoError, match="empty: holds no image"):
+        find_inputs([tmp_path / "study" / "empty"])

@@ -1,0 +1,138 @@
+"""`explained/`: a picture for each explained lesion: where the model looked for it, frame by frame."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from stnet.console import printable
+from stnet.files import PARTIAL
+from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.draw import colour, dashed_rectangle, letters
+from stnet.inference.explanation import Explanation, LookedAt
+from stnet.inference.frame_results import FrameResult, class_name
+from stnet.inference.sink import RunFacts, Sink, VideoFacts
+
+OWN, OTHER = (255, 209, 102), (94, 201, 255)
+"""Colours of points in the frame of the detection, and in the other frames."""
+
+TILE = 320
+"""Longer side of a frame in the picture, in pixels."""
+
+COLUMNS = 6
+"""Frames side by side."""
+
+MARGIN, TITLE, CAPTION = 12, 20, 15
+"""Pixels between frames, and heights of letters."""
+
+GROUND, TEXT, QUIET = (14, 17, 22), (232, 237, 243), (154, 167, 181)
+
+BANDS = (
+    ("decoder", "Decoder: where the query of this detection sampled (last layer)"),
+    ("encoder", "Encoder: where the positions under the box sampled (last layer)"),
+)
+
+
+class ExplainedPictures(Sink):
+    """Writes `lesion-1.png` and so on into a folder that appears whole; it holds none where nothing was explained."""
+
+    file_name = "explained"
+
+    def __init__(self, run: RunFacts) -> None:
+        self._names = run.class_names
+        self._video: VideoFacts | None = None
+        self._explained: Sequence[Explanation] = ()
+
+    def begin(self, video: VideoFacts) -> None:
+        """Start a video."""
+        self._video, self._explained = video, ()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir()
+
+    def write(self, result: FrameResult) -> None:
+        """Do nothing: lesions are explained at the end."""
+
+    def explained(self, found: Sequence[Explanation]) -> None:
+        """Take in the explanations."""
+        self._explained = found
+
+    def end(self, end: VideoEnd) -> None:
+        """Write the folder."""
+        for one in self._explained:
+            name = printable(class_name(self._names, one.label))
+            draw_explanation(one, name).save(self._partial / f"lesion-{one.lesion}.png")
+        self._partial.replace(self._video.folder / self.file_name)
+        self._video = None
+
+    def abandon(self, error: BaseException) -> None:
+        """Leave what there is of the folder."""
+        self._video = None
+
+    @property
+    def _partial(self) -> Path:
+        return self._video.folder / f"{self.file_name}{PARTIAL}"
+
+
+def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
+    """Return a picture of the frames of the clip with the points in them: those of the decoder, then of the encoder.
+
+    The area of a point tells its weight; the colour, whether it lies in the frame of the detection or in another one.
+    """
+    frames = explanation.frames
+    height, width = frames[0].image.shape[:2]
+    scale = TILE / max(height, width)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    columns = min(COLUMNS, len(frames))
+    rows = -(-len(frames) // columns)
+    tile_height = high + CAPTION + MARGIN + 6
+    band_height = TITLE + MARGIN + rows * tile_height
+    head = TITLE + 3 * MARGIN
+    size = (max(columns * (wide + MARGIN) + MARGIN, 640), head + len(BANDS) * band_height + MARGIN)
+    sheet = Image.new("RGB", size, GROUND)
+    pen = ImageDraw.Draw(sheet)
+    title = f"Lesion {explanation.lesion}: {class_name} {explanation.score:.2f}"
+    pen.text((MARGIN, MARGIN), title, fill=TEXT, font=letters(TITLE))
+    place = f"frame {explanation.frame}, {explanation.time:.2f} s"
+    pen.text((MARGIN + 16 + pen.textlength(title, letters(TITLE)), MARGIN + 3), place, QUIET, letters(CAPTION + 1))
+    for band, (part, text) in enumerate(BANDS):
+        top = head + band * band_height
+        samples = [getattr(frame, part) for frame in frames]
+        most = max(points[:, 2].max(initial=0.0) for points in samples)
+        outside = 1 - sum(points[:, 2].sum() for points in samples)
+        missed = f"; {outside:.0%} of the weight lies outside of the frames" if outside >= 0.005 else ""
+        pen.text((MARGIN, top), text + missed, fill=QUIET, font=letters(CAPTION + 1))
+        for number, (frame, points) in enumerate(zip(frames, samples, strict=True)):
+            x = MARGIN + number % columns * (wide + MARGIN)
+            y = top + TITLE + 8 + number // columns * tile_height
+            sheet.paste(_tile(frame, points, (wide, high), scale, most, colour(explanation.label)), (x, y))
+            share = f"{points[:, 2].sum():.0%}"
+            told = f"own frame {frame.frame}: {share}" if frame.own else f"frame {frame.frame}: {share}"
+            pen.text((x, y + high + 3), told, fill=OWN if frame.own else OTHER, font=letters(CAPTION))
+    return sheet
+
+
+def _tile(
+    frame: LookedAt, points: np.ndarray, size: tuple[int, int], scale: float, most: float, edge: tuple[int, int, int]
+) -> Image.Image:
+    """Return a frame with points and the box of the lesion."""
+    tile = Image.fromarray(frame.image).resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+    # Twice as large, for edges without steps.
+    cover = Image.new("RGBA", (2 * size[0], 2 * size[1]), (*(OWN if frame.own else OTHER), 0))
+    pen = ImageDraw.Draw(cover)
+    for x, y, weight in sorted(points.tolist(), key=lambda point: point[2]):
+        radius = 2 * max(1.0, TILE / 45 * (weight / most) ** 0.5)
+        x, y = x * scale * 2, y * scale * 2
+        fill = (*(OWN if frame.own else OTHER), 40 + round(150 * weight / most))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+    tile.alpha_composite(cover.resize(size, Image.Resampling.BOX))
+    tile = tile.convert("RGB")
+    if frame.box is not None:
+        x0, y0, x1, y1 = (round(value * scale) for value in frame.box)
+        pen = ImageDraw.Draw(tile)
+        if frame.own:
+            pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=edge, width=2)
+        else:
+            dashed_rectangle(pen, (x0, y0, max(x0, x1), max(y0, y1)), edge, 1)
+    return tile
