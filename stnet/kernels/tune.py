@@ -243,9 +243,9 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     return failed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.kernels.tune") -> int:
     """Run the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return command_line.run(lambda: _command(options))
 
 
@@ -257,9 +257,9 @@ def _command(options: argparse.Namespace) -> int:
     return 1 if tune(options, device, partial(print, flush=True)) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.kernels.tune",
+        prog=prog,
         description=__doc__.partition("\n")[0],
         epilog="Exit status: 0 fine; 1 a key could not be tuned; 2 nothing could be measured or written.",
         allow_abbrev=False,
