@@ -6,16 +6,21 @@
 Every candidate of the current table is first compared with the reference on a small problem, then timed on the layers
 of the published detector: CUDA events around a CUDA graph of calls on several sets of inputs, so that neither the host
 nor an unusually warm cache is measured. Slower candidates stay in the table with their figures; one whose results are
-wrong is reported and left out. Keys that are used most come first, and the table is written after each.
+wrong is reported and left out, and one that breaks the GPU's context costs no other: what measures is a process of its
+own. Values are stored as the model stores them. Keys that are used most come first; the table is written after each.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +47,7 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 # Relative L2 error of the forward pass on the tuner's own small problem; gradients may have ten times as much.
 _LIMITS = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 _INPUT_SETS = 4
+DECODER_LAYERS = 6  # whose values are one projection
 _SMALL_LEVELS = ((7, 9), (4, 5), (2, 3), (1, 2))
 # Kernel, dtype and whether the encoder's many queries: inference first, then training, then other people's models.
 _MOST_USED = (
@@ -72,19 +78,40 @@ class Call:
 
     @classmethod
     def of(
-        cls, kernel: str, problem: StdaProblem | MsdaProblem, dtype: torch.dtype, device: torch.device, seed: int
+        cls,
+        kernel: str,
+        problem: StdaProblem | MsdaProblem,
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int,
+        *,
+        by_heads: bool = False,
     ) -> "Call":
-        """Inputs as a trained network gives."""
+        """Inputs as a trained network gives, values stored as the model and users of the classic operator store them.
+
+        That is cell after cell, all heads of a cell together; the decoder's are slices of the projection for all of its
+        layers. With `by_heads` they are stored head after head instead.
+        """
         from stnet.kernels.triton import forward
 
         if kernel.startswith("stda"):
             tensors, run_forward = published_layers.stda_inputs(problem, dtype, device, seed), forward.stda_forward
         else:
             tensors, run_forward = published_layers.msda_inputs(problem, dtype, device, seed), forward.msda_forward
+        if not by_heads:
+            layers = DECODER_LAYERS if kernel.startswith("stda") and problem.queries != problem.positions else 1
+            tensors = tensors._replace(value=stored_by_cells(tensors.value, layers))
         output = run_forward(problem, tensors)(tensors)
         results = output if kernel == "stda_backward" else ()
         grad_output = published_layers.output_gradient(output[0] if isinstance(output, tuple) else output)
         return cls(kernel=kernel, problem=problem, tensors=tensors, grad_output=grad_output, results=results)
+
+
+def stored_by_cells(value: Tensor, layers: int) -> Tensor:
+    """Return values [..., S, H, D] as the first of `layers` slices of a projection [..., S, layers * H * D]."""
+    rows = value.new_zeros(*value.shape[:-2], layers, *value.shape[-2:])
+    rows[..., 0, :, :] = value
+    return rows[..., 0, :, :]
 
 
 def layer(kernel: str, many: bool, head_dim: int, *, small: bool) -> StdaProblem | MsdaProblem:
@@ -158,51 +185,108 @@ def time_on_gpu(calls: Sequence[Callable[[], object]], seconds: float) -> float:
     return sorted(replay() for _ in range(repeats))[repeats // 2]
 
 
-def tune_key(
-    kernel: str,
-    dtype: torch.dtype,
-    head_dim: int,
-    many: bool,
-    device: torch.device,
-    seconds: float,
-    timer: Timer = time_on_gpu,
-    report: Callable[[str], None] = print,
-) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What a row of the table is for; `many` stands for the encoder's number of queries, else it is the decoder's."""
+
+    kernel: str
+    dtype: torch.dtype
+    head_dim: int
+    many: bool
+    device: torch.device
+
+    @property
+    def dtype_name(self) -> str:
+        """As the table has it."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@lru_cache(maxsize=2)
+def _calls(key: Key, by_heads: bool) -> list[Call]:
+    full = layer(key.kernel, key.many, key.head_dim, small=False)
+    return [Call.of(key.kernel, full, key.dtype, key.device, seed, by_heads=by_heads) for seed in range(_INPUT_SETS)]
+
+
+def measure(
+    key: Key, candidate: Candidate, seconds: float, by_heads: bool, timer: Timer = time_on_gpu
+) -> tuple[float, float | None]:
+    """Return a candidate's largest error as a share of what is allowed, and its milliseconds if that is at most 1."""
+    small = layer(key.kernel, key.many, key.head_dim, small=True)
+    share = largest_error(Call.of(key.kernel, small, key.dtype, key.device, seed=0, by_heads=by_heads), candidate)
+    if not share <= 1:
+        return share, None
+    return share, timer([partial(run, call, candidate) for call in _calls(key, by_heads)], seconds)
+
+
+class Isolated:
+    """Runs a function in a process of its own, which ends with the first error; what comes then gets a new one.
+
+    An illegal address leaves a process without its GPU for good: it may cost one candidate, not those after it.
+    """
+
+    def __init__(self, function: Callable, start: str = "spawn"):
+        self._function, self._start = function, start
+        self._process: ProcessPoolExecutor | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return what the function returns, or raise what it raises; RuntimeError where its process has died."""
+        if self._process is None:
+            self._process = ProcessPoolExecutor(max_workers=1, mp_context=get_context(self._start))
+        try:
+            return self._process.submit(self._function, *arguments).result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise RuntimeError("the process that measured has died") from error
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.shutdown(wait=True, cancel_futures=True)
+            self._process = None
+
+
+def tune_key(key: Key, seconds: float, measured_by: Callable = measure, report: Callable[[str], None] = print) -> Row:
     """The measured row of one key, correct candidates only, the fastest first.
 
-    `many` stands for the encoder's number of queries, else it is the decoder's. Each candidate is timed for `seconds`
-    by `timer`, which returns the median milliseconds of the given calls.
+    Each candidate is timed for `seconds` on values as the model stores them; the fastest then on values by heads, too,
+    which is reported.
 
     Raises:
         ConfigError: no candidate gave correct results.
     """
-    arch, name = architecture(device), str(dtype).removeprefix("torch.")
-    check = Call.of(kernel, layer(kernel, many, head_dim, small=True), dtype, device, seed=0)
-    full = layer(kernel, many, head_dim, small=False)
-    calls = [Call.of(kernel, full, dtype, device, seed) for seed in range(_INPUT_SETS)]
-    measured = []
-    for candidate in candidates(kernel, arch, dtype, head_dim, FEW_QUERIES + many):
-        label = f"{kernel} {name} D={head_dim} {'many' if many else 'few'} {candidate.as_json()}"
+    arch = architecture(key.device)
+    head = f"{key.kernel} {key.dtype_name} D={key.head_dim} {'many' if key.many else 'few'}"
+
+    def measured(candidate: Candidate, by_heads: bool = False) -> Candidate | None:
+        label = f"{head} {candidate.as_json()}{' values by heads' if by_heads else ''}"
         try:
-            share = largest_error(check, candidate)
-            if share > 1:
-                report(f"{label}: WRONG, {share:.1f} times the allowed error")
-                continue
-            milliseconds = timer([partial(run, call, candidate) for call in calls], seconds)
-        except Exception as error:  # whatever a compiler raises: the other candidates may still do
+            share, milliseconds = measured_by(key, candidate, seconds, by_heads)
+        except Exception as error:  # whatever a compiler or a GPU raises: the other candidates may still do
             report(f"{label}: FAILED, {type(error).__name__}: {error}")
-            continue
+            return None
+        if milliseconds is None:
+            report(f"{label}: WRONG, {share:.1f} times the allowed error")
+            return None
         report(f"{label}: {milliseconds:.4f} ms")
-        measured.append(replace(candidate, milliseconds=round(milliseconds, 5)))
-    if not measured:
-        raise ConfigError(f"no candidate of {kernel} for {arch}, {name}, head width {head_dim} is correct")
+        return replace(candidate, milliseconds=round(milliseconds, 5))
+
+    tried = map(measured, candidates(key.kernel, arch, key.dtype, key.head_dim, FEW_QUERIES + key.many))
+    correct = sorted(filter(None, tried), key=lambda candidate: candidate.milliseconds)
+    if not correct:
+        raise ConfigError(
+            f"no candidate of {key.kernel} for {arch}, {key.dtype_name}, head width {key.head_dim} is correct"
+        )
+    measured(replace(correct[0], milliseconds=None), by_heads=True)
     return Row(
-        kernel=kernel,
+        kernel=key.kernel,
         architectures=(arch,),
-        dtypes=(name,),
-        head_dims=(padded_head_dim(head_dim),),
-        many_queries=many,
-        candidates=tuple(sorted(measured, key=lambda candidate: candidate.milliseconds)),
+        dtypes=(key.dtype_name,),
+        head_dims=(padded_head_dim(key.head_dim),),
+        many_queries=key.many,
+        candidates=tuple(correct),
     )
 
 
@@ -229,16 +313,19 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     table, measured, failed = read_table(DEFAULT_TABLE), [], 0
     wanted = keys(options.kernels, options.dtypes, options.head_dims)
     write_table(options.output, table)
+    isolated = Isolated(measure)
     for kernel, dtype, head_dim, many in wanted:
         if time.monotonic() > deadline:
             break
+        key = Key(kernel=kernel, dtype=_DTYPES[dtype], head_dim=head_dim, many=many, device=device)
         try:
-            measured.append(tune_key(kernel, _DTYPES[dtype], head_dim, many, device, options.seconds, report=report))
+            measured.append(tune_key(key, options.seconds, isolated, report))
         except Exception as error:  # whatever it is, the keys after it are worth their time
             failed += 1
             report(f"error: {kernel} {dtype} D={head_dim}: {type(error).__name__}: {error}")
             continue
         write_table(options.output, merge(measured, table))
+    isolated.close()
     report(f"measured {len(measured)} of {len(wanted)} keys; use them with STNET_LAUNCH_TABLE={options.output}")
     return failed
 

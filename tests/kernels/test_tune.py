@@ -1,6 +1,7 @@
 """The tuner, with the interpreter in place of a GPU and a clock of our own."""
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -31,38 +32,50 @@ def tiny(monkeypatch):
     monkeypatch.setattr(tune, "layer", small)
     monkeypatch.setattr(tune, "candidates", lambda *key: tuple(NAMED))
     monkeypatch.setattr(tune, "_INPUT_SETS", 1)
+    tune._calls.cache_clear()
+    yield
+    tune._calls.cache_clear()
+
+
+def key(kernel: str, many: bool = False) -> tune.Key:
+    return tune.Key(kernel=kernel, dtype=torch.float32, head_dim=8, many=many, device=DEVICE)
+
+
+def timed_by(timer):
+    """What measures with a clock of our own."""
+    return partial(tune.measure, timer=timer)
 
 
 @pytest.mark.parametrize("kernel", ["stda_forward", "msda_forward"])
 def test_candidates_are_checked_timed_and_sorted(tiny, kernel):
-    times, lines = iter([3.0, 1.0, 2.0]), []
+    times, lines = iter([3.0, 1.0, 2.0, 0.5]), []
 
     def timer(calls, seconds):
         for call in calls:
             call()
         return next(times)
 
-    row = tune.tune_key(kernel, torch.float32, 8, False, DEVICE, 0.1, timer, lines.append)
+    row = tune.tune_key(key(kernel), 0.1, timed_by(timer), lines.append)
     assert [candidate.milliseconds for candidate in row.candidates] == [1.0, 2.0, 3.0]
     assert [candidate.block_queries for candidate in row.candidates] == [16, 64, 32]
     assert (row.kernel, row.dtypes, row.head_dims, row.many_queries) == (kernel, ("float32",), (8,), False)
-    assert len(lines) == 3
+    assert len(lines) == 4 and "'block_queries': 16} values by heads: 0.5" in lines[-1]
 
 
 def test_wrong_candidates_are_left_out_and_never_timed(tiny, monkeypatch):
-    shares = iter([0.5, 1.5, float("inf")])
+    shares = iter([0.5, 1.5, float("inf"), 0.5])
     monkeypatch.setattr(tune, "largest_error", lambda call, candidate: next(shares))
     lines = []
-    row = tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda calls, seconds: 1.0, lines.append)
+    row = tune.tune_key(key("stda_forward", True), 0.1, timed_by(lambda *_: 1.0), lines.append)
     assert [candidate.block_queries for candidate in row.candidates] == [32]
     assert sum("WRONG" in line for line in lines) == 2
     monkeypatch.setattr(tune, "largest_error", lambda call, candidate: 2.0)
     with pytest.raises(ConfigError, match="no candidate of stda_forward"):
-        tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda *_: 1.0, lines.append)
+        tune.tune_key(key("stda_forward", True), 0.1, timed_by(lambda *_: 1.0), lines.append)
 
 
 def test_a_candidate_that_does_not_compile_costs_only_itself(tiny, monkeypatch):
-    outcomes, lines = iter([RuntimeError("ptxas failed"), 0.5, MemoryError()]), []
+    outcomes, lines = iter([RuntimeError("ptxas failed"), 0.5, MemoryError(), 0.5]), []
 
     def largest_error(call, candidate):
         outcome = next(outcomes)
@@ -71,9 +84,44 @@ def test_a_candidate_that_does_not_compile_costs_only_itself(tiny, monkeypatch):
         return outcome
 
     monkeypatch.setattr(tune, "largest_error", largest_error)
-    row = tune.tune_key("stda_forward", torch.float32, 8, True, DEVICE, 0.1, lambda *_: 1.0, lines.append)
+    row = tune.tune_key(key("stda_forward", True), 0.1, timed_by(lambda *_: 1.0), lines.append)
     assert [candidate.block_queries for candidate in row.candidates] == [16]
     assert sum("FAILED" in line for line in lines) == 2 and "ptxas failed" in lines[0]
+
+
+@pytest.mark.parametrize(("kernel", "many"), [("stda_forward", True), ("stda_forward", False), ("msda_forward", False)])
+def test_values_are_stored_as_the_model_passes_them(kernel, many):
+    """One cell after the other; the decoder's are slices of the projection for its six layers."""
+    problem = tune.layer(kernel, many, 8, small=True)
+    cells, heads = (
+        tune.Call.of(kernel, problem, torch.float32, DEVICE, 0, by_heads=x).tensors.value for x in (False, True)
+    )
+    row = problem.heads * problem.head_dim * (1 if many or kernel.startswith("msda") else 6)
+    assert cells.stride()[-3:] == (row, problem.head_dim, 1)
+    assert heads.stride()[-3:] == (problem.head_dim, problem.positions * problem.head_dim, 1)
+    assert torch.equal(cells, heads)
+
+
+def _life(order: str) -> int:
+    if order == "die":
+        os._exit(3)
+    if order == "fail":
+        raise ValueError("an illegal address")
+    return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork, which is quick")
+def test_an_error_ends_the_process_that_measures_and_nothing_else():
+    isolated = tune.Isolated(_life, start="fork")
+    first = isolated("")
+    assert first == isolated("") != os.getpid()
+    with pytest.raises(ValueError, match="an illegal address"):
+        isolated("fail")
+    second = isolated("")
+    with pytest.raises(RuntimeError, match="has died"):
+        isolated("die")
+    assert len({first, second, isolated("")}) == 3
+    isolated.close()
 
 
 def test_errors_are_seen(tiny, monkeypatch):
@@ -103,11 +151,12 @@ def test_keys_are_measured_while_there_is_time_and_written_after_each(tmp_path, 
     now, lines, path = [0.0], [], tmp_path / "table.json"
     monkeypatch.setattr(tune.time, "monotonic", lambda: now[0])
 
-    def tune_key(kernel, dtype, head_dim, many, device, seconds, report):
+    def tune_key(key, seconds, measured_by, report):
         now[0] += 50
-        if many:
+        if key.many:
             raise RuntimeError("a compiler failed")
-        return Row(kernel=kernel, architectures=("sm_90",), many_queries=many, candidates=(Candidate(milliseconds=1),))
+        candidates = (Candidate(milliseconds=1),)
+        return Row(kernel=key.kernel, architectures=("sm_90",), many_queries=key.many, candidates=candidates)
 
     monkeypatch.setattr(tune, "tune_key", tune_key)
     options = ["--output", str(path), "--minutes", "2", "--kernels", "stda_forward", "--dtypes", "float16", "float32"]
