@@ -111,7 +111,7 @@ class CommonList:
         self.began_at = self._clock(output, group)
         if group.size > 1 and not self._locks_work:
             tell(f"{output}: its file system has no locks; the videos are shared out in advance")
-            self._jobs = Part(number=group.rank + 1, count=group.size).of(jobs)
+            self._jobs = Part(group.rank + 1, group.size).of(jobs)
 
     def __iter__(self) -> Iterator[Taken]:
         jobs, before = self._to_do()

@@ -5,16 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stnet.errors import EXTERNAL, ConfigError, VideoError
-from stnet.inference.clip_reader import VideoEnd, failed
+from stnet.errors import EXTERNAL
+from stnet.inference.clip_reader import failed
 from stnet.inference.formats import PER_VIDEO
+from stnet.inference.names import Names
 from stnet.inference.report import REPORT_NAME
 from stnet.inference.summary import SUMMARY_NAME, VideoSummary
-from stnet.video import VideoInput, find_inputs, read_still_header
-from stnet.video.dicom_header import DICOM_SUFFIXES
+from stnet.video import VideoInput, read_still_header
 from stnet.video.stills import IMAGE_SUFFIXES
-
-LIST_MARK = "@"
 
 PER_RUN = (REPORT_NAME, SUMMARY_NAME)
 """Files for all videos together, in the output folder."""
@@ -30,7 +28,7 @@ class Job:
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """One of several parts of a list, counted from 1."""
 
@@ -53,50 +51,22 @@ def largest_first(jobs: Sequence[Job]) -> list[int]:
     return sorted(range(len(jobs)), key=lambda position: -jobs[position].size)
 
 
-def expand_lists(names: Sequence[str]) -> list[str]:
-    """Replace every `@FILE` by the names in that file: one a line; empty lines and those with # in front are left out.
-
-    Raises:
-        ConfigError: a list cannot be read, or holds nothing.
-    """
-    expanded = []
-    for name in names:
-        expanded += _listed(Path(name[len(LIST_MARK) :])) if name.startswith(LIST_MARK) else [name]
-    return expanded
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise ConfigError(
-            f"{LIST_MARK}{path}: the list cannot be read ({error.strerror}); a file of such a name is ./{LIST_MARK}..."
-        ) from error
-    names = [line.strip() for line in text.splitlines()]
-    names = [name for name in names if name and not name.startswith("#")]
-    if not names:
-        raise ConfigError(f"{LIST_MARK}{path}: names no video; write one name a line")
-    return names
-
-
 def by_picture_size(jobs: Sequence[Job]) -> list[int]:
     """Return the positions of jobs so that stills of one size follow each other and go through the model together."""
     return sorted(range(len(jobs)), key=lambda position: _picture_size(jobs[position].video))
 
 
-def plan_jobs(names: Sequence[str], output: Path, stills: bool = False) -> tuple[list[Job], list[VideoSummary]]:
-    """Return a job for every video that the names stand for, and a row for every name that stands for nothing.
+def plan_jobs(names: Names, output: Path) -> tuple[list[Job], list[VideoSummary]]:
+    """Return a job for every video that was named, and a row for every name that stands for nothing.
 
     Args:
-        names: what the user named.
-        output: the folder for results, which is not looked into.
-        stills: images are no frames of a video, but each a job of its own.
+        names: what was named.
+        output: the folder for results.
     """
-    videos, missing = _found(names, output, stills)
     # Not only equal names clash: some file systems do not tell capital letters, and the run's own files lie there too.
     jobs, taken = [], {name for file_name in PER_RUN for name in (file_name, f"{file_name}.partial")}
     numbers: dict[str, int] = {}
-    for video in videos:
+    for video in names.videos:
         wanted = video.name if video.name not in ("", ".", "..") else "video"
         name, number = wanted, numbers.get(wanted, 1)
         while name.casefold() in taken:
@@ -105,7 +75,7 @@ def plan_jobs(names: Sequence[str], output: Path, stills: bool = False) -> tuple
         numbers[wanted] = number
         taken.add(name.casefold())
         jobs.append(Job(name=name, video=video, folder=output / name, size=_bytes(video)))
-    return jobs, missing
+    return jobs, [VideoSummary.of(failed(0, one.name, one.error)) for one in names.missing]
 
 
 def former_results(jobs: Sequence[Job], output: Path, formats: Sequence[str]) -> list[Path]:
@@ -130,28 +100,3 @@ def _picture_size(video: VideoInput) -> tuple[int, int]:
             header = read_still_header(video.paths[0])
             return header.height, header.width
     return 0, 0
-
-
-def _found(names: Sequence[str], output: Path, stills: bool) -> tuple[list[VideoInput], list[VideoSummary]]:
-    try:
-        return find_inputs(names, stills, output), []
-    except EXTERNAL:
-        pass  # which of them it is, is told by asking for each; together they give images of one folder one name
-    usable, missing = [], []
-    for position, name in enumerate(names, start=1):
-        try:
-            find_inputs([name], stills, output)
-        except EXTERNAL as error:
-            missing.append(VideoSummary.of(_missing(position, name, error)))
-        else:
-            usable.append(name)
-    return find_inputs(usable, stills, output), missing
-
-
-def _missing(position: int, name: str, error: Exception) -> VideoEnd:
-    """The end of an input that stands for nothing, for the table and the report: no place for names of DICOM files."""
-    if Path(name).suffix.lower() not in DICOM_SUFFIXES:
-        return failed(0, name, error)
-    known = f"input {position}"
-    what = "no such DICOM file; its name, which may tell a patient, is not repeated"
-    return failed(0, known, VideoError(f"{known}: {what}"))

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from stnet.choices import SCORE_THRESHOLD
 from stnet.errors import ConfigError
 from stnet.lesions.findings import Findings, overlap
 from stnet.lesions.motion import Motion, first_motion
@@ -31,9 +32,6 @@ MEMORY = 0.9
 ALIKE = 1e-3
 """Distance per point of score that a better finding is preferred by, which settles ties."""
 
-
-SCORE_THRESHOLD = 0.4
-"""Default score from which detections are told, and a lesion is one."""
 
 KEEP_SHARE = 0.5
 """Default share of that score from which findings continue a lesion."""

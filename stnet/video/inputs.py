@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.dicom import DicomFile, is_dicom
 from stnet.video.dicom_names import dicom_name
 from stnet.video.images import ImageSequence
 from stnet.video.masks import mask_note, split_masks
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
-from stnet.video.source import DEFAULT_FPS, VideoSource
+from stnet.video.source import VideoSource
 from stnet.video.stacks import ImageStack, is_stack
 from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
 

@@ -17,13 +17,14 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from stnet.choices import DEFAULT_FPS
 from stnet.contents import misnamed
 from stnet.errors import VideoError
 from stnet.video.container import open_container
 from stnet.video.cropping import stated_crop
 from stnet.video.depth import DEEP_LEAST, on_black
 from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
-from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
+from stnet.video.source import FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}

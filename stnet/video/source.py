@@ -17,9 +17,6 @@ Status = Literal["unread", "ok", "truncated", "corrupt"]
 MAX_PIXELS = 2**25
 """Largest frame that is decoded, in pixels (an 8K frame, 7680 x 4320, just fits); larger ones are refused."""
 
-DEFAULT_FPS = Fraction(25)
-"""Frame rate assumed where the input states none (images, arrays, broken headers), in frames per second."""
-
 FPS_RANGE = (Fraction(1, 10), Fraction(1000))
 """Frame rates that are believed."""
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from stnet.inference import cli
 from stnet.inference.folder_lock import FolderLock
+from stnet.inference.options import build_parser
 from stnet.inference.outputs import LOCK_NAME
 from stnet.video import open_source
 
@@ -319,7 +320,7 @@ def test_unusable_checkpoint(make_clip, tmp_path, capsys):
 
 def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
-    options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
+    options = sorted(option for action in build_parser()._actions for option in action.option_strings)
     assert options == [
         *(
             "--batch",

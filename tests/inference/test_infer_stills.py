@@ -9,6 +9,7 @@ from PIL import Image
 
 from stnet.inference.clip_runner import _Pass
 from stnet.inference.jobs import by_picture_size, plan_jobs
+from stnet.inference.names import find_names
 
 SIZES = {"a": (40, 30), "b": (31, 44), "c": (40, 30), "d": (31, 44)}
 
@@ -43,7 +44,7 @@ def test_each_image_has_results_of_its_own(infer, folder, tmp_path):
 
 
 def test_images_of_one_size_go_through_the_model_together(infer, folder, monkeypatch, tmp_path):
-    jobs, _ = plan_jobs([str(folder)], tmp_path / "out", stills=True)
+    jobs, _ = plan_jobs(find_names([str(folder)], tmp_path / "out", stills=True), tmp_path / "out")
     names = [jobs[position].name for position in by_picture_size(jobs)]
     assert names == ["e", "a", "c", "b", "more-d"]
     batches, real = [], _Pass._attempt
