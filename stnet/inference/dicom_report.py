@@ -67,7 +67,7 @@ class LesionReport:
         self._highdicom = import_highdicom()
         self._sr = self._highdicom.sr
         self._reference, self._names, self._scale = reference, class_names, scale
-        stated = [f"{name}: {value}" for name, value in parameters.items()]
+        stated = [printable(f"{name}: {value}") for name, value in parameters.items()]
         self._algorithm = self._sr.AlgorithmIdentification("stnet", stnet.__version__, parameters=stated)
 
     def write(self, path: Path, lesions: Sequence[Lesion], numbers: dict[int, int]) -> None:

@@ -68,8 +68,7 @@ class DicomResults(Sink):
         import_pydicom(end.name)  # which keeps it quiet
         with _without_contents(end.name):
             numbers = self._draw(end.name)
-            parameters = {**run.model, "score threshold": run.score_threshold}
-            report = LesionReport(self._reference, run.class_names, parameters, video.scale)
+            report = LesionReport(self._reference, run.class_names, run.model, video.scale)
             report.write(self._partial / REPORT, self._lesions, numbers)
         self._partial.replace(video.folder / self.file_name)
         self._video = self._reference = None

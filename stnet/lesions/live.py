@@ -13,6 +13,13 @@ HISTORY = 100
 """Findings that a lesion in sight is remembered by, when it leaves and comes back."""
 
 
+FRESH = 0.75
+"""Share of a new finding's box in what is told of a lesion; the rest is the filter's, which lags."""
+
+PASSING = 1
+"""Frames that a lesion is still told for when it is missed: most are missed once, and those that leave stay away."""
+
+
 @dataclass(kw_only=True, eq=False)
 class _Known:
     """A lesion that has a number: its latest tracklet, and sums over all findings that were counted."""
@@ -61,7 +68,8 @@ class LiveLinker:
             elif self._linker.sure(tracklet):
                 owners[id(tracklet)] = self._named(tracklet)
             tracklet.forget(HISTORY)
-        seen = [owners[id(tracklet)] for tracklet in self._linker.open if id(tracklet) in owners]
+        told = [tracklet for tracklet in self._linker.open if findings.frame - tracklet.last <= PASSING]
+        seen = [owners[id(tracklet)] for tracklet in told if id(tracklet) in owners]
         return [
             self._answer(known, findings, positions.get(id(known.tracklet)))
             for known in sorted(seen, key=lambda known: known.number)
@@ -89,9 +97,12 @@ class LiveLinker:
 
     @staticmethod
     def _answer(known: _Known, findings: Findings, position: int | None) -> LesionInFrame:
+        box = known.tracklet.motion.predicted(findings.frame).box
+        if position is not None:
+            box = FRESH * findings.boxes[position] + (1 - FRESH) * box
         return LesionInFrame(
             number=known.number,
-            box=known.tracklet.motion.predicted(findings.frame).box,
+            box=box,
             found=position is not None,
             row=-1 if position is None else int(findings.rows[position]),
             class_scores=known.scores / known.count,
