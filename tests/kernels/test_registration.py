@@ -172,9 +172,9 @@ def test_gradients_nobody_asked_for_are_not_computed(stda_case, monkeypatch, wat
     pytest.importorskip("numba")
     asked = []
 
-    def watched(direction, function, *arguments):
-        asked.extend([tuple(arguments[-2])] if direction == "backward" else [])
-        return function(*arguments)
+    def watched(prepared, *tensors):
+        asked.extend([tuple(prepared.arguments[-2])] if prepared.direction == "backward" else [])
+        return prepared.run(*tensors)
 
     watch_backend(monkeypatch, "cpu", watched)
     case = stda_case().to(dtype=torch.float32)
