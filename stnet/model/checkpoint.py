@@ -22,8 +22,10 @@ from torch import Tensor
 from stnet import command_line, files
 from stnet.console import printable
 from stnet.errors import CheckpointError, ConfigError
+from stnet.model.card import model_card
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
+from stnet.model.hub import SCHEME, download, upload
 from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
 from stnet.model.provenance import PROVENANCE_KEY, Provenance
 from stnet.model.published import published_config, refines_boxes, renamed
@@ -71,7 +73,8 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Detect
 
     Args:
         name_or_path: the name of a shipped checkpoint ("lite0", "tiny"), an own `.safetensors`, a published `.pth`, or
-            the folder of a training run, of which the best weights are loaded.
+            the folder of a training run, of which the best weights are loaded; or `hf://owner/name@revision`, a model
+            of the Hugging Face Hub.
         device: where its weights go.
 
     Raises:
@@ -102,13 +105,46 @@ def save(model: Detector, path: str | Path, metadata: Mapping[str, str] | None =
     Raises:
         OSError: it cannot be written.
     """
+    contents = _serialized(model, metadata or {}, half)
+    with files.replacing(Path(path)) as temporary:
+        temporary.write_bytes(contents)  # save_file would make it readable to its owner alone
+
+
+def push_to_hub(
+    model: Detector,
+    name: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = "Upload model",
+) -> str:
+    """Write a model and its card to the Hugging Face Hub; return the address that `load` takes.
+
+    Args:
+        model: what to write, with its operating points and provenance.
+        name: owner/name; made where it is not there.
+        metadata: as of `save`.
+        private: a model that is made is for its owner alone.
+        revision: the branch that it goes to.
+        message: of the commit.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    facts = dict(metadata or {})
+    card = model_card(model, facts, f"{SCHEME}{name}").replace('"model.safetensors"', f'"{SCHEME}{name}"')
+    contents = _serialized(model, facts, half=False)
+    return upload(contents, card, name, private=private, revision=revision, message=message)
+
+
+def _serialized(model: Detector, metadata: Mapping[str, str], half: bool) -> bytes:
     state = {key: _stored(tensor, half) for key, tensor in model.state_dict().items()}
-    entries = {**(metadata or {}), CONFIG_KEY: model.config.to_json()}
+    entries = {**metadata, CONFIG_KEY: model.config.to_json()}
     for key, facts in ((OPERATING_POINTS_KEY, model.operating_points), (PROVENANCE_KEY, model.provenance)):
         if facts is not None:
             entries[key] = facts.to_json()
-    with files.replacing(Path(path)) as temporary:
-        temporary.write_bytes(serialize(state, metadata=entries))  # save_file would make it readable to its owner alone
+    return serialize(state, metadata=entries)
 
 
 def fingerprint(model: Detector) -> str:
@@ -168,13 +204,15 @@ def check_state(model: Detector, state: Mapping[str, Tensor], source: str) -> No
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """Return the file behind the name of a shipped checkpoint or a run folder, or the path itself.
+    """Return the file behind the name of a shipped checkpoint, of the Hub or a run folder, or the path itself.
 
     Raises:
         CheckpointError: a folder without weights.
     """
     if str(name_or_path) in shipped_names():
         return SHIPPED / f"{name_or_path}.safetensors"
+    if str(name_or_path).startswith(SCHEME):
+        return download(str(name_or_path))
     path = Path(name_or_path)
     return weights_in(path) if path.is_dir() else path
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,12 @@ class Detector(nn.Module):
         memory = self.encoder(tokens, position, geometry, recompute)
         outputs = self.decoder(memory, geometry, target_list, extra, all_layers=self.training, recompute=recompute)
         return DetectorOutput(outputs[-1].logits, outputs[-1].boxes, outputs[:-1])
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Write the model and its card to the Hugging Face Hub; see `stnet.model.checkpoint.push_to_hub`."""
+        from stnet.model.checkpoint import push_to_hub  # which builds detectors
+
+        return push_to_hub(self, name, **options)
 
     def _target_positions(self, targets: int | Sequence[int]) -> list[int]:
         frames = self.config.frames

@@ -18,6 +18,8 @@ def require_checkpoint(name_or_path: str | Path) -> None:
     Raises:
         CheckpointError: there is not.
     """
+    if str(name_or_path).startswith("hf://"):  # asked for when it is loaded
+        return
     if str(name_or_path) not in shipped_names() and not Path(name_or_path).exists():
         raise no_such_checkpoint(name_or_path)
 

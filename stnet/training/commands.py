@@ -1,7 +1,6 @@
 """What `train.py` and `stnet evaluate` do, once it is known what is asked of them."""
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +12,7 @@ import torch
 from stnet.choices import PROTOCOLS
 from stnet.command_line import explain
 from stnet.console import Reporter
-from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
-from stnet.data.joined import join_indexes
-from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
+from stnet.errors import EXTERNAL, ConfigError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
 from stnet.evaluation.scored_stills import read_still_files, scored_set
@@ -24,15 +21,15 @@ from stnet.execution.engine import Engine, EngineOptions
 from stnet.files import replacing
 from stnet.model.checkpoint import load
 from stnet.model.operating_points import OperatingPoints
+from stnet.training.callbacks import TensorBoard
 from stnet.training.config import TrainConfig
-from stnet.training.data_check import report_findings
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
-from stnet.training.loop import Trainer
 from stnet.training.options import EVALUATED, changed_model, configured, given_settings
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
 from stnet.training.run_options import RunOptions
+from stnet.training.runs import load_split, train_run
 from stnet.training.validation import show, show_report, validate
 
 OUT_OF_MEMORY = (
@@ -115,30 +112,21 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
         config = _unchanged(folder.reopen(), given)
     else:
         config = configured(options.preset, given)
-        if not options.no_check and world.is_first:
-            for place in options.data:
-                report_findings(place, reporter)
-    train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
-    val = _load(options, "val", train.class_names, reporter)
-    config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
-    if not options.resume and world.is_first:
-        facts = {
-            "data": [str(folder.resolve()) for folder in options.data],
-            "processes": world.size,
-            "device": str(world.device),
-        }
-        folder.create(config, facts)
     run_options = RunOptions(
         workers=options.workers,
         save_minutes=options.save_minutes,
-        tensorboard=options.tensorboard,
-        trained_on=f"{len(train.videos):,} videos of {', '.join(folder.resolve().name for folder in options.data)}",
+        callbacks=(TensorBoard(),) if options.tensorboard and world.is_first else (),
     )
-    trainer = Trainer(config, train, val, folder, world, run_options, reporter)
-    if options.resume:
-        trainer.resume()
-    trainer.run()
-    reporter.message(f"done; weights, curves and pictures are in {folder.path}")
+    train_run(
+        config,
+        options.data,
+        folder,
+        resume=options.resume,
+        check=not options.no_check,
+        options=run_options,
+        world=world,
+        reporter=reporter,
+    )
 
 
 def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
@@ -158,7 +146,7 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
     if options.stills:
         _evaluate_stills(options, model, points, predict, settings.score_threshold, world, reporter)
         return
-    index = _load(options, options.split, model.config.class_names, reporter)
+    index = load_split(options.data, options.split, model.config.class_names, reporter)
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
         return
@@ -248,34 +236,6 @@ def _unchanged(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
                 "leave the option out, or start a new run from its weights with --start-from"
             )
     return config
-
-
-def _load(
-    options: argparse.Namespace, split: str, class_names: tuple[str, ...] | None, reporter: Reporter
-) -> DatasetIndex:
-    """A split of the data set, its repairs reported.
-
-    Raises:
-        DataError: see `load_index`; or nobody looked at any of its frames.
-    """
-    index = _joined(options.data, split, class_names)
-    if index.repairs:
-        reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
-        for repair in index.repairs[:3]:
-            reporter.message(f"  {repair.kind}: {repair}")
-    if not any(frame.annotated for video in index.videos for frame in video.frames):
-        raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
-    return index
-
-
-def _joined(folders: list[Path], split: str, class_names: tuple[str, ...] | None) -> DatasetIndex:
-    """A split of all data sets together; with several, those that have no such split leave it to the others."""
-    if len(folders) > 1:
-        known = SPLIT_FILES.get(split)
-        if known is None:
-            raise ConfigError(f"--split {split}: a file belongs to one data set, but --data names {len(folders)}")
-        folders = [folder for folder in folders if any((folder / name).is_file() for name in known)] or folders[:1]
-    return join_indexes([load_index(folder, split, class_names=class_names) for folder in folders])
 
 
 def _fail(text: str, code: int) -> int:

@@ -34,6 +34,7 @@ class TrainConfig:
 
     epochs: int = setting(50, "passes over the training clips")
     minutes: float = setting(0.0, "end after this long, the learning rate falling with time; 0: never")
+    patience: int = setting(0, "end after so many evaluations without a better one; 0: never")
     batch_size: int = setting(1, "clips per optimizer step, over all processes and accumulation steps")
     accumulate: int = setting(1, "forward and backward passes a step is split into, to save memory")
     clips_per_epoch: int = setting(0, "clips drawn per epoch; 0: one around every annotated frame")
@@ -79,7 +80,16 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("clips_per_epoch", "warmup_steps", "denoising", "minutes", "weight_decay", "clip_norm", "seed"):
+        for name in (
+            "clips_per_epoch",
+            "warmup_steps",
+            "denoising",
+            "minutes",
+            "patience",
+            "weight_decay",
+            "clip_norm",
+            "seed",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "backbone_learning_rate", "offsets_factor"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")

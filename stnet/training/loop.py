@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
 from stnet.model.provenance import Provenance
 from stnet.training.batches import ClipOrder
+from stnet.training.callbacks import RunStart
 from stnet.training.clips import frame_aspect, training_clips
 from stnet.training.config import TrainConfig
 from stnet.training.denoising import TrainedModel
@@ -94,7 +96,7 @@ class Trainer:
             world.device,
             train=train,
             val=val,
-            tensorboard=options.tensorboard and world.is_first,
+            callbacks=options.callbacks if world.is_first else (),
             reporter=reporter,
         )
 
@@ -143,12 +145,41 @@ class Trainer:
             Interrupted: after SIGTERM or Ctrl-C, everything saved.
             NonFiniteError: naming the clips, weights as before the step.
         """
-        with self.watch:
+        with self.watch, self._told():
             while self.epoch < self.config.epochs and (progress := self._agreed_progress()) < 1:
+                if self._out_of_patience():
+                    break
                 progress = self._train_epoch(progress)
                 self._end_epoch(progress)
                 self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self.reporter.stop()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell the callbacks of the beginning and the end."""
+        callbacks = self.options.callbacks if self.world.is_first else ()
+        start = RunStart(folder=self.folder.path, config=self.config, step=self.step, steps=self.total_steps)
+        for callback in callbacks:
+            callback.start(start)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for callback in callbacks:
+                callback.end(error)
+
+    def _out_of_patience(self) -> bool:
+        """Whether too many evaluations brought nothing better; all processes have to ask together."""
+        if not self.config.patience:
+            return False
+        if not self.world.gather(self.world.is_first and self.recorder.out_of_patience())[0]:
+            return False
+        waited = f"{self.config.patience} evaluation{'s' if self.config.patience > 1 else ''}"
+        self.reporter.message(f"stopped early: {waited} brought no better {self.config.best_metric} (--patience)")
+        return True
 
     def _starting_model(self) -> Detector:
         config = self.config

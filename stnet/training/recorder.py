@@ -1,7 +1,7 @@
 """What the first process of a run writes down: rows of steps and epochs, curves, pictures, weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from stnet.evaluation.report import build_report, report_files
 from stnet.files import replacing
 from stnet.model.checkpoint import save
 from stnet.model.detector import Detector
+from stnet.training.callbacks import Callback
 from stnet.training.config import TrainConfig
 from stnet.training.curves import draw_curves
 from stnet.training.pictures import draw_batch, draw_predictions
@@ -54,7 +55,7 @@ class EpochRecorder:
         folder: created or reopened already.
         device: the one that computes.
         train, val: what is trained and evaluated on.
-        tensorboard: also write TensorBoard events.
+        callbacks: are told of steps and epochs.
         reporter: where results are shown.
     """
 
@@ -66,12 +67,12 @@ class EpochRecorder:
         *,
         train: DatasetIndex,
         val: DatasetIndex,
-        tensorboard: bool,
+        callbacks: Sequence[Callback],
         reporter: Reporter,
     ):
         self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
         self.train_index, self.val_index = train, val
-        self.events = _events(folder) if tensorboard else None
+        self.callbacks = callbacks
 
     def picture_batch(self, step: int, batch: ClipBatch) -> None:
         """Draw the first batches as the model sees them."""
@@ -91,7 +92,8 @@ class EpochRecorder:
             "learning_rate": learning_rate,
         }
         self.folder.append(self.folder.steps_file, row)
-        self._emit(row, step)
+        for callback in self.callbacks:
+            callback.step(row)
 
     def has_epoch(self, epoch: int) -> bool:
         """Return whether an epoch was recorded already, by an earlier stretch of the run."""
@@ -106,13 +108,12 @@ class EpochRecorder:
             model: whose weights are kept.
             last: the run ends here.
         """
-        if validation is not None:
-            self._keep_validation(work, validation, last)
         steps = self.folder.rows(self.folder.steps_file)
         row = self._row(work, [step for step in steps if step["epoch"] == work.epoch], validation)
+        if validation is not None:
+            self._keep_validation(work, validation, last or self.out_of_patience(row))
         best = self._is_best(row)
         self.folder.append(self.folder.metrics_file, row)
-        self._emit({name: value for name, value in row.items() if value is not None}, work.step)
         rows = self.folder.rows(self.folder.metrics_file)
         _replace(self.folder.curves_file, lambda path: draw_curves(steps, rows, path))
         metadata = {"metrics": json.dumps(row), "training": self.config.to_json()}
@@ -120,6 +121,22 @@ class EpochRecorder:
         if best:
             save(model, self.folder.best_file, metadata)
         self._show(work, row, validation, best)
+        for callback in self.callbacks:
+            callback.epoch(row)
+
+    def out_of_patience(self, newest: dict[str, Any] | None = None) -> bool:
+        """Return whether as many evaluations as the recipe allows brought nothing better.
+
+        Args:
+            newest: the row of an epoch that is not written yet.
+        """
+        name = self.config.best_metric
+        rows = [*self.folder.rows(self.folder.metrics_file), *([newest] if newest else [])]
+        values = [row[name] for row in rows if row.get(name) is not None]
+        return (
+            bool(self.config.patience and values)
+            and len(values) - 1 - values.index(max(values)) >= self.config.patience
+        )
 
     def _row(self, work: EpochWork, steps: list[dict[str, float]], validation: Validation | None) -> dict[str, Any]:
         row: dict[str, Any] = {"epoch": work.epoch, "step": work.step}
@@ -172,11 +189,6 @@ class EpochRecorder:
             title = f"validation after epoch {work.epoch}{' (best so far)' if best else ''}"
             show(validation.metrics, title, self.reporter)
 
-    def _emit(self, row: dict[str, float], step: int) -> None:
-        if self.events is not None:
-            for name, value in row.items():
-                self.events.add_scalar(name, value, step)
-
 
 def peak_memory(device: torch.device) -> float | None:
     """Return the most memory in gigabytes that tensors have taken on a GPU; None on a CPU."""
@@ -188,9 +200,3 @@ def peak_memory(device: torch.device) -> float | None:
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     with replacing(path) as temporary:
         write(temporary)
-
-
-def _events(folder: RunFolder):
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder.path / "tensorboard")

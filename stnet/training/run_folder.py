@@ -16,6 +16,7 @@ checkpoints/       what --resume continues from
 import csv
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,7 @@ class RunFolder:
         Raises:
             ConfigError: where the folder holds anything.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ConfigError(
-                f"--output {self.path}: exists and is not empty; choose another folder, or go on with --resume"
-            )
+        self.require_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_text(self.config_file, config.to_json() + "\n")
@@ -65,6 +63,26 @@ class RunFolder:
             raise ConfigError(f"--output {self.path}: cannot be written ({error})") from error
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         self.write_json("environment.json", describe(facts.get("device", "cpu")) | {"command": command} | dict(facts))
+
+    def require_new(self) -> None:
+        """Require that a run can be started here.
+
+        Raises:
+            ConfigError: the folder holds anything.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                f"--output {self.path}: exists and is not empty; choose another folder, or go on with --resume"
+            )
+
+    def discard(self) -> None:
+        """Remove what a run that made no step has written, so that the corrected command finds the folder free."""
+        for pattern in (self.config_file.name, "environment.json", "train_batch_*.png", "tensorboard/*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+        for path in (self.path / "tensorboard", self.path):
+            with suppress(OSError):
+                path.rmdir()
 
     def reopen(self) -> TrainConfig:
         """The recipe of a run that is to go on.

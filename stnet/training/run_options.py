@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
+from stnet.training.callbacks import Callback
+
 
 def default_workers() -> int:
     """Return eight loader processes, or this training process's share of the processor where that is less."""
@@ -17,11 +19,11 @@ class RunOptions:
     Attributes:
         workers: processes that load clips (see `default_workers`); 0 loads in this process.
         save_minutes: minutes between checkpoints within an epoch.
-        tensorboard: also write TensorBoard events.
+        callbacks: are told how it goes, in the first process.
         trained_on: what the weights say that they were trained on.
     """
 
     workers: int = field(default_factory=default_workers)
     save_minutes: float = 30.0
-    tensorboard: bool = False
+    callbacks: tuple[Callback, ...] = ()
     trained_on: str = "unnamed data"

@@ -57,6 +57,7 @@ OPTIONS = [
     "--optimizer",
     "--output",
     "--precision",
+    "--patience",
     "--preset",
     "--processes",
     "--protocol",
