@@ -20,6 +20,12 @@ DTYPE_NAMES = ("float32", "tf32", "float16", "bfloat16")
 DEFAULT_FPS = Fraction(25)
 """Frame rate assumed where the input states none (images, arrays, broken headers), in frames per second."""
 
+FEED_PATIENCE = 10.0
+"""Seconds that a feed which is not there is waited for where nothing else is said."""
+
+LOOPBACK = "127.0.0.1"
+"""Where the page of the live mode is served, for this machine alone."""
+
 PROTOCOLS = ("all", "published")
 """Which frames an evaluation scores: every annotated one, or the centre frames of STNet's own script."""
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from stnet import command_line
 from stnet.console import Reporter
 from stnet.inference.background import THREAD_PREFIX
+from stnet.inference.named_feed import the_feed
 from stnet.inference.names import find_names
 from stnet.inference.options import build_parser
 from stnet.model.shipped import require_checkpoint
@@ -35,10 +36,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
 
 
 def _infer(arguments: argparse.Namespace, reporter: Reporter) -> int:
-    names = find_names(arguments.inputs, arguments.output, arguments.stills)
+    feed = the_feed(arguments)
+    names = None if feed is not None else find_names(arguments.inputs, arguments.output, arguments.stills)
     require_checkpoint(arguments.checkpoint)
-    from stnet.inference.infer import infer  # takes seconds
+    from stnet.inference.infer import answer_feed, infer  # takes seconds
 
+    if feed is not None:
+        return answer_feed(arguments, feed, reporter)
     return infer(arguments, names, reporter)
 
 

@@ -17,6 +17,7 @@ from stnet.inference.detector import VideoDetector
 from stnet.inference.explainer import Explainer
 from stnet.inference.format_names import DEFAULT_FORMATS, DICOM, DRAWN, EXPLAINED, STILL_FORMATS
 from stnet.inference.jobs import Job, Part, by_picture_size, former_results, largest_first, plan_jobs
+from stnet.inference.live_command import live_settings, play_feed
 from stnet.inference.names import Names
 from stnet.inference.outputs import refuse_existing
 from stnet.inference.records import Records
@@ -25,7 +26,9 @@ from stnet.inference.sink import RunFacts
 from stnet.inference.study import Study
 from stnet.inference.summary import WRITTEN, print_stages
 from stnet.model.checkpoint import fingerprint, load
+from stnet.model.detector import Detector
 from stnet.video import write_dicom_key
+from stnet.video.feed_names import FeedName
 
 EXIT_OK, EXIT_PARTLY, EXIT_UNUSABLE = 0, 1, command_line.UNUSABLE
 
@@ -44,12 +47,7 @@ def infer(arguments: argparse.Namespace, names: Names, reporter: Reporter) -> in
     Raises:
         OSError, StnetError: nothing can be done.
     """
-    if arguments.live and arguments.profile:
-        raise ConfigError("--profile does not work with --live, which reports latencies instead")
-    if arguments.live and arguments.explain:
-        raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
-    if arguments.live and arguments.stills:
-        raise ConfigError("--live does not work with --stills, which have no frame rate to be played at")
+    _check_live(arguments)
     group = Group.from_environment()
     if arguments.overwrite and (arguments.skip_existing or group.launched):
         raise ConfigError(
@@ -66,25 +64,7 @@ def infer(arguments: argparse.Namespace, names: Names, reporter: Reporter) -> in
     if arguments.dicom_key is not None and group.rank == 0:
         write_dicom_key(arguments.dicom_key, [(job.name, job.video.paths[0]) for job in jobs if job.video.dicom])
     model = load(arguments.checkpoint)
-    detector = VideoDetector(
-        model,
-        device=str(resolve_device(arguments.device or "auto", group.local_rank)),
-        dtype=arguments.dtype,
-        targets=arguments.targets,
-        batch=arguments.batch,
-        duplicate_iou=arguments.duplicate_iou,
-        operating_point=arguments.operating_point,
-        options=EngineOptions(compile=arguments.compile),
-        profile=arguments.profile,
-    )
-    settings = RunSettings(
-        formats=formats,
-        overwrite=arguments.overwrite,
-        fps=arguments.fps,
-        full_frame=arguments.full_frame,
-        mm_per_pixel=arguments.mm_per_pixel,
-        live_delay=arguments.delay if arguments.live else None,
-    )
+    detector = _detector(model, group, arguments)
     if detector.provenance is not None and group.rank == 0:
         reporter.message(
             f"model {Path(arguments.checkpoint).name}, trained on {printable(detector.provenance.trained_on)}"
@@ -95,9 +75,19 @@ def infer(arguments: argparse.Namespace, names: Names, reporter: Reporter) -> in
     videos = study.share(group, _order(group, arguments.stills), resume)
     if group.launched and not arguments.skip_existing:
         videos.refuse_changed()
-    run = VideoRun(detector, videos, study.records, facts, settings, reporter)
-    run.all()
-    rows = study.conclude(run.rows, group, "report" in formats)
+    with live_settings(arguments, facts, reporter) as live:
+        settings = RunSettings(
+            formats=formats,
+            overwrite=arguments.overwrite,
+            fps=arguments.fps,
+            full_frame=arguments.full_frame,
+            mm_per_pixel=arguments.mm_per_pixel,
+            live=live,
+        )
+        run = VideoRun(detector, videos, study.records, facts, settings, reporter)
+        run.all()
+        rows = study.conclude(run.rows, group, "report" in formats)
+    told = live is None or not live.watchers.broken
     if detector.timer is not None:
         print_stages(detector.timer.seconds, sum(row.frames for row in run.rows.values()))
     if group.launched:
@@ -105,7 +95,55 @@ def infer(arguments: argparse.Namespace, names: Names, reporter: Reporter) -> in
     if not any(row.frames and row.status in WRITTEN for row in rows):
         print("error: no video could be used", file=sys.stderr)
         return EXIT_UNUSABLE
-    return EXIT_OK if all(row.status == "ok" for row in rows) and not (run.broken or study.broken) else EXIT_PARTLY
+    whole = told and not (run.broken or study.broken)
+    return EXIT_OK if all(row.status == "ok" for row in rows) and whole else EXIT_PARTLY
+
+
+def answer_feed(arguments: argparse.Namespace, feed: FeedName, reporter: Reporter) -> int:
+    """Find lesions in a feed until it ends.
+
+    Args:
+        arguments: of the parser in `options.py`.
+        feed: what they name.
+        reporter: shows progress and messages.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        OSError, StnetError: nothing can be done.
+    """
+    _check_live(arguments)
+    group = Group.from_environment()
+    if group.launched:
+        raise ConfigError(f"{feed.shown}: a feed goes to one process; leave torchrun out")
+    detector = _detector(load(arguments.checkpoint), group, arguments)
+    facts = _facts(arguments, detector, 1)
+    rows, told = play_feed(feed, arguments, detector, facts, _formats(arguments), reporter)
+    return EXIT_OK if told and all(row.status == "ok" for row in rows) else EXIT_PARTLY
+
+
+def _check_live(arguments: argparse.Namespace) -> None:
+    if arguments.live and arguments.profile:
+        raise ConfigError("--profile does not work with --live, which reports latencies instead")
+    if arguments.live and arguments.explain:
+        raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
+    if arguments.live and arguments.stills:
+        raise ConfigError("--live does not work with --stills, which have no frame rate to be played at")
+
+
+def _detector(model: Detector, group: Group, arguments: argparse.Namespace) -> VideoDetector:
+    return VideoDetector(
+        model,
+        device=str(resolve_device(arguments.device or "auto", group.local_rank)),
+        dtype=arguments.dtype,
+        targets=arguments.targets,
+        batch=arguments.batch,
+        duplicate_iou=arguments.duplicate_iou,
+        operating_point=arguments.operating_point,
+        options=EngineOptions(compile=arguments.compile),
+        profile=arguments.profile,
+    )
 
 
 def _order(group: Group, stills: bool) -> Callable[[Sequence[Job]], Sequence[int]]:
@@ -129,6 +167,7 @@ def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Names
         "stills": arguments.stills,
         "mm per pixel": arguments.mm_per_pixel,
         "live delay": arguments.delay if arguments.live else None,
+        "every frame": arguments.every_frame,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from stnet.choices import DEFAULT_FPS, DEFAULT_MODEL, DEFAULT_POINT, DTYPE_NAMES, OPERATING_POINTS, SCORE_THRESHOLD
 from stnet.errors import ConfigError
 from stnet.inference.format_names import DEFAULT_FORMATS, EXPORT_NAMES, FORMAT_NAMES, STILL_FORMATS
+from stnet.inference.live_options import add_live_options
 
 DESCRIPTION = """\
 Find breast lesions in ultrasound videos.
@@ -32,6 +33,9 @@ first, one process per GPU; --part 3/10 does the third of ten equal parts. Resul
 there and with --skip-existing, so that a call that is repeated goes on; those of another model, other settings or a
 changed file are done again. Whoever ends last writes summary.csv and report.html.
 
+With --live, INPUT may be a feed instead: a camera, an address rtsp://, udp:// or tcp://, a named pipe, or - for
+standard input. Results go to folders called after the feed and the time, a new one every 30 minutes (docs/live.md).
+
 DICOM files are called after a hash of their content, such as dicom-3f9a1c2b4d5e, the same in every call, and cut to
 the scan regions that their header names. No patient data gets into any output, except what is burned into the pixels
 that are used, and except --dicom-results. --dicom-key FILE writes which file has which name; that table is private.
@@ -48,6 +52,7 @@ examples:
   infer.py clip.mp4
   infer.py study/*.mp4 'frames/case 7/*.png' --output results --score-threshold 0.5
   infer.py clip.mp4 --checkpoint runs/train/best.safetensors --device cuda --batch 16
+  infer.py --live rtsp://scanner.local/stream --view
   infer.py @videos.txt archive --output results --skip-existing --report"""
 
 
@@ -56,7 +61,9 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video, folder or pattern; `--` before names with -")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="video, folder, pattern or feed; `--` before names with -"
+    )
     add = parser.add_argument
     add(
         "--checkpoint",
@@ -175,10 +182,7 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
     )
     add("--compile", action="store_true", help="torch.compile the model: minutes of preparation, for long runs")
     add("--profile", action="store_true", help="print the time spent in each stage")
-    live = parser.add_argument_group("live mode")
-    add = live.add_argument
-    add("--live", action="store_true", help="play the videos at their frame rate as if they came from a scanner")
-    add("--delay", type=int, choices=(0, 1), default=0, help="frames of delay in live mode (default: %(default)s)")
+    add_live_options(parser)
     return parser
 
 
