@@ -31,6 +31,8 @@ PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
 MOST_REASONS = 40
 MOST_TEST_PROCESSES = 8  # the tests mostly wait for the compiler, and every case compiles kernels of its own
+# Nearly all that a cold cache has to compile, for widths that the published model does not have: last, as time allows.
+OTHER_WIDTHS = "test_matches_float64 and not (32-2 or 32-4)"
 PHANTOMS = {"cuda": (24, 6, 24), "cpu": (2, 1, 6)}  # training videos, validation videos, frames of each
 PHANTOM_SIZE = {"cuda": (128, 160), "cpu": (64, 64)}
 TRAINING = {
@@ -102,23 +104,32 @@ def environment(context: Context, seconds: float) -> dict[str, Any]:
     return {**describe(device), "limits": reached, "missing": baselines.missing()}
 
 
-def gpu_tests(context: Context, seconds: float) -> dict[str, Any]:
-    """Outcomes of the tests marked `gpu`; on a CPU all of them are skipped."""
-    options = ["-vv", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-    cores, processes = os.cpu_count() or 1, 1
-    if context.device == "cuda" and find_spec("xdist"):
-        processes = min(MOST_TEST_PROCESSES, max(1, cores // 2))
-        options += ["-n", str(processes)]
-    ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
-    outcomes = outcomes_in(ended.output)
-    counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
-    bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
-    result = {"counts": counts, "failed": bad, "reasons": REASON_LINE.findall(ended.output)[:MOST_REASONS]}
-    if ended.out_of_time:
-        raise StageError(f"time ran out after {len(outcomes)} tests", result)
-    if ended.status != 0:
-        raise StageError(f"pytest exit status {ended.status}: {len(bad)} tests failed", result)
-    return result
+def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], dict[str, Any]]:
+    """A stage that runs those tests marked `gpu` which pytest's -k selects; on a CPU all of them are skipped.
+
+    Where they are decisive, running out of time is a failure; else what has been tested counts.
+    """
+
+    def run(context: Context, seconds: float) -> dict[str, Any]:
+        options = ["-vv", "-m", "gpu", "-k", selection, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        cores, processes = os.cpu_count() or 1, 1
+        if context.device == "cuda" and find_spec("xdist"):
+            processes = min(MOST_TEST_PROCESSES, max(1, cores // 2))
+            options += ["-n", str(processes)]
+        ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
+        outcomes = outcomes_in(ended.output)
+        counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
+        bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
+        result = {"counts": counts, "failed": bad, "reasons": REASON_LINE.findall(ended.output)[:MOST_REASONS]}
+        if ended.out_of_time and not decisive and outcomes and not bad:
+            return result | {"note": f"stopped when its time was over, after {len(outcomes)} tests"}
+        if ended.out_of_time:
+            raise StageError(f"time ran out after {len(outcomes)} tests", result)
+        if ended.status != 0:
+            raise StageError(f"pytest exit status {ended.status}: {len(bad)} tests failed", result)
+        return result
+
+    return run
 
 
 def outcomes_in(output: str) -> dict[str, str]:
@@ -206,12 +217,13 @@ def training(context: Context, seconds: float) -> dict[str, Any]:
 
 STAGES = (
     Stage(name="environment", share=1, least=1, run=environment),
-    Stage(name="gpu tests", share=6, least=20, run=gpu_tests),
+    Stage(name="gpu tests", share=5, least=20, run=gpu_tests(f"not ({OTHER_WIDTHS})", decisive=True)),
     Stage(name="tuning", share=4, least=30, run=tuning),
     Stage(name="operators", share=5, least=30, run=benchmarks("bench_operators")),
     Stage(name="inference", share=5, least=30, run=benchmarks("bench_inference", "bench_growth", "bench_layers")),
     Stage(name="training step", share=2, least=30, run=benchmarks("bench_training")),
     Stage(name="training", share=3, least=45, run=training),
+    Stage(name="gpu tests of other widths", share=3, least=20, run=gpu_tests(OTHER_WIDTHS, decisive=False)),
 )
 
 

@@ -255,9 +255,21 @@ def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]
 def test_failed_gpu_tests_are_named(monkeypatch, tmp_path):
     context, _ = _context(monkeypatch, tmp_path, Ended(status=1, out_of_time=False, output=PARALLEL))
     with pytest.raises(StageError, match="1 tests failed") as failed:
-        gpu_tests(replace(context, device="cuda"), 60.0)
+        gpu_tests("", decisive=False)(replace(context, device="cuda"), 60.0)
     assert failed.value.result["failed"] == ["tests/a.py::test_two[x-1 y]"]
     assert failed.value.result["counts"] == {"FAILED": 1, "PASSED": 1, "SKIPPED": 1}
+
+
+def test_only_decisive_tests_have_to_end_in_time(monkeypatch, tmp_path):
+    output = PARALLEL.replace("FAILED", "PASSED")
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=2, out_of_time=True, output=output))
+    context = replace(context, device="cuda")
+    assert gpu_tests("", decisive=False)(context, 60.0)["note"].startswith("stopped when its time was over, after 3")
+    with pytest.raises(StageError, match="time ran out after 3 tests"):
+        gpu_tests("", decisive=True)(context, 60.0)
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=2, out_of_time=True, output=PARALLEL))
+    with pytest.raises(StageError, match="time ran out after 3 tests"):
+        gpu_tests("", decisive=False)(replace(context, device="cuda"), 60.0)
 
 
 def test_benchmarks_cut_short_keep_their_times(monkeypatch, tmp_path):
