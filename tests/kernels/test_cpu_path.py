@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 from numba.core import caching
 
-from stnet.kernels.cpu import jobs, simd
+from stnet.kernels.cpu import jobs, lanes, simd
+from stnet.kernels.cpu.samples import BLOCK, EIGHT
 
 ENCODER_LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5))
 
@@ -51,14 +52,17 @@ def test_accuracy_at_realistic_sizes(stda_case, error, width):
 
 def test_exponential_is_accurate_and_handles_special_numbers():
     @njit
-    def evaluate(numbers):
-        return np.array([simd.exp(x) for x in numbers], np.float32)
+    def evaluate(address, count):
+        for k in range(0, count, BLOCK):
+            simd.store(address + 4 * k, lanes.exp(simd.load(EIGHT, address + 4 * k)))
 
-    numbers = np.concatenate([np.linspace(-86.9, 0, 10001), [-0.0, -1e-20]]).astype(np.float32)
-    expected = np.exp(numbers.astype(np.float64))
-    assert np.max(np.abs(evaluate(numbers) - expected) / expected) < 2.5e-7
-    special = evaluate(np.array([-np.inf, -200.0, np.nan, 0.0], np.float32))
-    np.testing.assert_array_equal(special, [0.0, 0.0, np.nan, 1.0])
+    special = np.array([-np.inf, -200.0, np.nan, 0.0], np.float32)
+    numbers = np.concatenate([np.linspace(-86.9, 0, 10002), [-0.0, -1e-20], special]).astype(np.float32)
+    powers = numbers.copy()
+    evaluate(powers.ctypes.data, len(powers))
+    expected = np.exp(numbers[:-4].astype(np.float64))
+    assert np.max(np.abs(powers[:-4] - expected) / expected) < 2.5e-7
+    np.testing.assert_array_equal(powers[-4:], [0.0, 0.0, np.nan, 1.0])
 
 
 def bits(case, **options):
@@ -112,11 +116,16 @@ def test_works_in_forked_workers(stda_case, threads):
 def test_jobs_run_once_each_and_failures_are_raised(threads):
     threads(3)
     done = []
-    jobs.run_jobs(done.append, 100)
+
+    def work(numbers):
+        while (job := jobs.next_job(numbers)) >= 0:
+            done.append(job)
+
+    jobs.run_jobs(work, 100)
     assert sorted(done) == list(range(100))
     with pytest.raises(ZeroDivisionError):
-        jobs.run_jobs(lambda number: 1 // (number - 50), 100)
-    jobs.run_jobs(done.append, 0)
+        jobs.run_jobs(lambda numbers: 1 // 0, 100)
+    jobs.run_jobs(work, 0)
     assert len(done) == 100
 
 

@@ -11,202 +11,186 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stnet.kernels.cpu.jobs import run_jobs
-from stnet.kernels.cpu.layout import at, dense, float_buffer, level_table, pack_slab, place, row_width, view
-from stnet.kernels.cpu.simd import (
-    exp,
-    floor,
-    helper,
-    kernel,
-    load,
-    multiply_add,
-    read,
-    reduction,
-    scale,
-    store,
-    to_int,
-    width_lanes,
-    write,
-    zeros,
-)
+from stnet.kernels.cpu.jobs import next_job, run_jobs
+from stnet.kernels.cpu.lanes import all_finite, exp, largest_of, multiply_add, spread, sum_of, where
+from stnet.kernels.cpu.layout import at, dense, float_buffer, row_width, view
+from stnet.kernels.cpu.samples import BLOCK, EIGHT, corner_steps, locate, place_frame, sample_table
+from stnet.kernels.cpu.simd import helper, kernel, load, load_first, read, read_long, store, width_lanes, write
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, level_starts, read_levels
 
-_SAMPLES_PER_JOB = 16384  # large against the cost of a call, small against the work of a layer
+_SAMPLES_PER_JOB = 2048  # large against the cost of taking a job, small against the work of a layer
 
 
-@kernel
-def pack(width, job, value, frames, heads, levels, rows, dim, slabs):
-    """Job (b, h, f): write the slab of one head and frame; True where its values are finite."""
-    f = job % frames
-    h = job // frames % heads
-    b = job // (frames * heads)
-    source = value[0] + b * value[1] + f * value[2] + h * value[4]
-    return pack_slab(width, source, value[3], levels, dim, slabs + job * rows * dim * 4)
-
-
-@reduction
+@helper
 def largest(address, count, start):
     """The largest of `start` and `count` logits; a NaN may be passed over, for it makes the sum NaN anyway."""
-    peak = start
-    for i in range(count):
-        logit = read(address, i)
-        peak = logit if logit > peak else peak
-    return peak
+    peaks = spread(EIGHT, start)
+    for k in range(0, count, BLOCK):
+        logits = load_first(EIGHT, address + 4 * k, count - k, start)
+        peaks = where(logits > peaks, logits, peaks)
+    return largest_of(peaks)
 
 
 @helper
-def exponentials(target, first, address, count, shift):
-    """target[first + i] = exp(logit i - shift)."""
-    for i in range(count):
-        target[first + i] = exp(read(address, i) - shift)
+def exponentials(target, address, count, shift):
+    """Write exp(logit - shift) of `count` logits to whole vectors; zeros follow. Returns the sum."""
+    total = spread(EIGHT, np.float32(0.0))
+    for k in range(0, count, BLOCK):
+        powers = exp(load_first(EIGHT, address + 4 * k, count - k, np.float32(-np.inf)) - shift)
+        store(target + 4 * k, powers)
+        total = total + powers
+    return sum_of(total)
 
 
-@reduction
-def total_of(numbers):
-    """Return the sum of an array of float32."""
-    total = np.float32(0.0)
-    for i in range(numbers.shape[0]):
-        total += numbers[i]
+@helper
+def copy_floats(target, address, count):
+    """Copy `count` numbers to whole vectors; zeros follow."""
+    for k in range(0, count, BLOCK):
+        store(target + 4 * k, load_first(EIGHT, address + 4 * k, count - k, np.float32(0.0)))
+
+
+@helper
+def find_corners(table, placed, offset, count, weights, cells, corners, line):
+    """Write, for the samples of a frame, their first cells and four lines of weights of their corners.
+
+    `weights` of the samples; they become part of those of the corners.
+    """
+    nothing = np.float32(0.0)
+    for k in range(0, count, BLOCK):
+        inside, along_x, along_y = locate(table, placed, offset, count, k, cells)
+        weight = where(inside, load(EIGHT, weights + 4 * k), nothing)
+        upper, lower = weight * along_y[0], weight * along_y[1]
+        store(corners + 4 * k, upper * along_x[0])
+        store(corners + 4 * (line + k), upper * along_x[1])
+        store(corners + 4 * (2 * line + k), lower * along_x[0])
+        store(corners + 4 * (3 * line + k), lower * along_x[1])
+
+
+@helper
+def add_corner(width, total, weight, address, careful):
+    """Add weight * row; if `careful`, infinite rows of weight zero do not count."""
+    if careful and weight == np.float32(0.0):
+        return total
+    return multiply_add(total, weight, load(width, address))
+
+
+@helper
+def add_frame(width, total, source, step, steps, steps_line, count, cells, corners, line, careful):
+    """Add the samples of a frame."""
+    for k in range(count):
+        upper = source + read_long(cells, k) * step
+        right = read_long(steps, k)
+        lower = upper + read_long(steps, steps_line + k)
+        total = add_corner(width, total, read(corners, k), upper, careful)
+        total = add_corner(width, total, read(corners, line + k), upper + right, careful)
+        total = add_corner(width, total, read(corners, 2 * line + k), lower, careful)
+        total = add_corner(width, total, read(corners, 3 * line + k), lower + right, careful)
     return total
 
 
 @helper
-def copy_floats(target, first, address, count):
-    """Copy `count` numbers from an address to target[first], target[first + 1] ..."""
-    for i in range(count):
-        target[first + i] = read(address, i)
-
-
-@helper
-def add_corner(width, total, weight, address, all_finite):
-    """Add weight * row. Infinite rows count only where their weight is not zero."""
-    if all_finite or weight != np.float32(0.0):
-        return multiply_add(total, weight, load(width, address))
-    return total
-
-
-@helper
-def add_sample(width, total, slab, row_bytes, columns, x, y, weight, all_finite):
-    """Add weight * sample(x, y) of a level with lines of `columns` cells; -1 < x < columns, -1 < y < height."""
-    left, top = floor(x), floor(y)
-    fx, fy = x - left, y - top
-    gx, gy = np.float32(1.0) - fx, np.float32(1.0) - fy
-    line = (columns + 1) * row_bytes
-    upper = slab + (np.int64(to_int(top)) + 1) * line + (np.int64(to_int(left)) + 1) * row_bytes
-    lower = upper + line
-    above, below = weight * gy, weight * fy
-    total = add_corner(width, total, above * gx, upper, all_finite)
-    total = add_corner(width, total, above * fx, upper + row_bytes, all_finite)
-    total = add_corner(width, total, below * gx, lower, all_finite)
-    return add_corner(width, total, below * fx, lower + row_bytes, all_finite)
-
-
-@helper
-def attend_frame(
-    width, total, slab, row_bytes, levels, components, reference, step, offset, points, weights, first, fin
-):
-    """Add the samples that one frame contributes to a query; `weights[first]` belongs to its first sample."""
-    k = first
-    for level in range(levels.shape[0]):
-        height, columns = np.float32(levels[level, 0]), np.float32(levels[level, 1])
-        start = slab + levels[level, 2] * row_bytes
-        base_x, base_y, scale_x, scale_y = place(reference + level * step, components, columns, height, points)
-        for _ in range(points):
-            x = base_x + scale_x * read(offset, 0)
-            y = base_y + scale_y * read(offset, 1)
-            offset += 8
-            weight = weights[k]
-            k += 1
-            inside = (x > np.float32(-1.0)) & (x < columns) & (y > np.float32(-1.0)) & (y < height)
-            if inside & (weight != np.float32(0.0)):
-                total = add_sample(width, total, start, row_bytes, levels[level, 1], x, y, weight, fin)
+def add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, careful):
+    """Sum the samples of a query's frames; those of a frame start at whole blocks."""
+    total = spread(width, np.float32(0.0))
+    start = 0
+    for column in range(frames.shape[0]):
+        count, steps, steps_line = groups[min(column, 1)]
+        source = at(value, b, frames[column], 0, h) + lane * 4
+        first_cell, first_corner = cells + 8 * start, corners + 4 * start
+        total = add_frame(
+            width, total, source, value[3], steps, steps_line, count, first_cell, first_corner, line, careful
+        )
+        start += steps_line
     return total
 
 
 @kernel
 def attend(
     width,
-    job,
+    jobs,
     sizes,
+    part,
     softmax,
-    all_finite,
-    levels,
-    table,
-    slabs,
+    frame_table,
+    tables,
+    value,
     own,  # views of reference points, offsets, logits
     others,
     output,
     lse,
 ):
-    """Job (b, h, t, c): the output and log-sum-exp of the c-th part of the queries."""
+    """Job (b, t, c): the output and log-sum-exp of the c-th part of the queries."""
     references, offsets, logits = own
     other_references, other_offsets, other_logits = others
-    targets, queries, heads, points, other_frames, other_points, components, frames, dim, rows, part = sizes
+    targets, queries, heads, levels, points, other_frames, other_points, components, _, dim = sizes
+    table, other_table = tables
+    own_count, frame_count = levels * points, levels * other_points
+    own_line, other_line = table.shape[1], other_table.shape[1]
+    line = own_line + other_frames * other_line
+    numbers = np.empty(2 * (own_line + other_line) + line, np.int64)
+    steps = np.int64(numbers.ctypes.data)
+    other_steps = steps + 16 * own_line
+    cells = other_steps + 16 * other_line
+    corner_steps(table, value[3], steps)
+    corner_steps(other_table, value[3], other_steps)
+    floats = np.empty(4 * (own_line + other_line) + 5 * line + BLOCK, np.float32)
+    placed = np.int64(floats.ctypes.data)
+    other_placed = placed + 16 * own_line
+    corners = other_placed + 16 * other_line
+    weights = corners + 16 * line
+    groups = ((own_count, steps, own_line), (frame_count, other_steps, other_line))
     parts = (queries + part - 1) // part
-    first = job % parts * part
-    t = job // parts % targets
-    h = job // (parts * targets) % heads
-    b = job // (parts * targets * heads)
-    level_count = levels.shape[0]
-    row_bytes = dim * 4
-    slab_bytes = rows * row_bytes
-    head = slabs + (b * heads + h) * frames * slab_bytes
-    own_count = level_count * points
-    frame_count = level_count * other_points
-    weights = np.empty(own_count + other_frames * frame_count, np.float32)
-    for q in range(first, min(first + part, queries)):
-        own_row = at(logits, b, t, q, h)
-        other_row = at(other_logits, b, t, q, h)
-        norm = np.float32(1.0)
-        if softmax:
-            peak = largest(own_row, own_count, np.float32(-np.inf))
-            peak = largest(other_row, other_frames * frame_count, peak)
-            shift = peak if peak != np.float32(-np.inf) else np.float32(0.0)
-            exponentials(weights, 0, own_row, own_count, shift)
-            exponentials(weights, own_count, other_row, other_frames * frame_count, shift)
-            norm = total_of(weights)
-            write(at(lse, b, t, q, h), 0, shift + np.log(norm))
-            norm = np.float32(1.0) / norm if norm != np.float32(0.0) else np.float32(0.0)
-        else:
-            copy_floats(weights, 0, own_row, own_count)
-        own_reference = at(references, b, t, q, 0)
-        other_reference = at(other_references, b, t, q, 0)
-        own_offset = at(offsets, b, t, q, h)
-        other_offset = at(other_offsets, b, t, q, h)
-        target = at(output, b, t, q, h)
-        for lane in range(0, dim, width_lanes(width)):
-            total = attend_frame(
-                width,
-                zeros(width),
-                head + table[t, 0] * slab_bytes + lane * 4,
-                row_bytes,
-                levels,
-                components,
-                own_reference,
-                references[4],
-                own_offset,
-                points,
-                weights,
-                0,
-                all_finite,
-            )
-            for other in range(other_frames):
-                total = attend_frame(
-                    width,
-                    total,
-                    head + table[t, 1 + other] * slab_bytes + lane * 4,
-                    row_bytes,
-                    levels,
-                    components,
-                    other_reference,
-                    other_references[4],
-                    other_offset + other * frame_count * 8,
-                    other_points,
-                    weights,
-                    own_count + other * frame_count,
-                    all_finite,
-                )
-            store(target + lane * 4, scale(norm, total))
+    job = next_job(jobs)
+    while job >= 0:
+        first = job % parts * part
+        t = job // parts % targets
+        b = job // (parts * targets)
+        for q in range(first, min(first + part, queries)):
+            place_frame(table, at(references, b, t, q, 0), references[4], components, levels, points, placed)
+            if other_frames:
+                reference = at(other_references, b, t, q, 0)
+                place_frame(other_table, reference, other_references[4], components, levels, other_points, other_placed)
+            for h in range(heads):
+                own_row = at(logits, b, t, q, h)
+                own_offset = at(offsets, b, t, q, h)
+                norm = np.float32(1.0)
+                shift = np.float32(0.0)
+                if softmax:
+                    other_row = at(other_logits, b, t, q, h)
+                    peak = largest(own_row, own_count, np.float32(-np.inf))
+                    peak = largest(other_row, other_frames * frame_count, peak)
+                    shift = peak if peak != np.float32(-np.inf) else np.float32(0.0)
+                    norm = exponentials(weights, own_row, own_count, shift)
+                    for i in range(other_frames):
+                        start = 4 * (own_line + i * other_line)
+                        norm += exponentials(weights + start, other_row + 4 * i * frame_count, frame_count, shift)
+                    write(at(lse, b, t, q, h), 0, shift + np.log(norm))
+                    norm = np.float32(1.0) / norm if norm != np.float32(0.0) else np.float32(0.0)
+                else:
+                    copy_floats(weights, own_row, own_count)
+                find_corners(table, placed, own_offset, own_count, weights, cells, corners, line)
+                for i in range(other_frames):
+                    start = own_line + i * other_line
+                    find_corners(
+                        other_table,
+                        other_placed,
+                        at(other_offsets, b, t, q, h) + 8 * i * frame_count,
+                        frame_count,
+                        weights + 4 * start,
+                        cells + 8 * start,
+                        corners + 4 * start,
+                        line,
+                    )
+                target = at(output, b, t, q, h)
+                for lane in range(0, dim, width_lanes(width)):
+                    frames = frame_table[t]
+                    total = add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, False)
+                    if not all_finite(total):
+                        total = add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, True)
+                    store(target + lane * 4, total * norm)
+        job = next_job(jobs)
+    # These are used by address only: name them once more, or they would be freed before.
+    return floats[0], numbers[0]
 
 
 def run_attention(
@@ -221,37 +205,34 @@ def run_attention(
     dim, width = row_width(p.head_dim)
     output = float_buffer(p.clips, p.targets, p.queries, p.heads, dim)
     lse = float_buffer(p.clips, p.targets, p.queries, p.heads if softmax else 0)
-    levels, rows = level_table(p.spatial_shapes, starts)
     tensors = dense(tensors, dim)
-    slabs = float_buffer(p.clips, p.heads, p.source_frames, rows, dim)
-    finite = [True] * (p.clips * p.heads * p.source_frames)
-    value, slab = view(tensors.value), slabs.data_ptr()
-
-    def pack_job(job: int) -> None:
-        finite[job] = pack(width, job, value, p.source_frames, p.heads, levels, rows, dim, slab)
-
-    run_jobs(pack_job, len(finite))
-    part = max(1, min(p.queries, _SAMPLES_PER_JOB // p.samples))
+    part = max(1, min(p.queries, _SAMPLES_PER_JOB // (p.heads * p.samples)))
     arguments = (
-        (*kernel_sizes(p, dim, rows), part),
+        kernel_sizes(p, dim),
+        part,
         softmax,
-        all(finite),
-        levels,
         np.array(p.frame_table, np.int64),
-        slab,
+        sample_tables(p, starts),
+        view(tensors.value),
         tuple(map(view, tensors.own)),
         tuple(map(view, tensors.others)),
         view(output),
         view(lse),
     )
-    run_jobs(lambda job: attend(width, job, *arguments), p.clips * p.heads * p.targets * math.ceil(p.queries / part))
+    run_jobs(lambda jobs: attend(width, jobs, *arguments), p.clips * p.targets * math.ceil(p.queries / part))
     return output[..., : p.head_dim].flatten(3).to(dtype), lse
 
 
-def kernel_sizes(p: StdaProblem, dim: int, rows: int) -> tuple[int, ...]:
+def sample_tables(p: StdaProblem, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sample tables of the own frame and of another one."""
+    starts = tuple(starts)
+    return tuple(sample_table(p.spatial_shapes, starts, points) for points in (p.points, p.other_points))
+
+
+def kernel_sizes(p: StdaProblem, dim: int) -> tuple[int, ...]:
     """The sizes of a problem as the kernels unpack them."""
-    query = (p.targets, p.queries, p.heads, p.points, p.other_frames, p.other_points, p.components)
-    return (*query, p.source_frames, dim, rows)
+    samples = (p.levels, p.points, p.other_frames, p.other_points, p.components)
+    return (p.targets, p.queries, p.heads, *samples, p.source_frames, dim)
 
 
 def stda_forward(
@@ -290,4 +271,4 @@ def as_attention(
         other_logits=float_buffer(*no_samples),
         other_reference_points=box,
     )
-    return StdaProblem.of(tensors, tuple(shapes), ((0,),)), tensors, starts
+    return StdaProblem.of(tensors, tuple(map(tuple, shapes)), ((0,),)), tensors, starts

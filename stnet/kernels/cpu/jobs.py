@@ -4,12 +4,14 @@ The kernels release the GIL, so plain Python threads run them in parallel. Unlik
 be entered from several threads at once, works in a forked process, and costs no compile time.
 """
 
-import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
+
+from stnet.kernels.cpu.simd import fetch_and_add, helper
 
 
 class _Workers:
@@ -34,25 +36,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_workers.forget)
 
 
-def run_jobs(job: Callable[[int], None], count: int) -> None:
-    """Call `job(0)` to `job(count - 1)`, each once, in any order, on `torch.get_num_threads()` threads.
+@helper
+def next_job(jobs):
+    """The number of a job that nobody has taken yet, -1 if there is none."""
+    job = fetch_and_add(jobs.ctypes.data)
+    return job if job < jobs[1] else -1
 
-    Jobs must not depend on each other, so that results do not depend on the number of threads.
+
+def run_jobs(work: Callable[[np.ndarray], None], count: int) -> None:
+    """Run jobs 0 to `count` - 1, each once, in any order, on `torch.get_num_threads()` threads.
+
+    Every thread calls `work` once, a kernel that takes jobs by `next_job` until none is left: a call from Python costs
+    as much as many a job. Jobs must not depend on each other, so that results do not depend on the number of threads.
     """
+    jobs = np.array([0, count], np.int64)
     threads = min(torch.get_num_threads(), count)
-    numbers = itertools.count()
-
-    def drain():
-        while (number := next(numbers)) < count:
-            job(number)
-
     if threads <= 1:
-        drain()
+        work(jobs)
         return
     pool = _workers.get(threads - 1)
-    helpers = [pool.submit(drain) for _ in range(threads - 1)]
+    helpers = [pool.submit(work, jobs) for _ in range(threads - 1)]
     try:
-        drain()
+        work(jobs)
     finally:
-        for helper in helpers:
-            helper.result()
+        for helping in helpers:
+            if not helping.cancel():  # one that has not begun, on a busy machine, finds nothing left to do
+                helping.result()

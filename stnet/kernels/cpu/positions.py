@@ -5,53 +5,57 @@ import math
 import numpy as np
 from torch import Tensor
 
-from stnet.kernels.cpu.jobs import run_jobs
-from stnet.kernels.cpu.layout import at, float_buffer, place, view
+from stnet.kernels.cpu.jobs import next_job, run_jobs
+from stnet.kernels.cpu.layout import at, float_buffer, view
+from stnet.kernels.cpu.samples import place
 from stnet.kernels.cpu.simd import kernel, read, write
 
 _QUERIES_PER_JOB = 64
 
 
 @kernel
-def position_backward(job, sizes, want_reference, levels, references, offsets, offset_gradient, reference_gradient):
+def position_backward(jobs, sizes, want_reference, levels, references, offsets, offset_gradient, reference_gradient):
     """Job (b, t, c): reference-point gradients of some queries; gradients by pixels become gradients by offsets."""
     targets, queries, heads, groups, points, components, part = sizes
     parts = (queries + part - 1) // part
-    first = job % parts * part
-    t = job // parts % targets
-    b = job // (parts * targets)
     half = np.float32(0.5)
     level_count = levels.shape[0]
-    for q in range(first, min(first + part, queries)):
-        for level in range(level_count):
-            size_y, size_x = np.float32(levels[level, 0]), np.float32(levels[level, 1])
-            reference = at(references, b, t, q, level)
-            _, _, scale_x, scale_y = place(reference, components, size_x, size_y, points)
-            centre_x = centre_y = box_w = box_h = np.float32(0.0)
-            for h in range(heads):
-                offset_row = at(offsets, b, t, q, h)
-                gradient_row = at(offset_gradient, b, t, q, h)
-                for group in range(groups):
-                    start = (group * level_count + level) * points * 2
-                    for k in range(start, start + 2 * points, 2):
-                        pixel_x, pixel_y = read(gradient_row, k), read(gradient_row, k + 1)
-                        centre_x += pixel_x
-                        centre_y += pixel_y
-                        if components == 4:
-                            # A sample that was skipped has gradient zero, and perhaps an infinite offset.
-                            if pixel_x != np.float32(0.0):
-                                box_w += pixel_x * read(offset_row, k)
-                                write(gradient_row, k, pixel_x * scale_x)
-                            if pixel_y != np.float32(0.0):
-                                box_h += pixel_y * read(offset_row, k + 1)
-                                write(gradient_row, k + 1, pixel_y * scale_y)
-            if want_reference:
-                target = at(reference_gradient, b, t, q, level)
-                write(target, 0, centre_x * size_x)
-                write(target, 1, centre_y * size_y)
-                if components == 4:
-                    write(target, 2, box_w * half * size_x / np.float32(points))
-                    write(target, 3, box_h * half * size_y / np.float32(points))
+    job = next_job(jobs)
+    while job >= 0:
+        first = job % parts * part
+        t = job // parts % targets
+        b = job // (parts * targets)
+        for q in range(first, min(first + part, queries)):
+            for level in range(level_count):
+                size_y, size_x = np.float32(levels[level, 0]), np.float32(levels[level, 1])
+                reference = at(references, b, t, q, level)
+                _, _, scale_x, scale_y = place(reference, components, size_x, size_y, points)
+                centre_x = centre_y = box_w = box_h = np.float32(0.0)
+                for h in range(heads):
+                    offset_row = at(offsets, b, t, q, h)
+                    gradient_row = at(offset_gradient, b, t, q, h)
+                    for group in range(groups):
+                        start = (group * level_count + level) * points * 2
+                        for k in range(start, start + 2 * points, 2):
+                            pixel_x, pixel_y = read(gradient_row, k), read(gradient_row, k + 1)
+                            centre_x += pixel_x
+                            centre_y += pixel_y
+                            if components == 4:
+                                # A sample that was skipped has gradient zero, and perhaps an infinite offset.
+                                if pixel_x != np.float32(0.0):
+                                    box_w += pixel_x * read(offset_row, k)
+                                    write(gradient_row, k, pixel_x * scale_x)
+                                if pixel_y != np.float32(0.0):
+                                    box_h += pixel_y * read(offset_row, k + 1)
+                                    write(gradient_row, k + 1, pixel_y * scale_y)
+                if want_reference:
+                    target = at(reference_gradient, b, t, q, level)
+                    write(target, 0, centre_x * size_x)
+                    write(target, 1, centre_y * size_y)
+                    if components == 4:
+                        write(target, 2, box_w * half * size_x / np.float32(points))
+                        write(target, 3, box_h * half * size_y / np.float32(points))
+        job = next_job(jobs)
 
 
 def convert_position_gradients(
@@ -71,6 +75,6 @@ def convert_position_gradients(
     target = reference_gradient if wanted else float_buffer(0, 0, 0, 0)
     views = [view(x) for x in (references, offsets, pixel_gradient, target)]
     run_jobs(
-        lambda job: position_backward(job, sizes, wanted, levels, *views),
+        lambda jobs: position_backward(jobs, sizes, wanted, levels, *views),
         clips * targets * math.ceil(queries / part),
     )

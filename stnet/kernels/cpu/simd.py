@@ -1,17 +1,18 @@
-"""Vectors of float32 lanes and raw addresses inside Numba kernels.
+"""Vectors of float32 lanes and raw addresses inside Numba kernels; `lanes` computes with them.
 
-Numba vectorizes loops only where LLVM proves it safe; a sum over samples that lives in memory is not such a case. Here
-a row of a head is one value of vector type, which LLVM keeps in registers: SSE, AVX, AVX-512 or NEON, whatever the
-processor has. Kernels take addresses and strides instead of arrays: one signature for every input layout.
+Numba vectorizes loops only where LLVM proves it safe and worth it. A sum over samples that lives in memory is not such
+a case, nor is a loop over the few samples of a frame. Here a row of a head, or eight samples, are one value of vector
+type, which LLVM keeps in registers: SSE, AVX, AVX-512 or NEON, whatever the processor has. Kernels take addresses and
+strides instead of arrays: one signature for every input layout.
 """
 
 import hashlib
 from pathlib import Path
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.imputils import lower_constant
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -21,7 +22,7 @@ from numba.extending import (
     unbox,
 )
 
-FLOAT = ir.FloatType()
+FLOAT, INT, LONG, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
 
 def source_digest(folder: Path) -> str:
@@ -33,13 +34,6 @@ def source_digest(folder: Path) -> str:
 _DIGEST = source_digest(Path(__file__).parent)
 
 
-class Width:
-    """The number of lanes a kernel is compiled for; passed as its first argument."""
-
-    def __init__(self, lanes: int):
-        self.lanes = lanes
-
-
 class WidthType(types.Type):
     """Numba's type of a `Width`."""
 
@@ -48,12 +42,27 @@ class WidthType(types.Type):
         super().__init__(name=f"Width({lanes}, {_DIGEST})")
 
 
+class Width:
+    """The number of lanes a kernel or a helper is compiled for; passed as its first argument."""
+
+    def __init__(self, lanes: int):
+        self.lanes, self.type = lanes, WidthType(lanes)
+
+
 class LanesType(types.Type):
     """Numba's type of a vector of float32 lanes."""
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         super().__init__(name=f"Lanes({lanes})")
+
+
+class MaskType(types.Type):
+    """Numba's type of a vector of conditions, one for each lane."""
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        super().__init__(name=f"Mask({lanes})")
 
 
 register_model(WidthType)(models.OpaqueModel)
@@ -67,14 +76,27 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(FLOAT, kind.lanes))
 
 
+@register_model(MaskType)
+class MaskModel(models.PrimitiveModel):
+    """How LLVM holds a vector of conditions."""
+
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, ir.VectorType(BIT, kind.lanes))
+
+
 @typeof_impl.register(Width)
 def _type_of_width(value, context):
-    return WidthType(value.lanes)
+    return value.type
 
 
 @unbox(WidthType)
 def _unbox_width(kind, value, context):
     return NativeValue(context.context.get_dummy_value())
+
+
+@lower_constant(WidthType)
+def _constant_width(context, builder, kind, value):
+    return context.get_dummy_value()
 
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
@@ -94,35 +116,8 @@ def helper(function):
     return njit(fastmath=_STRICT, **_OPTIONS)(function)
 
 
-def reduction(function):
-    """A helper whose loop sums or compares in any order, so that LLVM may vectorize it (the order is still fixed)."""
-    return njit(fastmath=_STRICT | {"reassoc", "nnan"}, **_OPTIONS)(function)
-
-
 def _pointer(builder, address, kind):
     return builder.inttoptr(address, kind.as_pointer())
-
-
-def _splat(builder, scalar, lanes):
-    single = builder.insert_element(
-        ir.Constant(ir.VectorType(FLOAT, lanes), ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-    )
-    return _shuffle(builder, single, single, [0] * lanes)
-
-
-def _shuffle(builder, left, right, indices):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), indices)
-    return builder.shuffle_vector(left, right, mask)
-
-
-def _fold(builder, vector, lanes, target):
-    """Add the upper half of a vector to its lower half until `target` lanes are left."""
-    while lanes > target:
-        lanes //= 2
-        low = _shuffle(builder, vector, vector, list(range(lanes)))
-        high = _shuffle(builder, vector, vector, list(range(lanes, 2 * lanes)))
-        vector = builder.fadd(low, high)
-    return vector
 
 
 @intrinsic
@@ -147,14 +142,34 @@ def write(typing, address, index, number):
 
 
 @intrinsic
-def zeros(typing, width):
-    """A vector of zeros."""
-    lanes = LanesType(width.lanes)
+def read_long(typing, address, index):
+    """The int64 at `address`, `index` elements on."""
 
     def code(context, builder, signature, args):
-        return ir.Constant(context.get_value_type(lanes), [0.0] * lanes.lanes)
+        return builder.load(builder.gep(_pointer(builder, args[0], LONG), [args[1]]))
 
-    return lanes(width), code
+    return types.int64(types.int64, types.int64), code
+
+
+@intrinsic
+def write_long(typing, address, index, number):
+    """Store an int64 `index` elements after `address`."""
+
+    def code(context, builder, signature, args):
+        builder.store(args[2], builder.gep(_pointer(builder, args[0], LONG), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
+def fetch_and_add(typing, address):
+    """Add 1 to an int64 that threads share; return what it was."""
+
+    def code(context, builder, signature, args):
+        return builder.atomic_rmw("add", _pointer(builder, args[0], LONG), ir.Constant(LONG, 1), "monotonic")
+
+    return types.int64(types.int64), code
 
 
 @intrinsic
@@ -162,7 +177,7 @@ def width_lanes(typing, width):
     """The number of lanes, a constant."""
 
     def code(context, builder, signature, args):
-        return ir.Constant(ir.IntType(64), width.lanes)
+        return ir.Constant(LONG, width.lanes)
 
     return types.int64(width), code
 
@@ -179,6 +194,20 @@ def load(typing, width, address):
 
 
 @intrinsic
+def load_first(typing, width, address, count, filling):
+    """The vector at an address of which only the first `count` lanes are read; the others are `filling`."""
+    lanes = LanesType(width.lanes)
+
+    def code(context, builder, signature, args):
+        kind = context.get_value_type(lanes)
+        mask = first_lanes(builder, args[2], width.lanes)
+        arguments = [_pointer(builder, args[1], kind), ir.Constant(INT, 4), mask, splat(builder, args[3], width.lanes)]
+        return call_intrinsic(builder, f"llvm.masked.load.v{width.lanes}f32.p0", kind, arguments)
+
+    return lanes(width, types.int64, types.int64, types.float32), code
+
+
+@intrinsic
 def store(typing, address, vector):
     """Write a vector to a 4-byte aligned address."""
 
@@ -190,132 +219,55 @@ def store(typing, address, vector):
 
 
 @intrinsic
-def multiply_add(typing, total, scalar, vector):
-    """`total + scalar * vector`."""
+def store_first(typing, address, vector, count):
+    """Write the first `count` lanes of a vector to a 4-byte aligned address, all where there are not so many."""
 
     def code(context, builder, signature, args):
-        product = builder.fmul(_splat(builder, args[1], vector.lanes), args[2], flags=["contract"])
-        return builder.fadd(args[0], product, flags=["contract"])
+        pointer = _pointer(builder, args[0], args[1].type)
+        mask = first_lanes(builder, args[2], vector.lanes)
+        arguments = [args[1], pointer, ir.Constant(INT, 4), mask]
+        call_intrinsic(builder, f"llvm.masked.store.v{vector.lanes}f32.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
 
-    return vector(vector, types.float32, vector), code
+    return types.void(types.int64, vector, types.int64), code
 
 
 @intrinsic
-def scale(typing, scalar, vector):
-    """`scalar * vector`."""
+def store_cells(typing, address, first, columns, left, top):
+    """Write the int64 numbers of the cells (left, top), as float32 lanes, of levels that start at int32 `first`."""
 
     def code(context, builder, signature, args):
-        return builder.fmul(_splat(builder, args[0], vector.lanes), args[1])
+        integers = ir.VectorType(INT, left.lanes)
+        starts, widths = (builder.load(_pointer(builder, x, integers), align=4) for x in args[1:3])
+        x, y = (builder.fptosi(number, integers) for number in args[3:])
+        cells = builder.add(starts, builder.add(builder.mul(y, widths), x))
+        cells = builder.sext(cells, ir.VectorType(LONG, left.lanes))
+        builder.store(cells, _pointer(builder, args[0], cells.type), align=8)
+        return context.get_dummy_value()
 
-    return vector(types.float32, vector), code
-
-
-@intrinsic
-def finite(typing, vector):
-    """The vector with 0 in place of lanes that are infinite or NaN."""
-
-    def code(context, builder, signature, args):
-        nothing = ir.Constant(args[0].type, [0.0] * vector.lanes)
-        ordinary = builder.fcmp_ordered("==", builder.fsub(args[0], args[0]), nothing)
-        return builder.select(ordinary, args[0], nothing)
-
-    return vector(vector), code
+    return types.void(types.int64, types.int64, types.int64, left, top), code
 
 
-@intrinsic
-def dot(typing, left, right):
-    """The scalar product of two vectors, summed in a fixed order."""
-
-    def code(context, builder, signature, args):
-        product = _fold(builder, builder.fmul(args[0], args[1]), left.lanes, 1)
-        return builder.extract_element(product, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(left, left), code
+def first_lanes(builder, count, lanes):
+    """A mask of the first `count` lanes, in LLVM's language."""
+    numbers = ir.Constant(ir.VectorType(INT, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, INT), lanes))
 
 
-@intrinsic
-def dot4(typing, a, b, c, d, right):
-    """Four scalar products with the same right side, summed together: fewer shuffles than four times `dot`."""
-    result = types.UniTuple(types.float32, 4)
-
-    def code(context, builder, signature, args):
-        parts = [_fold(builder, builder.fmul(left, args[4]), right.lanes, 4) for left in args[:4]]
-        pairs = [_add_neighbours(builder, parts[0], parts[1]), _add_neighbours(builder, parts[2], parts[3])]
-        sums = _add_neighbours(builder, *pairs)
-        items = [builder.extract_element(sums, ir.Constant(ir.IntType(32), i)) for i in range(4)]
-        return context.make_tuple(builder, result, items)
-
-    return result(a, b, c, d, right), code
+def call_intrinsic(builder, name, result, arguments):
+    """Call a function that LLVM knows by name."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _add_neighbours(builder, left, right):
-    even = _shuffle(builder, left, right, [0, 2, 4, 6])
-    odd = _shuffle(builder, left, right, [1, 3, 5, 7])
-    return builder.fadd(even, odd)
+def splat(builder, scalar, lanes):
+    """A vector of equal numbers, in LLVM's language."""
+    kind = ir.VectorType(scalar.type, lanes)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(INT, 0))
+    return shuffle(builder, single, single, [0] * lanes)
 
 
-@intrinsic
-def _power_of_two(typing, exponent):
-    """2 to an integer between -126 and 127."""
-
-    def code(context, builder, signature, args):
-        biased = builder.add(args[0], ir.Constant(ir.IntType(32), 127))
-        return builder.bitcast(builder.shl(biased, ir.Constant(ir.IntType(32), 23)), FLOAT)
-
-    return types.float32(types.int32), code
-
-
-@intrinsic
-def floor(typing, number):
-    """Round a float32 down, as a float32."""
-
-    def code(context, builder, signature, args):
-        return builder.call(builder.module.declare_intrinsic("llvm.floor", [FLOAT]), args)
-
-    return types.float32(types.float32), code
-
-
-@intrinsic
-def to_int(typing, number):
-    """Truncate a float32 of small magnitude."""
-
-    def code(context, builder, signature, args):
-        return builder.fptosi(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), code
-
-
-@intrinsic
-def choose(typing, condition, yes, no):
-    """`yes if condition else no` without a branch, which would keep LLVM from vectorizing."""
-
-    def code(context, builder, signature, args):
-        flag = cgutils.as_bool_bit(builder, args[0])
-        return builder.select(flag, args[1], args[2])
-
-    return types.float32(types.boolean, types.float32, types.float32), code
-
-
-_LOG2_E = 1.4426950408889634
-_LN2_HIGH = 0.693359375
-_LN2_LOW = -2.12194440e-4
-_SMALLEST = -87.0  # below, exp is less than 2 ** -125: taken as 0
-
-
-@helper
-def exp(x):
-    """E to the power x <= 0 within two units in the last place (Cephes' polynomial); 0 for -inf; NaN for NaN."""
-    bounded = choose(x < np.float32(_SMALLEST), np.float32(_SMALLEST), x)
-    power = floor(bounded * np.float32(_LOG2_E) + np.float32(0.5))
-    rest = bounded - power * np.float32(_LN2_HIGH) - power * np.float32(_LN2_LOW)
-    y = np.float32(1.9875691500e-4)
-    y = y * rest + np.float32(1.3981999507e-3)
-    y = y * rest + np.float32(8.3334519073e-3)
-    y = y * rest + np.float32(4.1665795894e-2)
-    y = y * rest + np.float32(1.6666665459e-1)
-    y = y * rest + np.float32(5.0000001201e-1)
-    y = y * rest * rest + rest + np.float32(1.0)
-    # NaN must not reach the conversion; the polynomial carries it on.
-    power = choose(power == power, power, np.float32(0.0))
-    y = y * _power_of_two(to_int(power))
-    return choose(x < np.float32(_SMALLEST), np.float32(0.0), y)
+def shuffle(builder, left, right, indices):
+    """The vector of the lanes with these indices of two vectors, in LLVM's language."""
+    mask = ir.Constant(ir.VectorType(INT, len(indices)), indices)
+    return builder.shuffle_vector(left, right, mask)
