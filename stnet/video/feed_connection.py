@@ -38,6 +38,9 @@ OPENING_SECONDS = (2.0, 10.0)
 SILENT_SECONDS = 5.0
 """How long a feed that is open may show no frame."""
 
+SILENT_PACKETS = 50
+"""And how many packets without a frame that takes: on a busy machine time alone tells nothing of the sender."""
+
 MAX_PACKET = 2**26
 """Most bytes of a coded frame."""
 
@@ -112,13 +115,14 @@ class FeedConnection:
             EOFError: the sender has ended, or the feed was stopped.
             VideoError: it is too large.
         """
-        deadline = time.monotonic() + SILENT_SECONDS
+        deadline, packets = time.monotonic() + SILENT_SECONDS, 0
         while not self._stopped.is_set():
             frame = next(self._images, None)
             if frame is not None:
                 return self._upright(frame)
-            if time.monotonic() > deadline:
+            if packets >= SILENT_PACKETS and time.monotonic() > deadline:
                 raise FeedLostError(f"no frame for {SILENT_SECONDS:g} s")
+            packets += 1
             self._images = iter(self._decoded())
         raise EOFError
 
@@ -143,7 +147,8 @@ class FeedConnection:
                 self._reader or name.place,
                 format=form,
                 options=options,
-                timeout=(seconds, SILENT_SECONDS),
+                # A pipe's reader keeps the time itself: FFmpeg would count how long Python's lock was waited for.
+                timeout=None if self._reader is not None else (seconds, SILENT_SECONDS),
                 metadata_errors="replace",
             )
         except av.error.ExitError as error:

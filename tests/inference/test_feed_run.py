@@ -69,7 +69,7 @@ def test_standard_input_to_standard_output(infer, stdin, tmp_path):
     status, out, err = infer("--live", "-", "--json-lines", "--no-files", "--every-frame", "--mm-per-pixel", "0.1")
     events = lines(out)
     assert status == 0, err
-    assert [event["event"] for event in events] == ["start", *["frame"] * 12, "end"]
+    assert [event["event"] for event in events] == ["start", *["frame"] * 12, "end"], (events[-1], err)
     start, *frames, end = events
     assert start["feed"] == "standard input" and (start["width"], start["height"]) == (64, 48)
     assert start["format"] == "stnet-live/1" and start["score_threshold"] == 0.2
