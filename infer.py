@@ -1,6 +1,8 @@
 """Find lesions in ultrasound videos: `python infer.py clip.mp4`; `python infer.py --help` tells the rest."""
 
-from stnet.inference.cli import command
+import sys
+
+from stnet.command import run
 
 if __name__ == "__main__":
-    command()
+    sys.exit(run("infer", "infer.py"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from stnet.training.cli import main
+from stnet.command import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("train", "train.py"))

@@ -34,6 +34,7 @@ def pytest_addoption(parser):
         default=gpu,
         help="measure torch.compile of the reference on a CPU too, where compiling takes minutes for each case",
     )
+    group.addoption("--bench-peers", metavar="FOLDER", help="where deformops is, for the host time of its calls")
     group.addoption("--bench-seconds", type=float, help="after this time the remaining benchmarks are skipped")
 
 

@@ -6,10 +6,9 @@
 The operators are in `stnet.kernels`. Not a medical device.
 """
 
-import importlib
+from stnet.lazy import lazy
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "ModelConfig", "VideoDetector", "load", "save"]
 
 # Imported on first use: the operators alone need neither torchvision nor a video library.
 _HOMES = {
@@ -20,8 +19,9 @@ _HOMES = {
     "save": "stnet.model.checkpoint",
 }
 
+__all__ = ["__version__", *_HOMES]
+__getattr__, _ = lazy(__name__, _HOMES)
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'stnet' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TextIO
 
 from stnet.console import printable
 from stnet.errors import EXTERNAL
@@ -30,7 +31,7 @@ def run(command: Callable[[], int | None]) -> int:
         return INTERRUPTED
     except EXTERNAL as error:
         print(f"error: {explain(error)}", file=sys.stderr)
-        _silence_standard_output()
+        silence(sys.stdout)
         return UNUSABLE
 
 
@@ -46,10 +47,10 @@ def explain(error: BaseException) -> str:
     return "\n".join(map(printable, str(error).split("\n")))
 
 
-def _silence_standard_output() -> None:
-    """Send what standard output still holds nowhere if it cannot be written: Python would complain of it at its end."""
+def silence(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere if it cannot be written: Python would complain of it at its end."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError):
         with suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            os.dup2(nowhere.fileno(), stream.fileno())

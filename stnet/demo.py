@@ -18,10 +18,10 @@ import torch
 from torchvision.ops import box_iou
 
 from stnet import command_line, files
+from stnet.choices import DEFAULT_MODEL
 from stnet.data.phantom import PhantomVideo, render_phantom
 from stnet.errors import ConfigError
 from stnet.inference import cli as infer
-from stnet.model.checkpoint import DEFAULT_MODEL
 from stnet.video.writer import VideoWriter
 
 UNSEEN = 2  # data sets render from (seed, 0 or 1, number); this place is the demo's own
@@ -95,9 +95,9 @@ def _match(boxes: np.ndarray, labels: np.ndarray, row: dict, threshold: float) -
     return used, right
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m stnet.demo") -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m stnet.demo", description="Find lesions in phantom videos.")
+    parser = argparse.ArgumentParser(prog=prog, description="Find lesions in phantom videos.")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the videos (default: 0)")
     parser.add_argument("--frames", type=int, default=FRAMES, help=f"frames per video (default: {FRAMES})")

@@ -180,11 +180,9 @@ def _fact(title: str, text: str) -> str:
     return f"## {title}\n\n```json\n{json.dumps(value, indent=2)}\n```\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export") -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stnet.export", description="Export a detector to torch.export, ONNX and safetensors."
-    )
+    parser = argparse.ArgumentParser(prog=prog, description="Export a detector to torch.export, ONNX and safetensors.")
     parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")

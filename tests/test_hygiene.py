@@ -53,6 +53,8 @@ def test_imports_without_an_optional_package(absent, statement):
 
 GROUND = {
     "errors",
+    "choices",
+    "lazy",
     "files",
     "console",
     "contents",

@@ -192,7 +192,7 @@ def training(context: Context, seconds: float) -> dict[str, Any]:
     folder = _fresh(context.scratch, "training")
     options = shlex.split(context.training or TRAINING[context.device])
     arguments = ("--data", str(data), "--output", str(folder), "--device", context.device, *options)
-    ended = context.run("-m", "stnet.training.cli", *arguments, seconds=deadline - time.monotonic())
+    ended = context.run("-m", "stnet", "train", *arguments, seconds=deadline - time.monotonic())
     steps, epochs = _read_csv(folder / "steps.csv"), _read_csv(folder / "metrics.csv")
     result = {"options": options, "data": "given" if context.data else "phantoms", "steps": len(steps)}
     result |= {"first_step": steps[0] if steps else None, "last_step": steps[-1] if steps else None, "epochs": epochs}

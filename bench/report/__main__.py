@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report import figures, machine_code, plots, recipes, summary, tables
-from bench.report.results import CPU_FILE, GPU_FILE, RESULTS, Run, load, load_folder
+from bench.report.results import CPU_FILE, GPU_FILE, HOST_FILE, RESULTS, Run, load, load_folder
 from stnet.command_line import run
 from stnet.errors import DataError
 from stnet.files import write_text
 
 REPORT_FILE = "REPORT.md"
-RESULT_FILES = (GPU_FILE, CPU_FILE, "accuracy.json")
+RESULT_FILES = (GPU_FILE, CPU_FILE, HOST_FILE, "accuracy.json")
+HOST_TIME = (
+    "Python, PyTorch and Triton until a kernel would be launched, without a GPU (`bench/timing/bench_host_time.py`): "
+    "minima of thread CPU time, the calls taken in turn; a launch itself comes on top for all alike."
+)
 
 
 def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
@@ -37,12 +41,21 @@ def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
     for measured in runs:
         parts += _run_sections(measured)
     for title, text in (
+        ("Host time of a call", _host_section(folder)),
         ("Machine code", machine_code.section(folder)),
         ("Recipes of training", recipes.sections(folder)),
     ):
         parts += [f"## {title}", text] if text else []
     parts += [f"![{name}]({name})" for name in pictures]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _host_section(folder: Path) -> str:
+    """The table of host times, where the folder has some."""
+    if not (folder / HOST_FILE).exists():
+        return ""
+    measured = load(folder / HOST_FILE)
+    return f"{HOST_TIME}\n\n{tables.machine_line(measured)}.\n\n{tables.host_table(measured)}"
 
 
 def _run_sections(run: Run) -> list[str]:
@@ -97,7 +110,7 @@ def _renew(made: Path, results: Path) -> None:
     if not found:
         raise DataError(f"--renew {made}: holds none of {', '.join(RESULT_FILES)}; run make bench first")
     for path in found:
-        if path.name in (GPU_FILE, CPU_FILE):
+        if path.name in (GPU_FILE, CPU_FILE, HOST_FILE):
             load(path)
         write_text(results / path.name, path.read_text(encoding="utf-8"))
         print(f"renewed {results / path.name}")

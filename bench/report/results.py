@@ -9,7 +9,7 @@ from typing import Any
 from stnet.errors import DataError
 
 RESULTS = Path(__file__).parents[1] / "results"
-CPU_FILE, GPU_FILE = "cpu_benchmark.json", "gpu_suite.json"
+CPU_FILE, GPU_FILE, HOST_FILE = "cpu_benchmark.json", "gpu_suite.json", "host_time.json"
 BENCHMARK_STAGES = ("operators", "inference", "training step")
 
 

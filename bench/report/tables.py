@@ -181,6 +181,14 @@ def growth_table(run: Run) -> str:
     return table(["cost over", "dtype", "measured at", "slope", "fixed", "R²", "residuals"], rows)
 
 
+def host_table(run: Run) -> str:
+    """Host time of one call of each operator: minima of thread CPU time, and as multiples of an empty operator's."""
+    measured = sorted(run.select(suite="host time"), key=lambda m: m.stats["min"])
+    empty = next((m.stats["min"] for m in measured if m["implementation"] == "empty custom_op"), math.nan)
+    rows = [[m["implementation"], f"{m.stats['min'] * 1e6:.1f}", f"{m.stats['min'] / empty:.2f}"] for m in measured]
+    return table(["call", "microseconds", "times `empty custom_op`"], rows)
+
+
 def without_time_table(run: Run) -> str:
     """What could not be measured: missing packages once, then every failed or skipped benchmark by reason."""
     rows = [[name, "missing", reason] for name, reason in run.machine.get("missing", {}).items()]

@@ -138,10 +138,10 @@ def _read_split(root: Path, name: str, hashes: FrameHashes, quick: bool, on_fram
     return split
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.check") -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.data.check",
+        prog=prog,
         description="Find what is wrong with a data set in the layout of BUV.",
         epilog="Exit status 0: nothing found; 1: findings (after --repair: left ones); 2: unusable or not repaired.",
     )

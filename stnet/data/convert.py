@@ -225,15 +225,15 @@ def _claim(out: Path, name: str) -> Path:
     return folder
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.convert") -> int:
     """Run the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return command_line.run(lambda: _run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.data.convert",
+        prog=prog,
         description="Turn frames or video files with annotations of common tools into a data set.",
         epilog="docs/data-formats.md lists what is honoured, converted and refused of each format.",
     )

@@ -240,10 +240,10 @@ def _check_lesions(lesions: Sequence[str]) -> None:
         raise ConfigError(f"lesions {list(lesions)}: give at most two of {', '.join(LESION_CLASSES)}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.phantom") -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.data.phantom",
+        prog=prog,
         description="Write synthetic breast ultrasound videos with known lesions as a data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

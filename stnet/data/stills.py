@@ -195,10 +195,10 @@ def _check_options(shape: Moving | Held, splits: Mapping[str, Sequence[Stills]])
     return next(iter(classes))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.stills") -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.data.stills",
+        prog=prog,
         description="Write still images with lesion boxes as a data set of videos.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

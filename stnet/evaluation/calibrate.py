@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import save as serialize
 
 from stnet import command_line, files
+from stnet.choices import OPERATING_POINTS
 from stnet.console import Reporter
 from stnet.devices import resolve_device
 from stnet.errors import CheckpointError
@@ -21,7 +22,7 @@ from stnet.evaluation.operating import PointResult, choose, cross_judge, judge
 from stnet.evaluation.predict import predict_frames
 from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.model.checkpoint import CONFIG_KEY, load, read_checkpoint, resolve
-from stnet.model.operating_points import OPERATING_POINTS, OPERATING_POINTS_KEY, OperatingPoints
+from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stnet.choices import OPERATING_POINTS
 from stnet.evaluation.bootstrap import SAMPLES, bootstrap_intervals
 from stnet.evaluation.calibration import calibrated_frames, fit_platt, mean_error, reliability
 from stnet.evaluation.coco import FALSE_POSITIVE_IOU, ScoredFrame, in_order, merge_classes
 from stnet.evaluation.image_metrics import Figure, threshold_at_rate
 from stnet.evaluation.matches import match
-from stnet.model.operating_points import OPERATING_POINTS, OperatingPoints
+from stnet.model.operating_points import OperatingPoints
 
 ALARM_RATES = {"sensitive": 0.5, "balanced": 0.1, "specific": 0.02}
 """False positives an image that each operating point may make on the data it is chosen on."""

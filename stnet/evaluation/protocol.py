@@ -1,9 +1,8 @@
 """Which frames an evaluation scores, and by which clips they are predicted."""
 
+from stnet.choices import PROTOCOLS
 from stnet.data.clips.planning import LOCAL_FRAMES, Clip, plan_clips
 from stnet.data.index import DatasetIndex
-
-PROTOCOLS = ("all", "published")
 
 
 def planned_clips(

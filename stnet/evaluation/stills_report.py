@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from stnet.choices import OPERATING_POINTS
 from stnet.evaluation.bootstrap import SAMPLES
 from stnet.evaluation.calibration import Reliability, calibrated_frames, mean_error, reliability
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
@@ -26,7 +27,7 @@ from stnet.evaluation.operating import CrossJudgement, PointResult, cross_judge,
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_reliability
 from stnet.evaluation.report import NUMBERS_FILE
 from stnet.evaluation.scored_stills import ScoredSet
-from stnet.model.operating_points import OPERATING_POINTS, OperatingPoints
+from stnet.model.operating_points import OperatingPoints
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

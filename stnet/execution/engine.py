@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stnet.choices import DTYPE_NAMES
 from stnet.data.clips.transforms import resized_size
 from stnet.devices import resolve_device
 from stnet.errors import ConfigError
@@ -22,12 +23,7 @@ from stnet.execution.timing import StageTimer
 from stnet.model.detector import Detector
 from stnet.model.geometry import ClipGeometry, clip_geometry
 
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.float32, torch.float16, torch.bfloat16), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,14 @@
 """Video in, lesions out: `VideoDetector`, its results, and how they are written and drawn."""
 
-from stnet.execution.engine import EngineOptions
-from stnet.inference.detector import VideoDetector
-from stnet.inference.draw import draw_detections
-from stnet.inference.frame_results import FrameResult
-from stnet.inference.video_results import VideoResult
+from stnet.lazy import lazy
 
-__all__ = ["EngineOptions", "FrameResult", "VideoDetector", "VideoResult", "draw_detections"]
+_HOMES = {
+    "EngineOptions": "stnet.execution.engine",
+    "FrameResult": "stnet.inference.frame_results",
+    "VideoDetector": "stnet.inference.detector",
+    "VideoResult": "stnet.inference.video_results",
+    "draw_detections": "stnet.inference.draw",
+}
+
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

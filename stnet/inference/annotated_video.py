@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from contextlib import closing
 
+import numpy as np
+
 from stnet.errors import VideoError
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.draw import draw_marks, readable_scale
 from stnet.inference.frame_marks import Listed, in_frame, listed, marks_of
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.sink import RunFacts, Sink, VideoFacts
-from stnet.lesions import Lesion
+from stnet.lesions import Lesion, LesionInFrame
 from stnet.video import VideoSource, VideoWriter
 
 
 class AnnotatedVideo(Sink):
     """Writes `annotated.mp4`, with boxes, numbers of lesions, classes and scores from the score threshold on.
 
-    Which lesion a box belongs to is known when the video has ended; it is read once more then, and drawn. Small frames
-    are enlarged by a whole number so that the labels can be read.
+    Which lesion a box belongs to is known when the video has ended; it is read once more then, and drawn. A feed cannot
+    be: its frames are drawn as they come, with the lesions known by then. Small frames are enlarged by a whole number
+    so that the labels can be read.
     """
 
     file_name = "annotated.mp4"
@@ -44,27 +47,21 @@ class AnnotatedVideo(Sink):
         )
 
     def write(self, result: FrameResult) -> None:
-        """Note what was found in one frame."""
-        self._frames[result.index] = listed(result, self._run.score_threshold)
+        """Note what was found in one frame, or draw it."""
+        found = listed(result, self._run.score_threshold)
+        if self._source.replays:
+            self._frames[result.index] = found
+        else:
+            self._draw(result.image, found, result.lesions or ())
 
     def lesions(self, found: Sequence[Lesion]) -> None:
         """Take in the lesions."""
         self._lesions = found
 
     def end(self, end: VideoEnd) -> None:
-        """Draw the video."""
-        names, threshold = self._run.class_names, self._run.score_threshold
-        missing = len(self._frames)
-        with closing(iter(self._source)) as frames:
-            for frame in frames:
-                found = self._frames.get(frame.index)
-                if found is None:  # a frame that a live run dropped
-                    continue
-                marks = marks_of(found, in_frame(self._lesions, frame.index), threshold)
-                self._video.write(draw_marks(frame.image, marks, names, self._scale), found.time)
-                missing -= 1
-        if missing:
-            raise VideoError(f"{end.name}: {missing} of its frames could not be read again to draw them")
+        """Draw the video, unless that was done."""
+        if self._source.replays:
+            self._draw_all(end.name)
         self._video.close()
         self._video = None
 
@@ -73,3 +70,19 @@ class AnnotatedVideo(Sink):
         video, self._video = self._video, None
         if video is not None:
             video.abandon()
+
+    def _draw_all(self, name: str) -> None:
+        missing = len(self._frames)
+        with closing(iter(self._source)) as frames:
+            for frame in frames:
+                found = self._frames.get(frame.index)
+                if found is None:  # a frame that a live run dropped
+                    continue
+                self._draw(frame.image, found, in_frame(self._lesions, frame.index))
+                missing -= 1
+        if missing:
+            raise VideoError(f"{name}: {missing} of its frames could not be read again to draw them")
+
+    def _draw(self, image: np.ndarray, found: Listed, lesions: Sequence[LesionInFrame]) -> None:
+        marks = marks_of(found, lesions, self._run.score_threshold)
+        self._video.write(draw_marks(image, marks, self._run.class_names, self._scale), found.time)

@@ -14,7 +14,7 @@ from typing import Any
 
 from stnet.errors import EXTERNAL, ConfigError, VideoError
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.jobs import Job, Part, largest_first
+from stnet.inference.jobs import Job, Part
 from stnet.inference.records import Known, Records, input_facts
 from stnet.video.inputs import BOOKS
 
@@ -83,7 +83,8 @@ class CommonList:
         jobs: all videos of the list, the same ones in the same order for every process.
         records: what is known of them.
         output: the folder for results.
-        group: who shares the list; several take the largest videos first.
+        group: who shares the list.
+        order: gives the positions of jobs in the order in which they are taken.
         resume: leave out videos whose results are finished, and do those again that have changed.
         tell: prints a message.
 
@@ -100,17 +101,17 @@ class CommonList:
         output: Path,
         *,
         group: Group,
+        order: Callable[[Sequence[Job]], Sequence[int]],
         resume: bool,
         tell: Callable[[str], None],
     ) -> None:
         self._jobs, self._records, self._tell, self.resume = jobs, records, tell, resume
-        self._shared = group.size > 1
-        self.total, self.taken = len(jobs), []
+        self._order, self.total, self.taken = order, len(jobs), []
         self._began, self._bytes = time.monotonic(), 0
         self.began_at = self._clock(output, group)
-        if self._shared and not self._locks_work:
+        if group.size > 1 and not self._locks_work:
             tell(f"{output}: its file system has no locks; the videos are shared out in advance")
-            self._jobs = Part(number=group.rank + 1, count=group.size).of(jobs)
+            self._jobs = Part(group.rank + 1, group.size).of(jobs)
 
     def __iter__(self) -> Iterator[Taken]:
         jobs, before = self._to_do()
@@ -164,9 +165,7 @@ class CommonList:
 
     def _to_do(self) -> tuple[list[Job], int]:
         """Return the jobs to do in their order, and how many others are finished."""
-        jobs = list(self._jobs)
-        if self._shared:
-            jobs = [jobs[position] for position in largest_first(jobs)]
+        jobs = [self._jobs[position] for position in self._order(self._jobs)]
         if not self.resume:
             return jobs, 0
         standing = {job.name: self._records.known(job).standing for job in jobs}

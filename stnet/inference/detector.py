@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stnet.choices import DEFAULT_FPS, DEFAULT_MODEL, DEFAULT_POINT, SCORE_THRESHOLD
 from stnet.errors import ConfigError, StnetError
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.execution.timing import StageTimer
@@ -25,12 +26,9 @@ from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import open_videos
 from stnet.inference.lesion_collector import linked
 from stnet.inference.video_results import VideoResult
-from stnet.lesions import SCORE_THRESHOLD
-from stnet.model.checkpoint import DEFAULT_MODEL, load
+from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
-from stnet.model.operating_points import OPERATING_POINTS
 from stnet.model.postprocess import Detections, select_detections
-from stnet.video import DEFAULT_FPS
 from stnet.video.scale import PixelScale
 
 TOP_DETECTIONS = 100
@@ -38,9 +36,6 @@ TOP_DETECTIONS = 100
 
 BATCH = {"cuda": 8, "cpu": 1}
 """Clips per batch by device: a GPU needs several to be busy, a CPU is busy with one."""
-
-DEFAULT_POINT = OPERATING_POINTS[1]
-"""The operating point used where none is named: balanced."""
 
 READ_AHEAD_CLIPS = 4
 """Clips decoded ahead of the model beyond one batch, and batches of results ahead of the reader of the results."""

@@ -24,6 +24,9 @@ TILE = 320
 COLUMNS = 6
 """Frames side by side."""
 
+LEAST_WIDTH = 820
+"""Pixels that the longest line above the frames takes."""
+
 MARGIN, TITLE, CAPTION = 12, 20, 15
 """Pixels between frames, and heights of letters."""
 
@@ -89,7 +92,7 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
     tile_height = high + CAPTION + MARGIN + 6
     band_height = TITLE + MARGIN + rows * tile_height
     head = TITLE + 3 * MARGIN
-    size = (max(columns * (wide + MARGIN) + MARGIN, 640), head + len(BANDS) * band_height + MARGIN)
+    size = (max(columns * (wide + MARGIN) + MARGIN, LEAST_WIDTH), head + len(BANDS) * band_height + MARGIN)
     sheet = Image.new("RGB", size, GROUND)
     pen = ImageDraw.Draw(sheet)
     title = f"Lesion {explanation.lesion}: {class_name} {explanation.score:.2f}"
@@ -108,7 +111,9 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
             y = top + TITLE + 8 + number // columns * tile_height
             sheet.paste(_tile(frame, points, (wide, high), scale, most, colour(explanation.label)), (x, y))
             share = f"{points[:, 2].sum():.0%}"
-            told = f"own frame {frame.frame}: {share}" if frame.own else f"frame {frame.frame}: {share}"
+            # Short videos repeat frames in a clip.
+            name = "own frame" if frame.own else "again frame" if frame.frame == explanation.frame else "frame"
+            told = f"{name} {frame.frame}: {share}"
             pen.text((x, y + high + 3), told, fill=OWN if frame.own else OTHER, font=letters(CAPTION))
     return sheet
 
@@ -124,7 +129,7 @@ def _tile(
     for x, y, weight in sorted(points.tolist(), key=lambda point: point[2]):
         radius = 2 * max(1.0, TILE / 45 * (weight / most) ** 0.5)
         x, y = x * scale * 2, y * scale * 2
-        fill = (*(OWN if frame.own else OTHER), 40 + round(150 * weight / most))
+        fill = (*(OWN if frame.own else OTHER), 80 + round(110 * weight / most))
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
     tile.alpha_composite(cover.resize(size, Image.Resampling.BOX))
     tile = tile.convert("RGB")

@@ -1,33 +1,29 @@
-"""The formats that results are written in. A new one is a file with a `Sink`, and its name here."""
+"""The formats that results are written in. A new one is a file with a `Sink`, and its name in `format_names.py`."""
 
+from stnet.inference.annotated_picture import AnnotatedPicture
 from stnet.inference.annotated_video import AnnotatedVideo
 from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles
 from stnet.inference.csv_results import CsvResults
 from stnet.inference.dicom_results import DicomResults
 from stnet.inference.explained_pictures import ExplainedPictures
+from stnet.inference.format_names import DICOM, EXPLAINED, EXPORT_NAMES, FORMAT_NAMES
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
 from stnet.inference.page import ReportSection
 from stnet.inference.sink import Sink
 
-FORMATS: dict[str, type[Sink]] = {
-    "json": JsonResults,
-    "csv": CsvResults,
-    "lesions": LesionTable,
-    "video": AnnotatedVideo,
-    "report": ReportSection,
-}
+FORMATS: dict[str, type[Sink]] = dict(
+    zip(
+        FORMAT_NAMES,
+        (JsonResults, CsvResults, LesionTable, AnnotatedVideo, AnnotatedPicture, ReportSection),
+        strict=True,
+    )
+)
 
-EXPORT_FORMATS: dict[str, type[Sink]] = {
-    sink.format_name: sink for sink in (CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles)
-}
-"""For annotation tools."""
-
-EXPLAINED, DICOM = "explained", "dicom"
-"""Names of what `--explain` and `--dicom-results` write."""
+EXPORT_FORMATS: dict[str, type[Sink]] = dict(
+    zip(EXPORT_NAMES, (CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles), strict=True)
+)
 
 SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomResults}
-
-DEFAULT_FORMATS = ("json", "csv", "lesions", "video")
 
 PER_VIDEO = tuple(sink.file_name for sink in SINKS.values())

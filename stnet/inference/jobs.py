@@ -1,18 +1,18 @@
 """From what a user names to the list of videos, each with the folder for its results."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stnet.errors import EXTERNAL, ConfigError, VideoError
-from stnet.inference.clip_reader import VideoEnd, failed
+from stnet.errors import EXTERNAL
+from stnet.inference.clip_reader import failed
 from stnet.inference.formats import PER_VIDEO
+from stnet.inference.names import Names
 from stnet.inference.report import REPORT_NAME
 from stnet.inference.summary import SUMMARY_NAME, VideoSummary
-from stnet.video import VideoInput, find_inputs
-from stnet.video.dicom_header import DICOM_SUFFIXES
-
-LIST_MARK = "@"
+from stnet.video import VideoInput, read_still_header
+from stnet.video.stills import IMAGE_SUFFIXES
 
 PER_RUN = (REPORT_NAME, SUMMARY_NAME)
 """Files for all videos together, in the output folder."""
@@ -28,7 +28,7 @@ class Job:
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """One of several parts of a list, counted from 1."""
 
@@ -51,39 +51,22 @@ def largest_first(jobs: Sequence[Job]) -> list[int]:
     return sorted(range(len(jobs)), key=lambda position: -jobs[position].size)
 
 
-def expand_lists(names: Sequence[str]) -> list[str]:
-    """Replace every `@FILE` by the names in that file: one a line; empty lines and those with # in front are left out.
+def by_picture_size(jobs: Sequence[Job]) -> list[int]:
+    """Return the positions of jobs so that stills of one size follow each other and go through the model together."""
+    return sorted(range(len(jobs)), key=lambda position: _picture_size(jobs[position].video))
 
-    Raises:
-        ConfigError: a list cannot be read, or holds nothing.
+
+def plan_jobs(names: Names, output: Path) -> tuple[list[Job], list[VideoSummary]]:
+    """Return a job for every video that was named, and a row for every name that stands for nothing.
+
+    Args:
+        names: what was named.
+        output: the folder for results.
     """
-    expanded = []
-    for name in names:
-        expanded += _listed(Path(name[len(LIST_MARK) :])) if name.startswith(LIST_MARK) else [name]
-    return expanded
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise ConfigError(
-            f"{LIST_MARK}{path}: the list cannot be read ({error.strerror}); a file of such a name is ./{LIST_MARK}..."
-        ) from error
-    names = [line.strip() for line in text.splitlines()]
-    names = [name for name in names if name and not name.startswith("#")]
-    if not names:
-        raise ConfigError(f"{LIST_MARK}{path}: names no video; write one name a line")
-    return names
-
-
-def plan_jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[VideoSummary]]:
-    """Return a job for every video that the names stand for, and a row for every name that stands for nothing."""
-    videos, missing = _found(names, output)
     # Not only equal names clash: some file systems do not tell capital letters, and the run's own files lie there too.
     jobs, taken = [], {name for file_name in PER_RUN for name in (file_name, f"{file_name}.partial")}
     numbers: dict[str, int] = {}
-    for video in videos:
+    for video in names.videos:
         wanted = video.name if video.name not in ("", ".", "..") else "video"
         name, number = wanted, numbers.get(wanted, 1)
         while name.casefold() in taken:
@@ -92,7 +75,7 @@ def plan_jobs(names: Sequence[str], output: Path) -> tuple[list[Job], list[Video
         numbers[wanted] = number
         taken.add(name.casefold())
         jobs.append(Job(name=name, video=video, folder=output / name, size=_bytes(video)))
-    return jobs, missing
+    return jobs, [VideoSummary.of(failed(0, one.name, one.error)) for one in names.missing]
 
 
 def former_results(jobs: Sequence[Job], output: Path, formats: Sequence[str]) -> list[Path]:
@@ -111,26 +94,9 @@ def _bytes(video: VideoInput) -> int:
     return size
 
 
-def _found(names: Sequence[str], output: Path) -> tuple[list[VideoInput], list[VideoSummary]]:
-    try:
-        return find_inputs(names, without=output), []
-    except EXTERNAL:
-        pass  # which of them it is, is told by asking for each; together they give images of one folder one name
-    usable, missing = [], []
-    for position, name in enumerate(names, start=1):
-        try:
-            find_inputs([name], without=output)
-        except EXTERNAL as error:
-            missing.append(VideoSummary.of(_missing(position, name, error)))
-        else:
-            usable.append(name)
-    return find_inputs(usable, without=output), missing
-
-
-def _missing(position: int, name: str, error: Exception) -> VideoEnd:
-    """The end of an input that stands for nothing, for the table and the report: no place for names of DICOM files."""
-    if Path(name).suffix.lower() not in DICOM_SUFFIXES:
-        return failed(0, name, error)
-    known = f"input {position}"
-    what = "no such DICOM file; its name, which may tell a patient, is not repeated"
-    return failed(0, known, VideoError(f"{known}: {what}"))
+def _picture_size(video: VideoInput) -> tuple[int, int]:
+    with suppress(*EXTERNAL):  # told when it is opened
+        if not video.dicom and len(video.paths) == 1 and video.paths[0].suffix.lower() in IMAGE_SUFFIXES:
+            header = read_still_header(video.paths[0])
+            return header.height, header.width
+    return 0, 0

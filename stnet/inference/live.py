@@ -25,11 +25,14 @@ from stnet.inference.inputs import as_array
 from stnet.inference.lesion_collector import frame_findings
 from stnet.lesions import LiveLinker
 from stnet.lesions.linking import link_settings
-from stnet.model.postprocess import select_detections
+from stnet.model.postprocess import Detections, select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
 
 Policy = Literal["drop-oldest", "wait"]
+
+WARM_UP_FRAMES = 2
+"""Frames that everything is prepared with before those of a feed are taken."""
 
 LATENCIES_KEPT = 10_000
 """The latest latencies that statistics are taken over."""
@@ -44,9 +47,15 @@ MOMENT = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class LiveResult(FrameResult):
-    """A frame's detections, its lesions as far as known by then, and the seconds from its arrival to this result."""
+    """A frame's detections, and its lesions as far as known by then.
+
+    Attributes:
+        latency: seconds from its arrival to this result.
+        dropped: frames of the feed that were dropped until then.
+    """
 
     latency: float
+    dropped: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,12 @@ class LiveStatistics:
     dropped: int
     median: float
     percentile_99: float
+
+    def __str__(self) -> str:
+        return (
+            f"latency median {self.median * 1000:.1f} ms, 99th percentile {self.percentile_99 * 1000:.1f} ms; "
+            f"{self.dropped} frames dropped"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +129,13 @@ class LiveDetector:
             percentile_99=float(np.percentile(latencies, 99)),
         )
 
+    def warm_up(self, height: int, width: int) -> None:
+        """Prepare all for frames of a size in pixels (compilation, graphs, memory): the first waits for nothing."""
+        black = np.zeros((height, width, 3), np.uint8)
+        frames = self._detector.config.frames
+        for _ in range(WARM_UP_FRAMES):
+            self._find(black, [[level[0] for level in self._features(black)]] * frames, "warm-up")
+
     def __call__(self, feed: Iterable[Any], *, name: str = "live", images: bool = False) -> Iterator[LiveResult]:
         """Yield results until the feed ends.
 
@@ -130,29 +152,31 @@ class LiveDetector:
         linker = LiveLinker(self._link)
         arrivals = _Arrivals(feed, name, self._waiting, self._policy)
         size: tuple[int, ...] | None = None
+        dropped = 0
         try:
             for arrival in arrivals:
-                self._count(dropped=arrivals.take_dropped())
+                dropped += self._count(dropped=arrivals.take_dropped())
                 shape = arrival.frame.image.shape
                 size = size or shape
                 if shape != size:
                     raise VideoError(f"{name}: frame size changes from {list(size[:2])} to {list(shape[:2])}")
                 window.append(arrival, self._features(arrival.frame.image))
                 if window.ready:
-                    yield self._answer(window, linker, name, images)
+                    yield self._answer(window, linker, name, images, dropped)
             if window.finish():
-                yield self._answer(window, linker, name, images)
+                yield self._answer(window, linker, name, images, dropped)
         finally:
             arrivals.stop()
             self._count(dropped=arrivals.take_dropped())
 
-    def _count(self, *, latency: float | None = None, dropped: int = 0) -> None:
-        """Add to the statistics, which feeds in several threads may share."""
+    def _count(self, *, latency: float | None = None, dropped: int = 0) -> int:
+        """Add to the statistics, which feeds in several threads may share; return the frames dropped."""
         with self._lock:
             self._dropped += dropped
             if latency is not None:
                 self._latencies.append(latency)
                 self._answered += 1
+        return dropped
 
     def _features(self, image: np.ndarray) -> list[Tensor]:
         engine = self._detector.engine
@@ -161,31 +185,16 @@ class LiveDetector:
             # Copied, since graphs reuse the memory of their outputs.
             return [level.clone() for level in levels]
 
-    @torch.inference_mode()
-    def _answer(self, window: "_Window", linker: LiveLinker, name: str, images: bool) -> LiveResult:
+    def _answer(self, window: "_Window", linker: LiveLinker, name: str, images: bool, dropped: int) -> LiveResult:
         arrival, clip = window.clip()
-        levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
-        engine = self._detector.engine
-        with engine.using():
-            logits, boxes = (output[0].cpu() for output in engine.detect(levels, targets=1))
-        check_finite(logits, boxes, name, engine.dtype_name)
-        height, width = arrival.frame.image.shape[:2]
-        (detections,) = select_detections(
-            logits,
-            boxes,
-            height,
-            width,
-            TOP_DETECTIONS,
-            duplicate_iou=self._detector.config.duplicate_iou,
-            points=self._detector.operating_points,
-        )
+        image = arrival.frame.image
         result = FrameResult(
             video=name,
             index=arrival.frame.index,
             time=arrival.frame.time,
-            detections=shifted(detections, arrival.frame.origin),
-            size=(height, width),
-            image=arrival.frame.image if images else None,
+            detections=shifted(self._find(image, clip, name), arrival.frame.origin),
+            size=image.shape[:2],
+            image=image if images else None,
             file=arrival.frame.name,
             origin=arrival.frame.origin,
         )
@@ -193,7 +202,25 @@ class LiveDetector:
         lesions = tuple(linker.update(found))
         latency = time.perf_counter() - arrival.at
         self._count(latency=latency)
-        return LiveResult(**vars(result) | {"lesions": lesions, "latency": latency})
+        return LiveResult(**vars(result) | {"lesions": lesions, "latency": latency, "dropped": dropped})
+
+    @torch.inference_mode()
+    def _find(self, image: np.ndarray, clip: list[list[Tensor]], name: str) -> Detections:
+        """Return what a clip shows in its first frame, in pixels of that image."""
+        levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
+        engine = self._detector.engine
+        with engine.using():
+            logits, boxes = (output[0].cpu() for output in engine.detect(levels, targets=1))
+        check_finite(logits, boxes, name, engine.dtype_name)
+        (detections,) = select_detections(
+            logits,
+            boxes,
+            *image.shape[:2],
+            TOP_DETECTIONS,
+            duplicate_iou=self._detector.config.duplicate_iou,
+            points=self._detector.operating_points,
+        )
+        return detections
 
 
 class _Window:

@@ -47,7 +47,8 @@ class Explained {
     const button = make("button");
     button.type = "button";
     button.dataset.number = number;
-    const name = `${own ? "own frame" : "frame"} ${number + 1}`;
+    const again = !own && number === this.lesion.looked.frames[0].number;  // short videos repeat frames
+    const name = `${own ? "own frame" : again ? "again frame" : "frame"} ${number + 1}`;
     button.setAttribute("aria-label", `Show ${name}, which has ${percent(share)} of the weight`);
     button.append(drawn, make("span", `text ${kind}`, `${name}: ${percent(share)}`));
     button.addEventListener("click", () => player.show(number));

@@ -19,6 +19,7 @@ from stnet.inference.outputs import Outputs, unwritable
 from stnet.inference.records import Records
 from stnet.inference.sink import RunFacts, VideoFacts
 from stnet.inference.summary import VideoSummary
+from stnet.inference.watching import LiveEnd, LiveSettings, WatchedFeed, Watchers
 from stnet.lesions.sizes import agree, stated_scale
 from stnet.video import VideoSource
 from stnet.video.scale import PixelScale
@@ -37,7 +38,7 @@ class RunSettings:
         fps: frame rate of inputs that state none.
         full_frame: use whole frames of DICOM files, not only their scan region.
         mm_per_pixel: the size of pixels where a video states none, as `--mm-per-pixel` takes it; None: unknown.
-        live_delay: play the videos at their own rate, answering after so many frames; None: by clips over whole videos.
+        live: play the videos at their own rate; None: by clips over whole videos.
     """
 
     formats: tuple[str, ...]
@@ -45,7 +46,7 @@ class RunSettings:
     fps: Fraction
     full_frame: bool
     mm_per_pixel: str | None
-    live_delay: int | None
+    live: LiveSettings | None
 
 
 class VideoRun:
@@ -89,10 +90,10 @@ class VideoRun:
     def all(self) -> None:
         """Do all videos; `rows` has a row for each of them, by name."""
         try:
-            if self._settings.live_delay is None:
+            if self._settings.live is None:
                 self._offline()
             else:
-                self._live(self._settings.live_delay)
+                self._live(self._settings.live)
         except BaseException as error:
             self._outputs.abandon(error)
             self._videos.release()
@@ -116,31 +117,34 @@ class VideoRun:
                     reading.stopped.set()
                     reading = None
 
-    def _live(self, delay: int) -> None:
+    def _live(self, settings: LiveSettings) -> None:
         """All videos played at their own rate, one after the other."""
         for taken in self._videos:
-            job = taken.job
-            live = LiveDetector(self._detector, delay=delay)
+            job, threshold = taken.job, self._facts.score_threshold
+            live = LiveDetector(self._detector, delay=settings.delay, policy=settings.policy, score_threshold=threshold)
             try:
                 source = self._opener(job)()
                 if self._begin(taken, source, source.declared_frames):
-                    self._play(live, job, source)
+                    live.warm_up(source.height, source.width)
+                    self._play(live, job, source, settings.watchers)
             except EXTERNAL as error:
                 self._end(taken, failed(0, job.name, error))
                 continue
-            frames = live.statistics.frames
-            end = VideoEnd(key=0, name=job.name, status=source.status, problems=source.problems, frames=frames)
-            self._end(taken, end)
-            statistics = live.statistics
-            self._reporter.message(
-                f"{job.name}: latency median {statistics.median * 1000:.1f} ms, 99th percentile "
-                f"{statistics.percentile_99 * 1000:.1f} ms; {statistics.dropped} frames dropped (drop-oldest)"
-            )
+            end = LiveEnd.of(source.status, source.problems, live.statistics)
+            settings.watchers.end(end)
+            frames = end.statistics.frames
+            self._end(taken, VideoEnd(key=0, name=job.name, status=end.status, problems=end.problems, frames=frames))
+            self._reporter.message(f"{job.name}: {end.statistics}")
 
-    def _play(self, live: LiveDetector, job: Job, source: VideoSource) -> None:
-        with closing(live(_paced(source), name=job.name, images=self._outputs.needs_images)) as results:
+    def _play(self, live: LiveDetector, job: Job, source: VideoSource, watchers: Watchers) -> None:
+        stated = self._settings.mm_per_pixel
+        scale = stated_scale(stated, source.pixel_aspect) if source.scale is None and stated else source.scale
+        watchers.begin(WatchedFeed(name=job.name, height=source.height, width=source.width, scale=scale))
+        images = bool(watchers) or self._outputs.needs_images
+        with closing(live(_paced(source), name=job.name, images=images)) as results:
             for result in results:
-                if not self._write(result):
+                watchers.write(result)
+                if not self._write(result) and not watchers:
                     return
 
     def _opener(self, job: Job) -> Callable[[], VideoSource]:

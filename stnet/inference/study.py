@@ -42,15 +42,17 @@ class Study:
         self._list: CommonList | None = None
         self.broken = False
 
-    def share(self, group: Group, resume: bool) -> CommonList:
-        """Return the list that this process takes its videos from.
+    def share(self, group: Group, order: Callable[[Sequence[Job]], Sequence[int]], resume: bool) -> CommonList:
+        """Return the list that this process takes its videos from; for the arguments see there.
 
         Raises:
             VideoError: the output folder cannot be written to.
         """
         output, tell = self._facts.output, self._reporter.message
         try:
-            self._list = CommonList(self._mine, self.records, output, group=group, resume=resume, tell=tell)
+            self._list = CommonList(
+                self._mine, self.records, output, group=group, order=order, resume=resume, tell=tell
+            )
         except OSError as error:
             raise unwritable(output, error) from error
         return self._list

@@ -12,8 +12,9 @@ from stnet import files
 from stnet.console import Reporter, printable
 from stnet.execution.timing import STAGES
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.watching import DROPPED
 
-WRITTEN = ("ok", "truncated", "corrupt")
+WRITTEN = ("ok", "truncated", "corrupt", DROPPED)
 """Status of videos that gave results; of truncated and corrupt ones what could be read."""
 
 SUMMARY_NAME = "summary.csv"
@@ -67,9 +68,10 @@ class VideoSummary:
         """Return the row as a line of text."""
         if not self.frames:
             return f"{self.name}: {self.status}"
+        where = f" -> {self.folder}" if self.folder else ""
         return (
             f"{self.name}: {self.status}, {self.frames} frames, {self.detections} detections >= {score_threshold:g} in "
-            f"{self.frames_with_detections} frames, {self.seconds:.1f} s ({self.rate} frames/s) -> {self.folder}"
+            f"{self.frames_with_detections} frames, {self.seconds:.1f} s ({self.rate} frames/s){where}"
         )
 
     def cells(self) -> list[str]:

@@ -1,14 +1,18 @@
 """The two public operators: arguments checked, backend chosen, result computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from stnet.kernels.backends import REFERENCE, choose
-from stnet.kernels.problem import MsdaTensors, StdaTensors, check_msda, check_stda
+from stnet.kernels.backends import REFERENCE, choose, limit_of
+from stnet.kernels.plans import Memory
+from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, check_msda, check_stda
 from stnet.kernels.reference import msda_reference, stda_reference
-from stnet.kernels.registration import MSDA
+from stnet.kernels.registration import MSDA, STDA, forward
+
+_PASSED: Memory[tuple] = Memory()
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))  # and no subclasses: sizes of fake and traced ones may be symbols
 
 
 def spatial_temporal_deform_attn(
@@ -68,19 +72,12 @@ def spatial_temporal_deform_attn(
     if other_reference_points is None:
         other_reference_points = reference_points
     tensors = StdaTensors(value, reference_points, offsets, logits, other_offsets, other_logits, other_reference_points)
-    problem = check_stda(tensors, spatial_shapes, frame_table)
+    problem, constants, limit = _checked(_stda_call, tensors, spatial_shapes, frame_table)
     tensors = _autocast(tensors)
-    backend = choose(backend, tensors)
+    backend = choose(backend, tensors, limit)
     if backend == REFERENCE:
         return stda_reference(problem, tensors)
-    output, _ = torch.ops.stnet.stda_forward(
-        *tensors,
-        [size for shape in problem.spatial_shapes for size in shape],
-        [frame for row in problem.frame_table for frame in row],
-        backend,
-        _resolve_deterministic(deterministic),
-    )
-    return output
+    return forward(STDA, *tensors, *constants, backend, _resolve_deterministic(deterministic))[0]
 
 
 def ms_deform_attn(
@@ -123,17 +120,14 @@ def ms_deform_attn(
     if level_start_index is None and isinstance(spatial_shapes, Tensor):
         cells = spatial_shapes.prod(-1, dtype=spatial_shapes.dtype)
         level_start_index = cells.cumsum(-1, dtype=spatial_shapes.dtype) - cells
-    problem = check_msda(tensors, spatial_shapes, level_start_index)
+    problem, constants, limit = _checked(_msda_call, tensors, spatial_shapes, level_start_index)
     if problem.spatial_shapes is None:
-        tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
+        tensors = MsdaTensors(value, sampling_locations, attention_weights, spatial_shapes, level_start_index)
     tensors = _autocast(tensors)
-    backend = choose(backend, tensors)
+    backend = choose(backend, tensors, limit)
     if backend == REFERENCE:
         return msda_reference(problem, tensors)
-    known = problem.spatial_shapes or ()
-    return torch.ops.stnet.msda_forward(
-        *tensors, [size for shape in known for size in shape], backend, _resolve_deterministic(deterministic)
-    )
+    return forward(MSDA, *tensors, *constants, backend, _resolve_deterministic(deterministic))
 
 
 def ms_deform_attn_backward(
@@ -166,7 +160,7 @@ def ms_deform_attn_backward(
     problem = check_msda(tensors, spatial_shapes, level_start_index, grad_output)
     tensors = tensors._replace(spatial_shapes=spatial_shapes, level_start_index=level_start_index)
     grad_output = grad_output.to(value.dtype)
-    backend = choose(backend, tensors)
+    backend = choose(backend, tensors, limit_of(tensors))
     if backend == REFERENCE:
         leaves = [x.detach().requires_grad_() for x in tensors[: MSDA.inputs]]
         with torch.enable_grad():
@@ -177,6 +171,49 @@ def ms_deform_attn_backward(
         grad_output, *tensors, [], needs, backend, _resolve_deterministic(deterministic)
     )
     return tuple(gradients)
+
+
+def _stda_call(tensors: StdaTensors[Tensor], spatial_shapes, frame_table) -> tuple[StdaProblem, tuple, str | None]:
+    """The problem, the operator's arguments between the tensors and the backend, and what no backend can."""
+    problem = check_stda(tensors, spatial_shapes, frame_table)
+    return problem, (_flat(problem.spatial_shapes), _flat(problem.frame_table)), limit_of(tensors)
+
+
+def _msda_call(
+    tensors: MsdaTensors[Tensor], spatial_shapes, level_start_index
+) -> tuple[MsdaProblem, tuple, str | None]:
+    problem = check_msda(tensors, spatial_shapes, level_start_index)
+    return problem, (_flat(problem.spatial_shapes or ()),), limit_of(tensors)
+
+
+def _flat(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [number for row in rows for number in row]
+
+
+def _checked(check: Callable, tensors: StdaTensors[Tensor] | MsdaTensors[Tensor], *levels: object) -> tuple:
+    """Return `check(tensors, *levels)`, from memory where arguments of these shapes, dtypes and devices passed it."""
+    if torch.compiler.is_compiling():
+        return check(tensors, *levels)
+    key = [check]
+    for x in (*tensors, *levels):
+        kind = type(x)
+        if kind in _TENSORS:
+            key += (x.shape, x.dtype, x.device, x.layout)
+        elif x is None or (kind is tuple and _is_ints(x)):
+            key.append(x)
+        else:
+            return check(tensors, *levels)
+    key = tuple(key)
+    checked = _PASSED.get(key)
+    return _PASSED.keep(key, check(tensors, *levels)) if checked is None else checked
+
+
+def _is_ints(rows: tuple) -> bool:
+    """Whether a tuple holds Python ints, or tuples of them, and so may be remembered."""
+    kinds = {type(row) for row in rows}
+    if kinds == {tuple}:
+        kinds = {type(number) for row in rows for number in row}
+    return kinds <= {int}
 
 
 def _autocast(tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]) -> StdaTensors[Tensor] | MsdaTensors[Tensor]:

@@ -62,6 +62,7 @@ class MsdaTensors(NamedTuple, Generic[T]):
 STDA_DENSE_DIMS = StdaTensors(
     value=0, reference_points=1, offsets=3, logits=2, other_offsets=4, other_logits=3, other_reference_points=1
 )
+MSDA_DENSE_DIMS = MsdaTensors(value=0, sampling_locations=3, attention_weights=2, spatial_shapes=2, level_start_index=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 They are opaque to `torch.compile` and `torch.export`, have fake implementations and one backward operator each, which
 has no derivative of its own, run under `torch.func.grad`, `jacrev` and `vmap`, and refuse forward mode. The arguments
 are flat: the tensors in the order of `StdaTensors` or `MsdaTensors`, then lists of ints, the backend, which is chosen
-before, and whether gradients are deterministic. Inside, the problem is built from them once. Empty calls end here.
+before, and whether gradients are deterministic. A call is prepared once for all that lie alike (`stnet.kernels.plans`):
+then the problem is built, and the backend decides how to run it. Empty calls end here.
 Saved for the backward pass are only the inputs, the output and the log-sum-exp. Nothing is cast under autocast here:
 `stnet.kernels.operators` says what is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
@@ -19,14 +20,15 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from stnet.kernels.backends import BACKENDS
+from stnet.kernels.backends import BACKENDS, Backend
 from stnet.kernels.derivatives import forward_mode_is_open, has_tangents
+from stnet.kernels.plans import layout_of
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 
 _LIBRARY = torch.library.Library("stnet", "DEF")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Operator:
     """What tells the two operators apart.
 
@@ -54,6 +56,11 @@ class Operator:
     def count(self) -> int:
         """Tensor arguments."""
         return len(self.tensors._fields)
+
+    @cached_property
+    def kept(self) -> int:
+        """Arguments of the backward operator before these: the gradient of the output, and the saved outputs."""
+        return 1 + len(self.outputs) * self.saves_outputs
 
 
 def _stda_problem(
@@ -108,25 +115,60 @@ MSDA = Operator(
 
 
 def _forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
-    tensors = operator.tensors(*arguments[: operator.count])
-    *constants, backend, _ = arguments[operator.count :]
+    count = operator.count
+    tensors, constants, backend = arguments[:count], arguments[count:-2], BACKENDS[arguments[-2]]
+    key = (operator.name, backend.settings(), layout_of(tensors), *map(tuple, constants))
+    run = backend.plans.get(key)
+    tensors = operator.tensors(*tensors)
+    if run is None:
+        run = backend.plans.keep(key, _prepare_forward(operator, backend, tensors, constants))
+    return run(tensors)
+
+
+def _prepare_forward(operator: Operator, backend: Backend, tensors: StdaTensors | MsdaTensors, constants) -> Callable:
     problem = operator.problem(tensors, *constants)
     if is_empty(problem):
-        outputs = tuple(x.zero_() for x in operator.allocate(tensors))
-        return outputs if len(outputs) > 1 else outputs[0]
-    return getattr(BACKENDS[backend].forward, f"{operator.name}_forward")(problem, tensors)
+        return lambda tensors: _only(tuple(x.zero_() for x in operator.allocate(tensors)))
+    return getattr(backend.forward, f"{operator.name}_forward")(problem, tensors)
 
 
 def _backward(operator: Operator, *arguments) -> list[Tensor]:
-    kept = 1 + len(operator.outputs) * operator.saves_outputs
-    tensors = operator.tensors(*arguments[kept : kept + operator.count])
-    *constants, needs, backend, deterministic = arguments[kept + operator.count :]
+    kept = operator.kept
+    count = kept + operator.count
+    *constants, needs, backend, deterministic = arguments[count:]
+    backend = BACKENDS[backend]
+    key = (operator.name, backend.settings(), layout_of(arguments[:count]), *map(tuple, constants), tuple(needs))
+    run = backend.plans.get((key, deterministic))
+    saved, tensors = arguments[:kept], operator.tensors(*arguments[kept:count])
+    if run is None:
+        run = _prepare_backward(operator, backend, tensors, saved, constants, needs, deterministic)
+        backend.plans.keep((key, deterministic), run)
+    return [x if x.is_contiguous() else x.contiguous() for x in run(tensors, *saved) if x is not None]
+
+
+def _prepare_backward(
+    operator: Operator, backend: Backend, tensors, saved, constants, needs, deterministic
+) -> Callable:
     problem = operator.problem(tensors, *constants)
     if is_empty(problem):
-        return _gradients_like(tensors, needs, torch.zeros_like)
-    function = getattr(BACKENDS[backend].backward, f"{operator.name}_backward")
-    gradients = function(problem, tensors, *arguments[:kept], operator.tensors(*needs), deterministic)
-    return [gradient.contiguous() for gradient, need in zip(gradients, needs, strict=True) if need]
+        return lambda tensors, *_: _gradients_like(tensors, needs, torch.zeros_like)
+    prepare = getattr(backend.backward, f"{operator.name}_backward")
+    return prepare(problem, tensors, *saved, operator.tensors(*needs), deterministic)
+
+
+def _only(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | Tensor:
+    """A tuple of outputs as the dispatcher wants it: one is returned as itself."""
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
+    """Call the forward operator: what `torch.ops.stnet` does, without the dispatcher's first step where it is plain.
+
+    That step finds the kernel for differentiation, which finds the others through the dispatcher in any case.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return getattr(torch.ops.stnet, f"{operator.name}_forward")(*arguments)
+    return _DIFFERENTIABLE[operator](*arguments)
 
 
 def is_empty(problem: StdaProblem | MsdaProblem) -> bool:
@@ -137,12 +179,11 @@ def is_empty(problem: StdaProblem | MsdaProblem) -> bool:
 
 
 def _fake_forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
-    outputs = operator.allocate(operator.tensors(*arguments[: operator.count]))
-    return outputs if len(outputs) > 1 else outputs[0]
+    return _only(operator.allocate(operator.tensors(*arguments[: operator.count])))
 
 
 def _fake_backward(operator: Operator, *arguments) -> list[Tensor]:
-    kept = 1 + len(operator.outputs) * operator.saves_outputs
+    kept = operator.kept
     return _gradients_like(arguments[kept : kept + operator.count], arguments[-3], torch.empty_like)
 
 
@@ -204,14 +245,18 @@ def _overload(operator: Operator, direction: str) -> torch._ops.OpOverload:
     return getattr(torch.ops.stnet, f"{operator.name}_{direction}").default
 
 
-@contextmanager
-def _levels_below() -> Iterator[None]:
+def _levels_below() -> AbstractContextManager:
     """Below the differentiation of this level; under `torch.func` other levels, which count as before, may follow.
 
     Without it they would take the operator for a constant, for an `autograd.Function` is run as one.
     """
-    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
-        yield
+    below = torch._C._AutoDispatchBelowAutograd()
+    if not torch._C._are_functorch_transforms_active():
+        return below
+    levels = ExitStack()
+    for context in (torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), below):
+        levels.enter_context(context)
+    return levels
 
 
 def _differentiable(operator: Operator, direction: str, function: type[_SingleLevelFunction]) -> Callable:
@@ -278,10 +323,15 @@ def _register(operator: Operator) -> None:
         name = f"{operator.name}_{direction}"
         _LIBRARY.define(name + schemas[direction], tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, partial(run, operator), "CompositeExplicitAutograd")
-        _LIBRARY.impl(name, _differentiable(operator, direction, function), "Autograd")
+        differentiable = _differentiable(operator, direction, function)
+        _LIBRARY.impl(name, differentiable, "Autograd")
+        if direction == "forward":
+            _DIFFERENTIABLE[operator] = differentiable
         torch.library.register_fake(f"stnet::{name}", partial(fake, operator), lib=_LIBRARY)
         torch.library.register_vmap(f"stnet::{name}", _mapped(operator, direction), lib=_LIBRARY)
 
+
+_DIFFERENTIABLE: dict[Operator, Callable] = {}
 
 for _operator in (STDA, MSDA):
     _register(_operator)

@@ -81,7 +81,7 @@ class Call:
             tensors, run_forward = published_layers.stda_inputs(problem, dtype, device, seed), forward.stda_forward
         else:
             tensors, run_forward = published_layers.msda_inputs(problem, dtype, device, seed), forward.msda_forward
-        output = run_forward(problem, tensors)
+        output = run_forward(problem, tensors)(tensors)
         results = output if kernel == "stda_backward" else ()
         grad_output = published_layers.output_gradient(output[0] if isinstance(output, tuple) else output)
         return cls(kernel=kernel, problem=problem, tensors=tensors, grad_output=grad_output, results=results)
@@ -105,13 +105,14 @@ def run(call: Call, candidate: Candidate | None = None) -> tuple[Tensor, ...]:
     from stnet.kernels.triton import backward, forward
 
     if call.kernel == "stda_forward":
-        return forward.stda_forward(call.problem, call.tensors, candidate=candidate)[:1]
+        return forward.stda_forward(call.problem, call.tensors, candidate=candidate)(call.tensors)[:1]
     if call.kernel == "msda_forward":
-        return (forward.msda_forward(call.problem, call.tensors, candidate=candidate),)
+        return (forward.msda_forward(call.problem, call.tensors, candidate=candidate)(call.tensors),)
     function = backward.stda_backward if call.kernel == "stda_backward" else backward.msda_backward
     needs = call.tensors._make(x is not None for x in call.tensors)
-    arguments = (call.problem, call.tensors, call.grad_output, *call.results, needs, False)
-    return tuple(x for x in function(*arguments, candidate=candidate) if x is not None)
+    saved = (call.grad_output, *call.results)
+    differentiate = function(call.problem, call.tensors, *saved, needs, False, candidate=candidate)
+    return tuple(x for x in differentiate(call.tensors, *saved) if x is not None)
 
 
 def expected(call: Call) -> tuple[Tensor, ...]:
@@ -242,9 +243,9 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     return failed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.kernels.tune") -> int:
     """Run the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return command_line.run(lambda: _command(options))
 
 
@@ -256,9 +257,9 @@ def _command(options: argparse.Namespace) -> int:
     return 1 if tune(options, device, partial(print, flush=True)) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stnet.kernels.tune",
+        prog=prog,
         description=__doc__.partition("\n")[0],
         epilog="Exit status: 0 fine; 1 a key could not be tuned; 2 nothing could be measured or written.",
         allow_abbrev=False,

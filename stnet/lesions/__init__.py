@@ -1,19 +1,18 @@
 """Lesions instead of boxes: detections of a video linked into tracks, measured, and told to other programs."""
 
-from stnet.lesions.findings import Findings, findings_of
-from stnet.lesions.lesion import Lesion, LesionInFrame
-from stnet.lesions.linking import SCORE_THRESHOLD, LinkSettings
-from stnet.lesions.live import LiveLinker
-from stnet.lesions.tracking import LesionFinder, find_lesions
+from stnet.lazy import lazy
 
-__all__ = [
-    "SCORE_THRESHOLD",
-    "Findings",
-    "Lesion",
-    "LesionFinder",
-    "LesionInFrame",
-    "LinkSettings",
-    "LiveLinker",
-    "find_lesions",
-    "findings_of",
-]
+_HOMES = {
+    "Findings": "stnet.lesions.findings",
+    "Lesion": "stnet.lesions.lesion",
+    "LesionFinder": "stnet.lesions.tracking",
+    "LesionInFrame": "stnet.lesions.lesion",
+    "LinkSettings": "stnet.lesions.linking",
+    "LiveLinker": "stnet.lesions.live",
+    "SCORE_THRESHOLD": "stnet.choices",
+    "find_lesions": "stnet.lesions.tracking",
+    "findings_of": "stnet.lesions.findings",
+}
+
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

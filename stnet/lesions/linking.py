@@ -5,11 +5,14 @@ which finding belongs to which. Tracklets that are sure of their lesion choose f
 starts a tracklet, and most false alarms end as such. Nothing of the future is used.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from stnet.choices import SCORE_THRESHOLD
 from stnet.errors import ConfigError
 from stnet.lesions.findings import Findings, overlap
 from stnet.lesions.motion import Motion, first_motion
@@ -29,9 +32,6 @@ MEMORY = 0.9
 ALIKE = 1e-3
 """Distance per point of score that a better finding is preferred by, which settles ties."""
 
-
-SCORE_THRESHOLD = 0.4
-"""Default score from which detections are told, and a lesion is one."""
 
 KEEP_SHARE = 0.5
 """Default share of that score from which findings continue a lesion."""
@@ -115,11 +115,11 @@ class Tracklet:
             del column[:-most]
 
 
-def started(findings: Findings, position: int) -> Tracklet:
-    """Return a tracklet of one finding."""
+def started(findings: Findings, position: int, motion: Motion | None = None) -> Tracklet:
+    """Return a tracklet of one finding, whose motion may be known from elsewhere."""
     box, scores = findings.boxes[position], findings.scores[position]
     return Tracklet(
-        motion=first_motion(findings.frame, box),
+        motion=motion or first_motion(findings.frame, box),
         frames=[findings.frame],
         boxes=[box],
         scores=[scores],
@@ -147,13 +147,14 @@ class Linker:
 
     Args:
         settings: what may be linked.
+        starts: motions by frame and row of a finding, for tracklets that start with it.
 
     Attributes:
         open: tracklets that the next frame may continue, in the order they began.
     """
 
-    def __init__(self, settings: LinkSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: LinkSettings, starts: Mapping[tuple[int, int], Motion] = MappingProxyType({})) -> None:
+        self._settings, self._starts = settings, starts
         self.open: list[Tracklet] = []
 
     def sure(self, tracklet: Tracklet) -> bool:
@@ -181,7 +182,8 @@ class Linker:
             taken |= self._continued(chosen, findings, free)
             free = np.array([position for position in free if position not in taken], dtype=np.int64)
         for position in free:
-            taken[int(position)] = started(findings, int(position))
+            known = self._starts.get((frame, int(findings.rows[position])))
+            taken[int(position)] = started(findings, int(position), known)
             self.open.append(taken[int(position)])
         return taken, ended
 
@@ -208,3 +210,24 @@ class Linker:
             tracklets[row].append(findings, position, predicted[row].corrected(findings.boxes[position]))
             taken[position] = tracklets[row]
         return taken
+
+
+def motions_at_start(video: Iterable[Findings], settings: LinkSettings) -> dict[tuple[int, int], Motion]:
+    """Return how the lesions of findings move, as what follows in the video tells; by frame and row.
+
+    Seen once, a lesion may move anywhere, and two that begin close to each other could not be told apart.
+
+    Args:
+        video: the findings of its frames, the last frame first.
+        settings: what may be linked.
+    """
+    linker, motions = Linker(settings), {}
+    for findings in video:
+        taken, _ = linker.update(replace(findings, frame=-findings.frame))
+        for position, tracklet in taken.items():
+            if linker.sure(tracklet):
+                key = findings.frame, int(findings.rows[position])
+                motions[key] = first_motion(findings.frame, findings.boxes[position]).moving_as(
+                    tracklet.motion.reversed()
+                )
+    return motions

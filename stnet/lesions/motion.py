@@ -76,7 +76,13 @@ class Motion:
 
     def reversed(self) -> "Motion":
         """Return the same motion with time running the other way."""
-        return replace(self, frame=-self.frame, velocity=-self.velocity)
+        return replace(
+            self, frame=-self.frame, velocity=-self.velocity, spread=self.spread * np.array([[1.0, -1.0], [-1.0, 1.0]])
+        )
+
+    def moving_as(self, other: "Motion") -> "Motion":
+        """Return the motion with the velocity of another one, as sure as that is of it."""
+        return replace(self, velocity=other.velocity, spread=np.diag([self.spread[0, 0], other.spread[1, 1]]))
 
     def distances(self, boxes: np.ndarray) -> np.ndarray:
         """Return squared distances of boxes `[N, 4]` in this frame, in standard deviations, `[N]` (chi-squared, 4)."""

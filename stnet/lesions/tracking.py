@@ -7,7 +7,7 @@ import numpy as np
 from stnet.lesions.findings import Findings
 from stnet.lesions.joining import joined
 from stnet.lesions.lesion import Lesion
-from stnet.lesions.linking import Linker, LinkSettings, Tracklet
+from stnet.lesions.linking import Linker, LinkSettings, Tracklet, motions_at_start
 from stnet.lesions.motion import smoothed
 
 LEAST_WEIGHT = 0.1
@@ -17,17 +17,17 @@ LEAST_WEIGHT = 0.1
 class LesionFinder:
     """Finds the lesions of a video: its frames one after the other, then the lesions.
 
-    Findings are linked frame by frame, the stretches of one lesion are joined over its absences, what was found too
-    rarely or with too low scores is left out, and the boxes of each lesion are smoothed.
+    Findings are linked frame by frame, after a pass backwards that tells how lesions move where they begin. The
+    stretches of one lesion are joined over its absences, what was found too rarely or with too low scores is left out,
+    and the boxes of each lesion are smoothed.
 
     Args:
         settings: what may be linked.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
-        self._settings, self._linker = settings, Linker(settings)
-        self._ended: list[Tracklet] = []
-        self._times: dict[int, float] = {}
+        self._settings = settings
+        self._video: list[Findings] = []
 
     def update(self, findings: Findings) -> None:
         """Take in the next frame; frames may be missing between.
@@ -35,29 +35,26 @@ class LesionFinder:
         Raises:
             ValueError: for a frame that is not later than those before.
         """
-        _, ended = self._linker.update(findings)
-        self._times[findings.frame] = findings.time
-        self._ended += [tracklet for tracklet in ended if len(tracklet.frames) >= self._least_joined]
+        if self._video and findings.frame <= self._video[-1].frame:
+            raise ValueError(f"frame {findings.frame} comes after frame {self._video[-1].frame}")
+        self._video.append(findings)
 
     def lesions(self) -> list[Lesion]:
         """Return the lesions in the order they appear."""
-        settings = self._settings
-        needed = min(settings.least_findings, len(self._times))
-        tracklets = self._ended + [
-            tracklet for tracklet in self._linker.open if len(tracklet.frames) >= min(self._least_joined, needed)
-        ]
+        settings, times = self._settings, {findings.frame: findings.time for findings in self._video}
+        needed = min(settings.least_findings, len(times))
+        linker = Linker(settings, motions_at_start(reversed(self._video), settings))
+        ended = [tracklet for findings in self._video for tracklet in linker.update(findings)[1]]
+        # Findings of a tracklet that may be part of a lesion: single ones are most often false alarms.
+        least = min(2, needed)
+        tracklets = [tracklet for tracklet in ended + linker.open if len(tracklet.frames) >= least]
         groups = [
             group
             for group in joined(tracklets, settings)
             if sum(len(part.frames) for part in group) >= needed
             and max(part.best for part in group) >= settings.start_score
         ]
-        return [_lesion(number, group, settings.brief, self._times) for number, group in enumerate(groups, start=1)]
-
-    @property
-    def _least_joined(self) -> int:
-        """Findings of a tracklet that may be part of a lesion: single ones are most often false alarms."""
-        return min(2, self._settings.least_findings)
+        return [_lesion(number, group, settings.brief, times) for number, group in enumerate(groups, start=1)]
 
 
 def find_lesions(video: Iterable[Findings], settings: LinkSettings) -> list[Lesion]:

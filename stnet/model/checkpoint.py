@@ -27,13 +27,10 @@ from stnet.model.detector import Detector
 from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
 from stnet.model.provenance import PROVENANCE_KEY, Provenance
 from stnet.model.published import published_config, refines_boxes, renamed
+from stnet.model.shipped import SHIPPED, no_such_checkpoint, shipped_names
 from stnet.model.weight_files import check_values, read_weights, tensors_of, unwrapped, weights_in
 
 log = logging.getLogger(__name__)
-
-SHIPPED = Path(__file__).parent / "weights"
-DEFAULT_MODEL = "tiny"
-"""The shipped checkpoint used where none is named."""
 
 CONFIG_KEY = "stnet_config"
 IGNORED_SUFFIXES = ("total_params", "total_ops", "num_batches_tracked")
@@ -138,14 +135,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         path = weights_in(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; shipped checkpoints are {', '.join(shipped_names()) or 'none'}")
+        raise no_such_checkpoint(path)
     contents, metadata = read_weights(path)
     return _published(contents, path) if metadata is None else _own(contents, metadata, path)
-
-
-def shipped_names() -> list[str]:
-    """Return the names that `load` takes instead of a path."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
 def check_state(model: Detector, state: Mapping[str, Tensor], source: str) -> None:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stnet.choices import OPERATING_POINTS
 from stnet.errors import ConfigError
 from stnet.json_settings import settings_from_json
 
 OPERATING_POINTS_KEY = "stnet_operating_points"
-
-OPERATING_POINTS = ("sensitive", "balanced", "specific")
-"""From finding most, with more false alarms, to fewest false alarms."""
 
 
 @dataclass(frozen=True, kw_only=True)

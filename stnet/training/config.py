@@ -8,11 +8,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from stnet.data.synthetic.still_clips import DEFENCES
+from stnet.choices import CLASS_LOSSES, DEFENCE_GROUPS
 from stnet.errors import ConfigError
 from stnet.json_settings import settings_from_json
 from stnet.model.config import ModelConfig
-from stnet.training.criterion import CLASS_LOSSES
 
 AUGMENTATIONS = ("none", "paper", "improved", "stills")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -41,7 +40,7 @@ class TrainConfig:
     targets: int = setting(3, "frames of a clip that are supervised: up to 3 local ones, then global ones")
     augmentation: str = setting("paper", "augmentation of training clips; stills: moves them", AUGMENTATIONS)
     without_defences: tuple[str, ...] = setting(
-        (), "what augmentation stills leaves out, to measure what it brings", tuple(DEFENCES)
+        (), "what augmentation stills leaves out, to measure what it brings", DEFENCE_GROUPS
     )
     seed: int = setting(0, "seed of initialization, order, clip sampling and augmentation")
 

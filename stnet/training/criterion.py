@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stnet.boxes import corners, overlaps
+from stnet.choices import CLASS_LOSSES
 from stnet.training.matcher import ALPHA, GAMMA, CostWeights, Matches, match
 from stnet.training.targets import FrameTargets
 
-CLASS_LOSSES = ("focal", "quality")
 QUALITY_GAMMA = 1.5
 
 

@@ -1,9 +1,7 @@
 """The training run: epochs of steps, evaluations, checkpoints, and leaving cleanly when asked to."""
 
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -29,33 +27,11 @@ from stnet.training.interrupt import Interrupted, InterruptWatch, leave_the_grou
 from stnet.training.optimizer import build_optimizer, rate_factor
 from stnet.training.recorder import EpochRecorder, EpochWork, peak_memory
 from stnet.training.run_folder import RunFolder
+from stnet.training.run_options import RunOptions
 from stnet.training.starting_points import freeze, load_backbone_weights, start_from
 from stnet.training.state import TrainingState, load_newest, save_state
 from stnet.training.step import AUTOCAST, StepFigures, Stepper
 from stnet.training.validation import Validation, validate
-
-
-def default_workers() -> int:
-    """Eight loader processes, or this training process's share of the processor where that is less."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, (os.cpu_count() or 1) // processes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What may differ between two runs of the same recipe without changing their result.
-
-    Attributes:
-        workers: processes that load clips (see `default_workers`); 0 loads in this process.
-        save_minutes: minutes between checkpoints within an epoch.
-        tensorboard: also write TensorBoard events.
-        trained_on: what the weights say that they were trained on.
-    """
-
-    workers: int = field(default_factory=default_workers)
-    save_minutes: float = 30.0
-    tensorboard: bool = False
-    trained_on: str = "unnamed data"
 
 
 class Trainer:

@@ -86,7 +86,7 @@ class Companions:
             "LOCAL_WORLD_SIZE": str(count),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "stnet.training.cli", *arguments, "--processes", "1"]  # the last one counts
+        command = [sys.executable, "-m", "stnet", *arguments, "--processes", "1"]  # the last one counts
         for rank in range(1, count):
             places = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             self._said.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115

@@ -1,37 +1,30 @@
 """Reading and writing video: files, DICOM, frame folders, images, arrays."""
 
-from stnet.video.arrays import ArraySource, SpooledSource
-from stnet.video.dicom import DicomFile
-from stnet.video.dicom_names import write_dicom_key
-from stnet.video.images import ImageSequence
-from stnet.video.inputs import VideoInput, find_inputs, open_source
-from stnet.video.reader import VideoFile
-from stnet.video.scale import BoxSize, PixelScale, uniform_scale
-from stnet.video.source import DEFAULT_FPS, Scan, VideoFrame, VideoSource
-from stnet.video.stacks import ImageStack
-from stnet.video.stills import find_scale, read_still, read_still_header
-from stnet.video.writer import VideoWriter
+from stnet.lazy import lazy
 
-__all__ = [
-    "DEFAULT_FPS",
-    "ArraySource",
-    "BoxSize",
-    "DicomFile",
-    "ImageSequence",
-    "ImageStack",
-    "PixelScale",
-    "Scan",
-    "SpooledSource",
-    "VideoFile",
-    "VideoFrame",
-    "VideoInput",
-    "VideoSource",
-    "VideoWriter",
-    "find_inputs",
-    "find_scale",
-    "open_source",
-    "read_still",
-    "read_still_header",
-    "uniform_scale",
-    "write_dicom_key",
-]
+_HOMES = {
+    "ArraySource": "stnet.video.arrays",
+    "BoxSize": "stnet.video.scale",
+    "DEFAULT_FPS": "stnet.choices",
+    "DicomFile": "stnet.video.dicom",
+    "ImageSequence": "stnet.video.images",
+    "ImageStack": "stnet.video.stacks",
+    "PixelScale": "stnet.video.scale",
+    "Scan": "stnet.video.source",
+    "SpooledSource": "stnet.video.arrays",
+    "VideoFile": "stnet.video.reader",
+    "VideoFrame": "stnet.video.source",
+    "VideoInput": "stnet.video.inputs",
+    "VideoSource": "stnet.video.source",
+    "VideoWriter": "stnet.video.writer",
+    "find_inputs": "stnet.video.inputs",
+    "find_scale": "stnet.video.stills",
+    "open_source": "stnet.video.inputs",
+    "read_still": "stnet.video.stills",
+    "read_still_header": "stnet.video.stills",
+    "uniform_scale": "stnet.video.scale",
+    "write_dicom_key": "stnet.video.dicom_names",
+}
+
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

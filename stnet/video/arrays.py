@@ -6,8 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
-from stnet.video.source import DEFAULT_FPS, Scan, VideoFrame, VideoSource, check_size
+from stnet.video.source import Scan, VideoFrame, VideoSource, check_size
 
 
 class ArraySource(VideoSource):

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.dicom_coded import CodedFrames
 from stnet.video.dicom_film import FILM_SYNTAXES, FilmFrames
 from stnet.video.dicom_header import import_pydicom, is_dicom, read_header
 from stnet.video.dicom_regions import ScanArea
 from stnet.video.geometry import aspect_notes
-from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
+from stnet.video.source import VideoFrame, VideoSource
 
 __all__ = ["DicomFile", "is_dicom"]
 

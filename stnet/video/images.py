@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.geometry import aspect_notes
-from stnet.video.source import DEFAULT_FPS, Scan, VideoFrame, VideoSource
+from stnet.video.source import Scan, VideoFrame, VideoSource
 from stnet.video.stills import (
     DepthSurvey,
     StillHeader,

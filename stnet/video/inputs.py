@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.dicom import DicomFile, is_dicom
 from stnet.video.dicom_names import dicom_name
+from stnet.video.feed_names import without_secrets
 from stnet.video.images import ImageSequence
 from stnet.video.masks import mask_note, split_masks
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
-from stnet.video.source import DEFAULT_FPS, VideoSource
+from stnet.video.source import VideoSource
 from stnet.video.stacks import ImageStack, is_stack
 from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
 
@@ -234,7 +236,7 @@ def _folder_name(folder: Path) -> str:
 
 def _matches(name: str) -> list[Path]:
     if "://" in name:
-        raise VideoError(f"{name}: only local files are read; download it first")
+        raise VideoError(f"{without_secrets(name)}: only local files are read; download it first")
     path = Path(name)
     if path.is_file() or path.is_dir():
         return [path]

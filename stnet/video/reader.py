@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from av.stream import Disposition
 
+from stnet.choices import DEFAULT_FPS
 from stnet.contents import misnamed
 from stnet.errors import VideoError
 from stnet.video.container import open_container
 from stnet.video.cropping import stated_crop
 from stnet.video.depth import DEEP_LEAST, on_black
 from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
-from stnet.video.source import DEFAULT_FPS, FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
+from stnet.video.source import FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSource, check_size
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -76,11 +78,11 @@ class DecodedVideo(VideoSource):
         self.label, self.name = label, name
         with self._opened() as (container, stream):
             check_size(self.label, stream.codec_context.height, stream.codec_context.width)
-            self.fps = _frame_rate(stream)
+            self.fps = frame_rate(stream)
             self._duration = _declared_duration(container, stream)
             self._stated_frames = stream.frames or None
-            stored_aspect = _pixel_aspect(stream)
-            others = len(_films(container)) - 1
+            stored_aspect = stated_aspect(stream)
+            others = len(film_streams(container)) - 1
             self._track = stream.index
             self._stored_size = stream.codec_context.width, stream.codec_context.height
             # AVI knows no other times than those of decoding.
@@ -121,9 +123,9 @@ class DecodedVideo(VideoSource):
         try:
             container = self._container()
         except (av.FFmpegError, UnicodeError) as error:
-            raise VideoError(f"{self.label}: cannot be opened as a video ({_reason(error)})") from error
+            raise VideoError(f"{self.label}: cannot be opened as a video ({reason(error)})") from error
         with container:
-            films = _films(container)
+            films = film_streams(container)
             if not films:
                 raise VideoError(f"{self.label}: holds no video stream")
             stream = films[0]
@@ -141,7 +143,7 @@ class DecodedVideo(VideoSource):
             for frame, clock in _decode(container, stream, tally, self._decode_stamps):
                 if frame.rotation != turned:
                     # Not for every frame: reading side data makes a cycle of references, which keeps the frame alive.
-                    turned, tally.orientation = frame.rotation, _orientation(frame)
+                    turned, tally.orientation = frame.rotation, stated_orientation(frame)
                 upright = (tally.orientation or UPRIGHT).size(frame.height, frame.width)
                 check_size(self.label, *upright)
                 size = size or upright
@@ -181,11 +183,7 @@ class DecodedVideo(VideoSource):
         tally.end = max(tally.end, time + interval)
 
     def _to_frame(self, frame: av.VideoFrame, tally: _Tally) -> VideoFrame:
-        if any(component.is_alpha for component in frame.format.components):
-            pixels = on_black(frame.to_ndarray(format="rgba"))
-        else:
-            pixels = frame.to_ndarray(format="rgb24")
-        image = (tally.orientation or UPRIGHT).apply(pixels)
+        image = (tally.orientation or UPRIGHT).apply(rgb_pixels(frame))
         if frame.format.components[0].bits == 16:
             tally.brightest = max(tally.brightest or 0, int(image.max()))
         return VideoFrame(index=tally.decoded - 1, time=tally.last_time, image=image)
@@ -265,7 +263,7 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
         try:
             packet = next(packets, None)
         except (av.FFmpegError, ValueError) as error:
-            tally.problems.append(f"reading stopped after {tally.decoded} frames ({_reason(error)})")
+            tally.problems.append(f"reading stopped after {tally.decoded} frames ({reason(error)})")
             packet = None
         ended = packet is None
         stamped = decode_stamps and packet is not None and packet.dts is not None and packet.time_base
@@ -286,8 +284,8 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
             yield frame, stamps.popleft() if decode_stamps and stamps else clock
 
 
-def _films(container) -> list:
-    """The video streams that are no pictures (covers, thumbnails), the one a player shows first."""
+def film_streams(container) -> list:
+    """Return the video streams that are no pictures (covers, thumbnails), the one a player shows first."""
     streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
 
     def rank(stream) -> tuple[bool, bool, int]:
@@ -299,8 +297,15 @@ def _films(container) -> list:
     return sorted(streams, key=rank)
 
 
-def _orientation(frame: av.VideoFrame) -> Orientation | None:
-    """How to lay a frame upright (display matrix of phones and tablets), or None for odd angles."""
+def rgb_pixels(frame: av.VideoFrame) -> np.ndarray:
+    """Return a decoded frame as it is stored, uint8 RGB `[H, W, 3]`; what is transparent shows black."""
+    if any(component.is_alpha for component in frame.format.components):
+        return on_black(frame.to_ndarray(format="rgba"))
+    return frame.to_ndarray(format="rgb24")
+
+
+def stated_orientation(frame: av.VideoFrame) -> Orientation | None:
+    """Return how to lay a frame upright (display matrix of phones and tablets), or None for odd angles."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return UPRIGHT
@@ -308,12 +313,14 @@ def _orientation(frame: av.VideoFrame) -> Orientation | None:
     return Orientation.from_display_matrix((a, b, c, d))
 
 
-def _pixel_aspect(stream) -> Fraction:
+def stated_aspect(stream) -> Fraction:
+    """Return the width of a stream's pixels over their height."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return believable_aspect(aspect.numerator, aspect.denominator) if aspect else SQUARE
 
 
-def _frame_rate(stream) -> Fraction:
+def frame_rate(stream) -> Fraction:
+    """Return the frames per second that a stream states, the default where it states none to be believed."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and FPS_RANGE[0] <= rate <= FPS_RANGE[1]:
             return Fraction(rate)
@@ -354,5 +361,6 @@ def _seconds(tag: str) -> float | None:
         return None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what FFmpeg says of an error, without the name of the file."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

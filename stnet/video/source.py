@@ -17,9 +17,6 @@ Status = Literal["unread", "ok", "truncated", "corrupt"]
 MAX_PIXELS = 2**25
 """Largest frame that is decoded, in pixels (an 8K frame, 7680 x 4320, just fits); larger ones are refused."""
 
-DEFAULT_FPS = Fraction(25)
-"""Frame rate assumed where the input states none (images, arrays, broken headers), in frames per second."""
-
 FPS_RANGE = (Fraction(1, 10), Fraction(1000))
 """Frame rates that are believed."""
 
@@ -56,7 +53,8 @@ class VideoSource(ABC):
     x, y of their corner and `full_height`, `full_width` the size of the frames (`stnet.video.geometry` has the words).
     `orientation` is how all stored frames were laid upright (images state it one by one, `read_still_header`).
     `pixel_aspect` is the width of a pixel over its height, `scale` the size of pixels where it is stated. `notes` is
-    what a user should know beforehand.
+    what a user should know beforehand. `replays` is False for feeds, of which a source tells but gives no
+    frames.
     """
 
     name: str
@@ -71,6 +69,7 @@ class VideoSource(ABC):
     pixel_aspect: Fraction = SQUARE
     scale: PixelScale | None = None
     notes: tuple[str, ...] = ()
+    replays: bool = True
 
     def __init__(self) -> None:
         self.status: Status = "unread"

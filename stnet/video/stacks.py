@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.geometry import aspect_notes
 from stnet.video.rates import frame_rate
-from stnet.video.source import DEFAULT_FPS, VideoFrame, VideoSource
+from stnet.video.source import VideoFrame, VideoSource
 from stnet.video.stills import (
     UNREADABLE,
     DepthSurvey,

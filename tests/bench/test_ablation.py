@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.studies import ablation
-from stnet.training.cli import build_parser, configured, given_settings
 from stnet.training.config import TrainConfig
+from stnet.training.options import build_parser, configured, given_settings
 from stnet.training.run_folder import RunFolder
 
 OUTCOME = {"step": 7, "overall": {"ap": 0.1, "ap50": 0.2, "ap75": 0.0}, "agnostic": {"ap": 0.1, "ap50": 0.3, "ap75": 0}}

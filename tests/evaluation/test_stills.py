@@ -13,6 +13,7 @@ from safetensors import safe_open
 from scipy.special import expit, logit
 
 import stnet
+from stnet.choices import OPERATING_POINTS
 from stnet.errors import ConfigError
 from stnet.evaluation.bootstrap import bootstrap_intervals
 from stnet.evaluation.calibrate import main as calibrate
@@ -23,7 +24,7 @@ from stnet.evaluation.lesion_metrics import evaluate_lesions
 from stnet.evaluation.operating import ALARM_RATES, choose, cross_judge, judge
 from stnet.evaluation.scored_stills import ScoredSet
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
-from stnet.model.operating_points import OPERATING_POINTS, OPERATING_POINTS_KEY, OperatingPoints
+from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
 from stnet.training.cli import main as train
 
 CLASSES = ("benign", "malignant")

@@ -99,7 +99,7 @@ def test_the_command_explains(command, tmp_path):
             weights = [weight for frame in looked[part] for weight in frame["points"][2::3]]
             assert max(weights) == 1000 and min(weights) >= 1
     with Image.open(tmp_path / "out/clip/explained" / pictures[0]) as picture:
-        assert picture.width >= 640
+        assert picture.width >= 820
 
 
 def test_what_cannot_be_explained_costs_no_other_result(command, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from stnet.inference import cli
 from stnet.inference.folder_lock import FolderLock
+from stnet.inference.options import build_parser
 from stnet.inference.outputs import LOCK_NAME
 from stnet.video import open_source
 
@@ -191,7 +192,7 @@ def test_profile(infer, make_clip, tmp_path):
 
 def test_live(infer, make_clip, tmp_path):
     make_clip(tmp_path / "clip.mp4", frames=6)
-    status, out, err = infer("clip.mp4", "--live", "--delay", "1")
+    status, out, err = infer("clip.mp4", "--live", "--every-frame", "--delay", "1")
     assert status == 0 and "clip: ok" in out
     assert re.search(r"clip: latency median \d+\.\d ms, 99th percentile \d+\.\d ms; \d+ frames dropped", err)
     assert 1 <= results(tmp_path / "runs/infer/clip")["frame_count"] <= 6
@@ -211,6 +212,7 @@ def test_live(infer, make_clip, tmp_path):
         ("clip.mp4", "--live", "--profile"),
         ("clip.mp4", "--overwrite", "--skip-existing"),
         ("clip.mp4", "--part", "3/2"),
+        ("clip.mp4", "--live", "--stills"),
         ("@list.txt",),
         ("clip.mp4", "--bogus"),
     ],
@@ -239,7 +241,7 @@ def test_a_folder_that_cannot_be_written_costs_one_video(infer, make_clip, tmp_p
         make_clip(tmp_path / f"{name}.mp4", frames=3)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b").write_text("in the way")
-    for more in ((), ("--live",)):
+    for more in ((), ("--live", "--every-frame")):
         status, out, err = infer("a.mp4", "b.mp4", "c.mp4", "--output", "out", "--no-video", "--report", *more)
         assert status == 1 and "b: unreadable" in out and "a: ok" in out and "c: ok" in out
         assert "out/b: cannot be written to" in err and "Traceback" not in err
@@ -318,7 +320,7 @@ def test_unusable_checkpoint(make_clip, tmp_path, capsys):
 
 def test_options_are_frozen():
     """A new or a renamed option is a decision: change this list with it."""
-    options = sorted(option for action in cli._parser()._actions for option in action.option_strings)
+    options = sorted(option for action in build_parser()._actions for option in action.option_strings)
     assert options == [
         *(
             "--batch",
@@ -330,6 +332,7 @@ def test_options_are_frozen():
             "--dicom-results",
             "--dtype",
             "--duplicate-iou",
+            "--every-frame",
             "--explain",
             "--export",
             "--formats",
@@ -338,18 +341,24 @@ def test_options_are_frozen():
             "--fps",
             "--full-frame",
             "--help",
+            "--json-lines",
             "--live",
             "--mm-per-pixel",
+            "--no-files",
             "--no-video",
             "--operating-point",
             "--output",
             "--overwrite",
             "--part",
             "--profile",
+            "--reconnect",
             "--report",
             "--score-threshold",
             "--skip-existing",
+            "--stills",
             "--targets",
+            "--view",
+            "--view-address",
         ),
         "-h",
     ]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import stnet
+from stnet.choices import SCORE_THRESHOLD
 from stnet.errors import CheckpointError, ConfigError
 from stnet.inference.cli import main as infer
 from stnet.inference.live import LiveDetector
-from stnet.lesions import SCORE_THRESHOLD
 from stnet.model.checkpoint import main as convert
 from stnet.model.checkpoint import read_checkpoint
 from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints

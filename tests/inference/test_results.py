@@ -17,7 +17,8 @@ from stnet.errors import ConfigError, VideoError
 from stnet.inference import FrameResult, draw_detections
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.formats import DEFAULT_FORMATS, FORMATS, PER_VIDEO
+from stnet.inference.format_names import DEFAULT_FORMATS
+from stnet.inference.formats import FORMATS, PER_VIDEO
 from stnet.inference.outputs import LOCK_NAME, Outputs
 from stnet.inference.report import write_report
 from stnet.inference.sink import RunFacts, VideoFacts

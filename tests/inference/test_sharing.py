@@ -21,7 +21,8 @@ from stnet.errors import ConfigError
 from stnet.inference import cli, common_list, run
 from stnet.inference.common_list import CommonList, Group
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.jobs import Part, plan_jobs
+from stnet.inference.jobs import Part, largest_first, plan_jobs
+from stnet.inference.names import find_names
 from stnet.inference.records import Records
 from stnet.video import open_source
 
@@ -151,13 +152,13 @@ def test_parts_are_the_whole(infer, study, tmp_path):
 
 
 def test_parts_are_about_equal_and_disjoint(study, tmp_path):
-    jobs, missing = plan_jobs([str(study)], tmp_path / "out")
+    jobs, missing = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
     assert missing == [] and len(jobs) == 5
-    parts = [Part(number=number, count=3).of(jobs) for number in (1, 2, 3)]
+    parts = [Part(number, 3).of(jobs) for number in (1, 2, 3)]
     assert sorted(job.name for part in parts for job in part) == sorted(ALL)
     loads = [sum(job.size for job in part) for part in parts]
     assert max(loads) - min(loads) <= max(job.size for job in jobs)
-    assert len([part for part in (Part(number=n, count=9).of(jobs) for n in range(1, 10)) if part]) == 5
+    assert len([part for part in (Part(n, 9).of(jobs) for n in range(1, 10)) if part]) == 5
 
 
 def test_other_results_are_replaced_only_when_asked(infer, study, monkeypatch, tmp_path):
@@ -202,13 +203,13 @@ def test_a_list_names_videos(infer, study, tmp_path):
 
 
 def test_a_video_in_other_hands_is_left_to_them(study, tmp_path):
-    jobs, _ = plan_jobs([str(study)], tmp_path / "out")
+    jobs, _ = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
     records = Records(tmp_path / "out", {}, ("json",))
     hand = records.folder(jobs[0])
     hand.mkdir(parents=True)
     lock = FolderLock(hand / common_list.CLAIM_NAME)
     pair = Group(rank=0, size=2)
-    shared = CommonList(jobs, records, tmp_path / "out", group=pair, resume=True, tell=print)
+    shared = CommonList(jobs, records, tmp_path / "out", group=pair, order=largest_first, resume=True, tell=print)
     taken = list(shared)
     assert jobs[0].name not in [one.job.name for one in taken] and len(taken) == 4
     sizes = [one.job.size for one in taken]
@@ -219,13 +220,15 @@ def test_a_video_in_other_hands_is_left_to_them(study, tmp_path):
 
 
 def test_without_locks_the_videos_are_shared_out_in_advance(study, tmp_path, monkeypatch):
-    jobs, _ = plan_jobs([str(study)], tmp_path / "out")
+    jobs, _ = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
     monkeypatch.setattr(FolderLock, "_lock", lambda self, handle: setattr(self, "exclusive", False))
     said, names = [], []
     for rank in range(2):
         pair = Group(rank=rank, size=2)
         records = Records(tmp_path / "out", {}, ("json",))
-        shared = CommonList(jobs, records, tmp_path / "out", group=pair, resume=True, tell=said.append)
+        shared = CommonList(
+            jobs, records, tmp_path / "out", group=pair, order=largest_first, resume=True, tell=said.append
+        )
         names += [one.job.name for one in shared]
     assert sorted(names) == sorted(ALL) and "has no locks" in said[0]
 
@@ -262,7 +265,7 @@ def test_three_hundred_videos_on_two_ranks_of_which_one_is_killed(checkpoint, ma
 
 def test_folder_of_results_is_no_study(infer, study, tmp_path):
     assert infer("study/p0", "--output", "study/out")[0] == 0
-    jobs, _ = plan_jobs(["."], tmp_path / "other")
+    jobs, _ = plan_jobs(find_names(["."], tmp_path / "other"), tmp_path / "other")
     assert sorted(job.name for job in jobs) == [f"study-{name}" for name in sorted(ALL)]
 
 

@@ -1,9 +1,11 @@
 """Cases for the operators, and the backends they are tried on."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from stnet.kernels import ms_deform_attn, spatial_temporal_deform_attn
 from stnet.kernels.backends import BACKENDS
+from stnet.kernels.plans import Memory
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, check_msda, check_stda
 
 
@@ -111,32 +114,45 @@ def backend(request, monkeypatch) -> Backend:
     device = "cuda" if name == "triton" and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
     backend = Backend(name, device)
 
-    def watched(direction: str, function, *arguments):
-        backend.calls[direction] = backend.calls.get(direction, 0) + 1
-        return function(*arguments)
+    def watched(prepared: Prepared, *tensors):
+        backend.calls[prepared.direction] = backend.calls.get(prepared.direction, 0) + 1
+        return prepared.run(*tensors)
 
     for chosen in BACKENDS:
         watch_backend(monkeypatch, chosen, watched if chosen == name else _not_expected)
     return backend
 
 
-def _not_expected(direction, function, *arguments):
-    raise AssertionError(f"the kernels of another backend ran: {function}")
+def _not_expected(prepared, *tensors):
+    raise AssertionError(f"the kernels of another backend ran: {prepared.run}")
+
+
+class Prepared(NamedTuple):
+    """A call that a backend has prepared: forward or backward, from which arguments, and what runs it."""
+
+    direction: str
+    arguments: tuple
+    run: Callable
 
 
 def watch_backend(monkeypatch, name: str, watched) -> None:
-    """Let `watched(direction, function, *arguments)` run the functions of a backend, which load when they are used."""
+    """Let `watched(prepared, *tensors)` run what a backend, which loads when it is used, has prepared."""
     real = BACKENDS[name]
 
     def functions(direction: str) -> SimpleNamespace:
         def of(operator: str):
-            function = f"{operator}_{direction}"
-            return lambda *arguments: watched(direction, getattr(getattr(real, direction), function), *arguments)
+            def prepare(*arguments):
+                run = getattr(getattr(real, direction), f"{operator}_{direction}")(*arguments)
+                prepared = Prepared(direction, arguments, run)
+                return lambda *tensors: watched(prepared, *tensors)
+
+            return prepare
 
         return SimpleNamespace(**{f"{operator}_{direction}": of(operator) for operator in ("stda", "msda")})
 
     watching = {"forward": functions("forward"), "backward": functions("backward")}
-    fake = SimpleNamespace(name=name, devices=real.devices, refusal=real.refusal, **watching)
+    same = {"devices": real.devices, "refusal": real.refusal, "settings": real.settings}
+    fake = SimpleNamespace(name=name, plans=Memory(), **same, **watching)
     monkeypatch.setitem(BACKENDS, name, fake)
 
 
@@ -146,7 +162,7 @@ def launches(monkeypatch) -> list[str]:
     asked = []
 
     def watching(name: str):
-        return lambda direction, function, *arguments: asked.append(name) or function(*arguments)
+        return lambda prepared, *tensors: asked.append(name) or prepared.run(*tensors)
 
     for name in BACKENDS:
         watch_backend(monkeypatch, name, watching(name))

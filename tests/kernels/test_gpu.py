@@ -1,6 +1,8 @@
 """The operators on a GPU: the kernels as compiled, races, graphs, memory, large tensors."""
 
 import itertools
+import subprocess
+import sys
 import time
 
 import pytest
@@ -122,6 +124,45 @@ def test_250_runs_of_a_large_batch(stda_case, error):
 def test_compiled_equals_eager(encoder):
     compiled = torch.compile(lambda case: case.run("auto", "cuda"), fullgraph=True)
     assert torch.equal(compiled(encoder), encoder.run("auto", "cuda"))
+
+
+COMPILE_FIRST = """
+import sys
+import torch
+from stnet.kernels import ms_deform_attn, spatial_temporal_deform_attn
+
+mode, operator = sys.argv[1:]
+shapes, query = ((16, 16), (8, 8)), (1, 2, 64, 4)
+random = lambda *size: torch.randn(*size, device="cuda", dtype=torch.float16)
+own, others = (*query, 2, 4), (*query, 1, 2, 2)
+
+def inputs():
+    references = torch.rand(1, 2, 64, 2, 2, device="cuda")
+    if operator == "stda":
+        value = random(1, 2, 320, 4, 32)
+        return value, references, random(*own, 2), random(*own), random(*others, 2), random(*others)
+    return random(2, 320, 4, 32), torch.rand(2, *query[2:], 2, 4, 2, device="cuda"), random(2, *query[2:], 2, 4)
+
+def attend(value, *x):
+    if operator == "stda":
+        return spatial_temporal_deform_attn(value, shapes, *x) * 2
+    return ms_deform_attn(value, shapes, None, *x) * 2
+
+compiled = torch.compile(attend, mode=mode, fullgraph=True)
+for _ in range(5):  # warm-up, recording, replays
+    given = inputs()
+    with torch.no_grad():
+        found = compiled(*given).clone()
+        torch.testing.assert_close(found, attend(*given), rtol=2e-3, atol=2e-3)
+"""
+
+
+@pytest.mark.parametrize("operator", ["stda", "msda"])
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_compiled_into_graphs_from_the_first_call(mode, operator):
+    """In a process of its own, where nothing ran eagerly before: its tables are made in the first call."""
+    done = subprocess.run([sys.executable, "-c", COMPILE_FIRST, mode, operator], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("operator", ["stda", "msda-ints", "msda-tensors"])

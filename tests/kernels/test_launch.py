@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench.compile_report.cases import DTYPES, LAYERS, layers_of
 from stnet.errors import ConfigError
-from stnet.kernels.triton import launch_table
+from stnet.kernels.triton import device_tables, launch_table
 from stnet.kernels.triton.ahead_of_time import calls
 from stnet.kernels.triton.launch_table import (
     ARCHITECTURES,
@@ -312,3 +315,37 @@ def test_no_default_spills(kernel, arch):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 18 * {"stda_forward": 2, "stda_backward": 3}.get(kernel, 1)
     assert [row for row in rows if row[-1] != "0"] == []
+
+
+def test_tables_are_made_on_their_device_in_a_thread_without_a_graph(monkeypatch):
+    """The memory of graphs that PyTorch records is that of one thread; a new thread starts on device 0."""
+    current, made = threading.local(), []
+
+    @contextmanager
+    def device(wanted):
+        current.device = wanted
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    written = SimpleNamespace(synchronize=lambda: made.append("written"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda wanted: written if wanted == current.device else None)
+    gpu = torch.device("cuda:1")
+
+    def make():
+        made.append((threading.get_ident(), current.device))
+        return "table"
+
+    assert device_tables.outside_of_graphs(make, gpu) == "table"
+    (thread, where), last = made
+    assert thread != threading.get_ident() and where == gpu and last == "written"
+    assert not hasattr(current, "device"), "the caller's device is as it was"
+
+
+def test_a_table_that_cannot_be_made_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda wanted: nullcontext())
+
+    def make():
+        raise torch.OutOfMemoryError("none left")
+
+    with pytest.raises(torch.OutOfMemoryError, match="none left"):
+        device_tables.outside_of_graphs(make, torch.device("cuda:0"))

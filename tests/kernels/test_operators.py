@@ -167,9 +167,9 @@ def test_deterministic_follows_pytorch(case, monkeypatch, watch_backend):
     pytest.importorskip("numba")
     seen = []
 
-    def watched(direction, function, *arguments):
-        seen.extend([arguments[-1]] if direction == "backward" else [])
-        return function(*arguments)
+    def watched(prepared, *tensors):
+        seen.extend([prepared.arguments[-1]] if prepared.direction == "backward" else [])
+        return prepared.run(*tensors)
 
     watch_backend(monkeypatch, "cpu", watched)
     case.gradients("cpu")

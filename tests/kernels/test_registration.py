@@ -83,6 +83,30 @@ def test_compile_in_one_graph(case):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("levels", ["stda", "msda-ints", "msda-tensors"])
+def test_compiled_graphs_hold_one_operator_and_nothing_of_the_cpu(stda_case, msda_case, levels):
+    """Tables that a kernel reads are no part of a graph: neither a tensor on the CPU nor a copy to the device."""
+    pytest.importorskip("numba")
+    operator, _, kind = levels.partition("-")
+    case = (msda_case(ints=kind == "ints") if kind else stda_case()).to(dtype=torch.float32, device="meta")
+    case.others = {n: x.to("meta") if isinstance(x, torch.Tensor) else x for n, x in case.others.items()}
+    graphs = []
+
+    def collect(module, inputs):
+        graphs.append(module.graph)
+        return module
+
+    layer = lambda tensors: case.replaced(**tensors).run("cpu")  # noqa: E731
+    compiled = torch.compile(layer, fullgraph=True, backend=collect, dynamic=False)
+    compiled(case.tensors)
+    (graph,) = graphs
+    tensors = [value for node in graph.nodes if isinstance(value := node.meta.get("example_value"), torch.Tensor)]
+    assert tensors and {x.device.type for x in tensors} == {"meta"}
+    called = [str(node.target) for node in graph.nodes if node.op.startswith("call")]
+    assert [name for name in called if "getitem" not in name] == [f"stnet.{operator}_forward"]
+    assert not [node for node in graph.nodes if node.op == "get_attr"]
+
+
 def test_compile_with_inductor(stda_case):
     pytest.importorskip("numba")
     eager, compiled = compiled_and_eager(stda_case(components=4).to(dtype=torch.float32), "cpu", "inductor")
@@ -172,9 +196,9 @@ def test_gradients_nobody_asked_for_are_not_computed(stda_case, monkeypatch, wat
     pytest.importorskip("numba")
     asked = []
 
-    def watched(direction, function, *arguments):
-        asked.extend([tuple(arguments[-2])] if direction == "backward" else [])
-        return function(*arguments)
+    def watched(prepared, *tensors):
+        asked.extend([tuple(prepared.arguments[-2])] if prepared.direction == "backward" else [])
+        return prepared.run(*tensors)
 
     watch_backend(monkeypatch, "cpu", watched)
     case = stda_case().to(dtype=torch.float32)

@@ -114,16 +114,21 @@ def test_msda_deterministic_gradients_do_not_depend_on_the_order_of_queries(msda
 def arguments(case):
     """What `stda_backward` takes besides `needs` and `deterministic`."""
     problem, tensors = case.checked
-    output, lse = triton_forward.stda_forward(problem, tensors)
+    output, lse = triton_forward.stda_forward(problem, tensors)(tensors)
     return [problem, tensors, torch.linspace(-1, 1, output.numel()).view(output.shape), output, lse]
+
+
+def stda_backward(problem, tensors, *saved_needs_and_deterministic):
+    *saved, _, _ = saved_needs_and_deterministic
+    return triton_backward.stda_backward(problem, tensors, *saved_needs_and_deterministic)(tensors, *saved)
 
 
 @pytest.mark.parametrize("wanted", NAMES)
 def test_gradients_nobody_asked_for_cost_nothing(stda_case, launches, wanted):
     given = arguments(small(stda_case))
-    whole = triton_backward.stda_backward(*given, ALL, False)
+    whole = stda_backward(*given, ALL, False)
     needs = StdaTensors(*(name == wanted for name in NAMES))
-    alone = triton_backward.stda_backward(*given, needs, False)
+    alone = stda_backward(*given, needs, False)
     assert tuple(gradient is not None for gradient in alone) == needs
     assert torch.allclose(getattr(alone, wanted), getattr(whole, wanted), rtol=1e-5, atol=1e-6)
     constants = launches[-1].constants
@@ -135,10 +140,10 @@ def test_expanded_inputs_get_dense_gradients(stda_case, launches):
     expanded = case.tensors["reference_points"][:, :, :1].expand_as(case.tensors["reference_points"])
     problem, tensors, grad_output, *saved = arguments(case.replaced(reference_points=expanded))
     ones = torch.ones(()).expand_as(grad_output)
-    gradient = triton_backward.stda_backward(problem, tensors, ones, *saved, ALL, False).reference_points
+    gradient = stda_backward(problem, tensors, ones, *saved, ALL, False).reference_points
     assert gradient.is_contiguous()
     tensors = tensors._replace(reference_points=expanded.contiguous())
-    dense = triton_backward.stda_backward(problem, tensors, ones.contiguous(), *saved, ALL, False)
+    dense = stda_backward(problem, tensors, ones.contiguous(), *saved, ALL, False)
     assert torch.equal(gradient, dense.reference_points)
 
 
@@ -199,7 +204,7 @@ def test_memory_of_gradients_and_one_float32_value_buffer(stda_case, launches, d
     value = given[1].value
     needs = ALL._replace(reference_points=False, other_reference_points=False)
     with LiveBytes() as memory:
-        gradients = triton_backward.stda_backward(*given, needs, deterministic)
+        gradients = stda_backward(*given, needs, deterministic)
     allowed = sum(x.nbytes for x in gradients if x is not None) + 4 * value.numel()
     tables = 512
     assert gradients[0].nbytes < memory.peak <= allowed + tables < allowed + value.numel()
@@ -211,7 +216,8 @@ def test_msda_memory_of_gradients_and_one_float32_value_buffer(msda_case, launch
     problem, tensors = case.checked
     value, needs = tensors.value, MsdaTensors(True, True, True, False, False)
     with LiveBytes() as memory:
-        found = triton_backward.msda_backward(problem, tensors, torch.ones(1, 3, 16), needs, deterministic)
+        ones = torch.ones(1, 3, 16)
+        found = triton_backward.msda_backward(problem, tensors, ones, needs, deterministic)(tensors, ones)
     gradients = [x for x in found if x is not None]
     allowed = sum(x.nbytes for x in gradients) + 4 * value.numel()
     tables = 512

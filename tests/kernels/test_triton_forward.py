@@ -49,7 +49,8 @@ def on_device(case, dtype=torch.float32):
 
 
 def run(case, candidate: Candidate | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    return triton_forward.stda_forward(*case.checked, candidate=candidate)
+    problem, tensors = case.checked
+    return triton_forward.stda_forward(problem, tensors, candidate=candidate)(tensors)
 
 
 def truth(case) -> torch.Tensor:

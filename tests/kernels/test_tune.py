@@ -111,7 +111,7 @@ def test_keys_are_measured_while_there_is_time_and_written_after_each(tmp_path, 
 
     monkeypatch.setattr(tune, "tune_key", tune_key)
     options = ["--output", str(path), "--minutes", "2", "--kernels", "stda_forward", "--dtypes", "float16", "float32"]
-    assert tune.tune(tune._parser().parse_args(options), torch.device("cpu"), lines.append) == 2
+    assert tune.tune(tune._parser("tune").parse_args(options), torch.device("cpu"), lines.append) == 2
     assert lines[0].startswith("error: stda_forward float16") and lines[-1].startswith("measured 1 of 4 keys")
     assert read_table(path)[0].candidates[0].milliseconds == 1
 

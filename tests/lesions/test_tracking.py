@@ -38,6 +38,16 @@ def test_lesions_that_cross_leave_and_return_keep_their_identity():
     assert switches <= 1
 
 
+@pytest.mark.parametrize(("seed", "first"), [(27, 141), (63, 138), (71, 67), (79, 64), (93, 139), (117, 63)])
+def test_lesions_that_cross_in_the_first_frames_are_told_apart(seed, first):
+    """Videos that begin where two lesions of a class meet; their ways are known only from what follows."""
+    video, frames = made_video(seed), slice(first, first + 32)
+    findings = detected(video, seed)[frames]
+    boxes, ids = by_frame(find_lesions(findings, SETTINGS), first + 32)
+    one = identities(video.boxes[frames], video.ids[frames], boxes[frames], ids[frames])
+    assert one.switches == 0 and one.idf1 > 0.9
+
+
 def test_live_numbers_stay_with_their_lesion():
     switches = 0
     for seed in range(1, 12, 2):  # two lesions each

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from stnet.errors import ConfigError
-from stnet.training.cli import build_parser, configured, given_settings, main
+from stnet.training.cli import main
 from stnet.training.config import TrainConfig
+from stnet.training.options import build_parser, configured, given_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -114,7 +115,7 @@ def test_wrong_model_settings_are_refused(assignment):
         (["--data", "DATA", "--output", "OUT", "--device", "tpu"], "tpu"),
         (["--data", "DATA", "--output", "OUT", "--start-from", "absent.safetensors"], "absent.safetensors"),
         (["--data", "DATA", "--evaluate", "absent.pth"], "absent.pth"),
-        (["--data", "DATA", "--evaluate", "absent.pth", "--epochs", "3"], "--epochs"),
+        (["--data", "DATA", "--evaluate", "tiny", "--epochs", "3"], "--epochs"),
         (["--data", "DATA", "--evaluate", "tiny", "--duplicate-iou", "0"], "duplicate_iou is 0"),
         (["--data", "DATA", "--output", "OUT", "--duplicate-iou", "0.5"], "--model duplicate_iou=VALUE"),
         (["--data", "DATA", "--output", "OUT", "--stills"], "python -m stnet.data.stills"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from stnet.choices import DEFENCE_GROUPS
 from stnet.data.augment import BrightnessJitter, SpeckleNoise
 from stnet.data.clips.transforms import FrameStack, flip, resized_size
 from stnet.data.index import DatasetIndex
@@ -72,13 +73,14 @@ class Defences:
         return replace(self, **{setting: 0.0 for name in names for setting in DEFENCES[name]})
 
 
-DEFENCES = {
-    "marks": ("painted_over", "false_marks", "true_marks"),
-    "pasting": ("pasted_lesions", "decoys"),
-    "free": ("lesion_free", "shadows"),
-    "machines": ("textures", "dynamic_range", "brightness", "speckle"),
-    "screens": ("screens", "sectors"),
-}
+_SETTINGS = (
+    ("painted_over", "false_marks", "true_marks"),
+    ("pasted_lesions", "decoys"),
+    ("lesion_free", "shadows"),
+    ("textures", "dynamic_range", "brightness", "speckle"),
+    ("screens", "sectors"),
+)
+DEFENCES = dict(zip(DEFENCE_GROUPS, _SETTINGS, strict=True))
 """Groups of defences that are compared with one another, by name."""
 
 

@@ -7,7 +7,7 @@ all heads and frames add, follow from the offset gradients in a second pass (`po
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -376,12 +376,14 @@ def stda_backward(
     lse: Tensor,
     needs: StdaTensors[bool],
     deterministic: bool,
-) -> StdaTensors[Tensor | None]:
-    """Gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
+) -> Callable[[StdaTensors[Tensor], Tensor, Tensor, Tensor], StdaTensors[Tensor | None]]:
+    """Prepare gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
     They have the same bits in every run, whatever `deterministic` says.
     """
-    return run_backward(problem, tensors, problem.level_starts, grad_output, needs, (output, lse))
+    return lambda tensors, grad_output, *saved: run_backward(
+        problem, tensors, problem.level_starts, grad_output, needs, saved
+    )
 
 
 def msda_backward(
@@ -390,11 +392,15 @@ def msda_backward(
     grad_output: Tensor,
     needs: MsdaTensors[bool],
     deterministic: bool,
-) -> MsdaTensors[Tensor | None]:
-    """Gradients of multi-scale deformable attention; the same bits in every run."""
+) -> Callable[[MsdaTensors[Tensor], Tensor], MsdaTensors[Tensor | None]]:
+    """Prepare gradients of multi-scale deformable attention; the same bits in every run."""
     wanted = StdaTensors(*[False] * 7)._replace(
         value=needs.value, offsets=needs.sampling_locations, logits=needs.attention_weights
     )
-    gradients = run_backward(*as_attention(problem, tensors), grad_output.unsqueeze(1), wanted)
-    found = (gradients.value, gradients.offsets, gradients.logits)
-    return MsdaTensors(*(None if x is None else x.squeeze(1) for x in found))
+
+    def run(tensors: MsdaTensors[Tensor], grad_output: Tensor) -> MsdaTensors[Tensor | None]:
+        gradients = run_backward(*as_attention(problem, tensors), grad_output.unsqueeze(1), wanted)
+        found = (gradients.value, gradients.offsets, gradients.logits)
+        return MsdaTensors(*(None if x is None else x.squeeze(1) for x in found))
+
+    return run

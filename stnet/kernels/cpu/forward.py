@@ -5,7 +5,7 @@ one frame: a location in [0, 1] is an offset from the reference box (0, 0, 2 P, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -235,19 +235,19 @@ def kernel_sizes(p: StdaProblem, dim: int) -> tuple[int, ...]:
     return (p.targets, p.queries, p.heads, *samples, p.source_frames, dim)
 
 
-def stda_forward(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> tuple[Tensor, Tensor]:
-    """Spatial-temporal deformable attention; see `stnet.kernels.backends`."""
-    return run_attention(problem, tensors, problem.level_starts, softmax=True)
+def stda_forward(
+    problem: StdaProblem, tensors: StdaTensors[Tensor]
+) -> Callable[[StdaTensors[Tensor]], tuple[Tensor, Tensor]]:
+    """Prepare spatial-temporal deformable attention; see `stnet.kernels.backends`."""
+    return lambda tensors: run_attention(problem, tensors, problem.level_starts, softmax=True)
 
 
-def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor:
-    """Multi-scale deformable attention; see `stnet.kernels.backends`.
+def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Callable[[MsdaTensors[Tensor]], Tensor]:
+    """Prepare multi-scale deformable attention; see `stnet.kernels.backends`.
 
-    Raises:
-        ValueError: levels that do not lie within the positions of value.
+    What it returns raises ValueError for levels that do not lie within the positions of value.
     """
-    output, _ = run_attention(*as_attention(problem, tensors), softmax=False)
-    return output.squeeze(1)
+    return lambda tensors: run_attention(*as_attention(problem, tensors), softmax=False)[0].squeeze(1)
 
 
 def as_attention(

@@ -7,12 +7,13 @@ reductions, or for deterministic gradients from one slice a head.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from stnet.kernels.problem import STDA_DENSE_DIMS, MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
+from stnet.kernels.problem import MSDA_DENSE_DIMS, STDA_DENSE_DIMS, MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.triton.architecture import architecture, has_vector_reductions, is_nvidia, warp_lanes
 from stnet.kernels.triton.backward_msda import msda_backward_kernel
 from stnet.kernels.triton.backward_samples import Config
@@ -21,8 +22,9 @@ from stnet.kernels.triton.device_tables import frame_offsets, level_tables
 from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
 from stnet.kernels.triton.forward import levels_of, query_strides
 from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch import Launch, distinct
 from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
-from stnet.kernels.triton.layout import alignment, packed, strides
+from stnet.kernels.triton.layout import alignment, pack_all, strides
 
 _GATHER_BYTES = 64  # of a row gathered at once: four lanes
 
@@ -37,43 +39,46 @@ def stda_backward(
     deterministic: bool,
     *,
     candidate: Candidate | None = None,
-) -> StdaTensors[Tensor | None]:
-    """Return contiguous gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
+) -> Callable[[StdaTensors[Tensor], Tensor, Tensor, Tensor], StdaTensors[Tensor | None]]:
+    """Prepare contiguous gradients of spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
     A candidate takes the place of the launch table's default.
     """
     p, value = problem, tensors.value
-    gradients = StdaTensors(*map(_buffer_if, tensors, needs))._replace(
-        value=None,
-        **{
-            name: _reference_sums(getattr(tensors, name), p.heads if deterministic else None)
+    arch, dtypes = architecture(value.device), StdaTensors(*(x.dtype for x in tensors))
+    candidate = candidate or choose("stda_backward", arch, value.dtype, p.head_dim, p.queries)
+
+    def bound(inputs: Sequence[Tensor]) -> FixedPoint:
+        return FixedPoint.for_bound(_largest(inputs[len(StdaTensors._fields)]), p.targets * p.queries)
+
+    def allocate(device: torch.device | str) -> StdaTensors[Tensor | None]:
+        gradients = StdaTensors(*map(partial(_buffer_if, device), p.tensor_shapes, dtypes, needs))
+        sums = {
+            name: _reference_sums(getattr(p.tensor_shapes, name), p.heads if deterministic else None, device)
             for name in ("reference_points", "other_reference_points")
             if getattr(needs, name)
-        },
-    )
-    arch = architecture(value.device)
-    candidate = candidate or choose("stda_backward", arch, value.dtype, p.head_dim, p.queries)
-    fixed = None
-    if needs.value and deterministic:
-        fixed = FixedPoint.for_bound(_largest(grad_output), p.targets * p.queries)
+        }
+        return gradients._replace(value=None, **sums)
 
-    def call(sums: Tensor | None, heads: range) -> KernelCall:
-        written = gradients._replace(value=sums)
-        return stda_backward_call(
-            problem, tensors, grad_output, output, lse, written, fixed, deterministic, heads, candidate, arch
-        )
+    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+        *inputs, grad_output, output, lse = inputs
+        saved = (grad_output, output, lse)
+        inputs = StdaTensors(*inputs)
+        return stda_backward_call(p, inputs, *saved, gradients, fixed, deterministic, heads, candidate, arch)
 
-    value_gradient = _value_gradient(call, value, needs.value, fixed)
-    references, other_references = (
-        None if sums is None else (sums.sum(dim=3) if deterministic else sums).to(points.dtype)
-        for sums, points in (
-            (gradients.reference_points, tensors.reference_points),
-            (gradients.other_reference_points, tensors.other_reference_points),
-        )
-    )
-    return gradients._replace(
-        value=value_gradient, reference_points=references, other_reference_points=other_references
-    )
+    dims = (*STDA_DENSE_DIMS._replace(value=1), 1, output.dim(), lse.dim())
+    run = _prepared((*tensors, grad_output, output, lse), dims, needs.value, deterministic, allocate, make_call, bound)
+
+    def differentiate(tensors, grad_output, output, lse) -> StdaTensors[Tensor | None]:
+        gradients = run((*tensors, grad_output, output, lse))
+        references = {
+            name: (sums.sum(dim=3) if deterministic else sums).to(getattr(dtypes, name))
+            for name in ("reference_points", "other_reference_points")
+            if (sums := getattr(gradients, name)) is not None
+        }
+        return gradients._replace(**references) if references else gradients
+
+    return differentiate
 
 
 def msda_backward(
@@ -84,40 +89,81 @@ def msda_backward(
     deterministic: bool,
     *,
     candidate: Candidate | None = None,
-) -> MsdaTensors[Tensor | None]:
-    """Contiguous gradients of multi-scale deformable attention; see `stnet.kernels.backends`."""
-    p, value, weights = problem, tensors.value, tensors.attention_weights
-    gradients = MsdaTensors(*map(_buffer_if, tensors, needs))._replace(value=None)
-    arch = architecture(value.device)
+) -> Callable[[MsdaTensors[Tensor], Tensor], MsdaTensors[Tensor | None]]:
+    """Prepare contiguous gradients of multi-scale deformable attention; see `stnet.kernels.backends`."""
+    p, value = problem, tensors.value
+    arch, dtypes = architecture(value.device), [None if x is None else x.dtype for x in tensors]
     candidate = candidate or choose("msda_backward", arch, value.dtype, p.head_dim, p.queries)
-    fixed = None
-    if needs.value and deterministic:
-        bound = _largest(grad_output).double() * _largest(weights)
-        fixed = FixedPoint.for_bound(bound, p.queries * p.levels * p.points)
 
-    def call(sums: Tensor | None, heads: range) -> KernelCall:
-        written = gradients._replace(value=sums)
-        return msda_backward_call(problem, tensors, grad_output, written, fixed, heads, candidate, arch)
+    def bound(inputs: Sequence[Tensor]) -> FixedPoint:
+        *tensors, grad_output = inputs
+        largest = _largest(grad_output).double() * _largest(MsdaTensors(*tensors).attention_weights)
+        return FixedPoint.for_bound(largest, p.queries * p.levels * p.points)
 
-    return gradients._replace(value=_value_gradient(call, value, needs.value, fixed))
+    def allocate(device: torch.device | str) -> MsdaTensors[Tensor | None]:
+        return MsdaTensors(*map(partial(_buffer_if, device), p.tensor_shapes, dtypes, needs))._replace(value=None)
+
+    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+        *inputs, grad_output = inputs
+        return msda_backward_call(p, MsdaTensors(*inputs), grad_output, gradients, fixed, heads, candidate, arch)
+
+    dims = (*MSDA_DENSE_DIMS._replace(value=1), 1)
+    run = _prepared((*tensors, grad_output), dims, needs.value, deterministic, allocate, make_call, bound)
+    return lambda tensors, grad_output: run((*tensors, grad_output))
 
 
-def _value_gradient(
-    call: Callable[[Tensor | None, range], KernelCall], value: Tensor, need: bool, fixed: FixedPoint | None
-) -> Tensor | None:
-    """Launch `call` (of the sums of the value gradient, and the heads to treat) for all heads; the value gradient."""
-    heads = value.shape[-2]
-    if not need:
-        call(None, range(heads)).launch()
-        return None
-    if fixed is None:
-        sums = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        call(sums, range(heads)).launch()
-        return sums.to(value.dtype)
-    passes = head_passes(heads)
+def _prepared(
+    inputs: Sequence[Tensor | None],
+    dense_dims: Sequence[int],
+    needs_value: bool,
+    deterministic: bool,
+    allocate: Callable,
+    make_call: Callable,
+    bound: Callable[[Sequence[Tensor | None]], FixedPoint],
+) -> Callable:
+    """Return what computes gradients for inputs that lie like these; it keeps none of them.
+
+    Args:
+        inputs: tensors, the first of which is value, and gradient and results of the forward pass.
+        dense_dims: how many last dimensions of each are to be contiguous.
+        needs_value: whether the gradient of value is wanted.
+        deterministic: whether it is to have the same bits in every run.
+        allocate: memory on a device for all gradients but that of value.
+        make_call: the launch for packed inputs, gradients, fixed point and heads.
+        bound: fixed point numbers that hold the sums of the gradient of value, from the inputs.
+    """
+    value = inputs[0]
+    shape, dtype = value.shape, value.dtype
+    packed_inputs = pack_all(inputs, dense_dims)
+    copies = any(x is not y for x, y in zip(inputs, packed_inputs, strict=True))
+    launch = None
+    if not (deterministic and needs_value):
+        examples, gradients = distinct(packed_inputs), allocate("meta")
+        if needs_value:
+            gradients = gradients._replace(value=torch.empty(shape, dtype=torch.float32, device="meta"))
+        launch = Launch(make_call(examples, gradients, None, range(shape[-2])), (*examples, *gradients))
+
+    def run(inputs):
+        device = inputs[0].device
+        gradients = allocate(device)
+        if launch is None:
+            fixed = bound(inputs)
+            inputs = pack_all(inputs, dense_dims)
+            call = lambda sums, heads: make_call(inputs, gradients._replace(value=sums), fixed, heads)  # noqa: E731
+            return gradients._replace(value=_value_gradient(call, inputs[0], fixed))
+        sums = torch.zeros(shape, dtype=torch.float32, device=device) if needs_value else None
+        launch(*(pack_all(inputs, dense_dims) if copies else inputs), sums, *gradients[1:])
+        return gradients if sums is None else gradients._replace(value=sums.to(dtype))
+
+    return run
+
+
+def _value_gradient(call: Callable[[Tensor, range], KernelCall], value: Tensor, fixed: FixedPoint) -> Tensor:
+    """Launch `call` (of the sums of the value gradient, and the heads to treat) for half of the heads at a time."""
+    passes = head_passes(value.shape[-2])
     shape = (*value.shape[:-2], len(passes[0]), value.shape[-1])
     sums = torch.empty(shape, dtype=torch.int64, device=value.device)
-    gradient = _buffer(value, value.dtype)
+    gradient = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     for part in passes:
         call(sums.zero_(), part).launch()
         fixed.write(sums, gradient[..., part.start : part.stop, :])
@@ -129,20 +175,17 @@ def _largest(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, math.inf)
 
 
-def _buffer(like: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty(like.shape, dtype=dtype, device=like.device)
+def _buffer_if(
+    device: torch.device | str, shape: tuple[int, ...], dtype: torch.dtype | None, need: bool
+) -> Tensor | None:
+    return torch.empty(shape, dtype=dtype, device=device) if need else None
 
 
-def _buffer_if(like: Tensor, need: bool) -> Tensor | None:
-    return _buffer(like, like.dtype) if need else None
-
-
-def _reference_sums(reference: Tensor, heads: int | None) -> Tensor:
+def _reference_sums(shape: tuple[int, ...], heads: int | None, device: torch.device | str) -> Tensor:
     """Where the gradient of reference points [B, T, Q, L, R] is collected: a slice for each head, or one for all."""
     if heads is None:
-        return _buffer(reference, torch.float32).zero_()
-    shape = (*reference.shape[:3], heads, *reference.shape[3:])
-    return torch.empty(shape, dtype=torch.float32, device=reference.device)
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+    return torch.empty((*shape[:3], heads, *shape[3:]), dtype=torch.float32, device=device)
 
 
 def stda_backward_call(
@@ -158,20 +201,19 @@ def stda_backward_call(
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """Return a launch behind `stda_backward` for the heads of `part`, writing to `gradients`.
+    """Return a launch behind `stda_backward` of packed tensors for the heads of `part`, writing to `gradients`.
 
     The gradient of value has these heads alone; tensors of all heads are passed from the first of them on.
     """
     p, width, first = problem, problem.head_dim, part.start
-    tensors = StdaTensors(*map(packed, tensors, STDA_DENSE_DIMS._replace(value=1)))
-    value, grad_output = _from_head(tensors.value, 3, first), packed(grad_output, 1)
+    value = _from_head(tensors.value, 3, first)
     grad_row = len(part) * width
     shapes, starts = level_tables(p.spatial_shapes, value.device)
     arguments = {
         **{name: x if _of_all_heads(name) else _from_head(x, 3, first) for name, x in tensors._asdict().items()},
         "grad_output": _from_head(grad_output, 3, first * width),
-        "output": _from_head(output.contiguous(), 3, first * width),
-        "lse": _from_head(lse.contiguous(), 3, first),
+        "output": _from_head(output, 3, first * width),
+        "lse": _from_head(lse, 3, first),
         "shapes": shapes,
         "starts": starts,
         "frames": frame_offsets(p.frame_table, tensors.value.stride(1), value.device),
@@ -225,8 +267,7 @@ def msda_backward_call(
 ) -> KernelCall:
     """A launch behind `msda_backward`; arguments as for `stda_backward_call`."""
     p, width, first = problem, problem.head_dim, part.start
-    value, grad_output = packed(tensors.value, 1), packed(grad_output, 1)
-    locations, weights = packed(tensors.sampling_locations, 3), packed(tensors.attention_weights, 2)
+    value, locations, weights = tensors.value, tensors.sampling_locations, tensors.attention_weights
     grad_row = len(part) * width
     shapes, starts = levels_of(problem, tensors)
     unused = next(gradient for gradient in gradients if gradient is not None)

@@ -164,7 +164,8 @@ def dot_with_gradient(row, gradient, config: tl.constexpr):
 def _zero_dots(gradient, dtype: tl.constexpr, config: tl.constexpr):
     """Zero for `_lane_dots` to add to: [ROWS, lanes of a row]."""
     LANE: tl.constexpr = min(config.GATHER_CHANNELS, 128 // dtype.primitive_bitwidth)
-    return tl.zeros([gradient.row.shape[0], config.GATHER_CHANNELS // LANE], tl.float32)
+    LANES: tl.constexpr = config.GATHER_CHANNELS // LANE  # as in `_load_gather`
+    return tl.zeros([gradient.row.shape[0], LANES], tl.float32)
 
 
 @triton.jit

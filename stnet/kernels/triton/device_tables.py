@@ -1,25 +1,53 @@
-"""Small tables that kernels read, kept on the device for good: a captured CUDA graph holds their addresses."""
+"""Small tables that kernels read, kept on the device for good: a captured CUDA graph holds their addresses.
 
+They are made in a thread of their own. `torch.compile(mode="reduce-overhead")` runs a function once with the memory of
+its graphs to come, which is the memory of that thread alone, and takes what is still there afterwards for its own.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stnet.kernels.problem import level_starts
 
+T = TypeVar("T")
+
+
+def outside_of_graphs(make: Callable[[], T], device: torch.device) -> T:
+    """Return what `make()` puts on a device, in memory that belongs to no CUDA graph, and written when this returns."""
+    if device.type != "cuda":
+        return make()
+
+    def run() -> T:
+        with torch.cuda.device(device):  # a thread starts on device 0
+            made = make()
+            torch.cuda.current_stream(device).synchronize()
+            return made
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(run).result()
+
 
 @cache
 def level_tables(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Heights and widths int32 [L, 2] and first positions int32 [L] of the levels, kept on the device."""
-    shapes = torch.tensor(spatial_shapes, dtype=torch.int32, device=device)
-    return shapes, torch.tensor(level_starts(spatial_shapes), dtype=torch.int32, device=device)
+
+    def make() -> tuple[Tensor, Tensor]:
+        shapes = torch.tensor(spatial_shapes, dtype=torch.int32, device=device)
+        return shapes, torch.tensor(level_starts(spatial_shapes), dtype=torch.int32, device=device)
+
+    return outside_of_graphs(make, device)
 
 
 @cache
 def frame_offsets(frame_table: tuple[tuple[int, ...], ...], frame_stride: int, device: torch.device) -> Tensor:
     """int64 [T, 1 + W]: where each frame of the table begins, in elements from frame 0, kept on the device."""
     rows = [[frame * frame_stride for frame in row] for row in frame_table]
-    return torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), -1)
+    return outside_of_graphs(lambda: torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), -1), device)
 
 
 @cache
@@ -37,4 +65,5 @@ def query_order(spatial_shapes: tuple[tuple[int, int], ...], block_queries: int,
         tile = (y // height) * -(-columns // width) + x // width
         key = (tile * height + y % height) * width + x % width
         order.append(start + key.flatten().argsort())
-    return torch.cat(order).to(torch.int32).to(device)
+    table = torch.cat(order).to(torch.int32)
+    return outside_of_graphs(lambda: table.to(device), device)

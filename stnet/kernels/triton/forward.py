@@ -1,23 +1,26 @@
 """Forward pass of both operators by Triton: the functions of the backend, and their launches as data."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from stnet.kernels.problem import STDA_DENSE_DIMS, MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
+from stnet.kernels.problem import MSDA_DENSE_DIMS, STDA_DENSE_DIMS, MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.triton.architecture import architecture, has_packed_arithmetic, is_nvidia
 from stnet.kernels.triton.device_tables import frame_offsets, level_tables, query_order
 from stnet.kernels.triton.forward_msda import msda_forward_kernel
 from stnet.kernels.triton.forward_samples import Config
 from stnet.kernels.triton.forward_stda import stda_forward_kernel
 from stnet.kernels.triton.kernel_call import KernelCall
+from stnet.kernels.triton.launch import Launch, distinct
 from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
-from stnet.kernels.triton.layout import alignment, packed, strides
+from stnet.kernels.triton.layout import alignment, pack_all, strides
 
 
 def stda_forward(
     problem: StdaProblem, tensors: StdaTensors[Tensor], *, candidate: Candidate | None = None
-) -> tuple[Tensor, Tensor]:
-    """Spatial-temporal deformable attention; see `stnet.kernels.backends`.
+) -> Callable[[StdaTensors[Tensor]], tuple[Tensor, Tensor]]:
+    """Prepare spatial-temporal deformable attention; see `stnet.kernels.backends`.
 
     Offsets and logits may be strided over clips, targets, queries and heads; a tensor whose points are not contiguous
     is copied. Where the queries are the positions of a frame (the encoder), they are taken in 2-D tiles. A candidate
@@ -25,22 +28,50 @@ def stda_forward(
     """
     p, value = problem, tensors.value
     rows = (p.clips, p.targets, p.queries)
-    output = torch.empty((*rows, p.heads * p.head_dim), dtype=value.dtype, device=value.device)
-    lse = torch.empty((*rows, p.heads), dtype=torch.float32, device=value.device)
-    arch = architecture(value.device)
-    candidate = candidate or choose("stda_forward", arch, value.dtype, p.head_dim, p.queries)
-    stda_forward_call(problem, tensors, output, lse, candidate, arch).launch()
-    return output, lse
+
+    def allocate(device: torch.device | str) -> tuple[Tensor, Tensor]:
+        output = torch.empty((*rows, p.heads * p.head_dim), dtype=dtype, device=device)
+        return output, torch.empty((*rows, p.heads), dtype=torch.float32, device=device)
+
+    def make_call(inputs: StdaTensors[Tensor], outputs: tuple[Tensor, Tensor]) -> KernelCall:
+        return stda_forward_call(p, inputs, *outputs, chosen, arch)
+
+    dtype, arch = value.dtype, architecture(value.device)
+    chosen = candidate or choose("stda_forward", arch, dtype, p.head_dim, p.queries)
+    return _prepared(tensors, STDA_DENSE_DIMS, allocate, make_call)
 
 
-def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor], *, candidate: Candidate | None = None) -> Tensor:
-    """Multi-scale deformable attention; see `stnet.kernels.backends`. Arguments as for `stda_forward`."""
+def msda_forward(
+    problem: MsdaProblem, tensors: MsdaTensors[Tensor], *, candidate: Candidate | None = None
+) -> Callable[[MsdaTensors[Tensor]], Tensor]:
+    """Prepare multi-scale deformable attention; see `stnet.kernels.backends`. Arguments as for `stda_forward`."""
     p, value = problem, tensors.value
-    output = torch.empty((p.clips, p.queries, p.heads * p.head_dim), dtype=value.dtype, device=value.device)
-    arch = architecture(value.device)
-    candidate = candidate or choose("msda_forward", arch, value.dtype, p.head_dim, p.queries)
-    msda_forward_call(problem, tensors, output, candidate, arch).launch()
-    return output
+
+    def allocate(device: torch.device | str) -> tuple[Tensor]:
+        return (torch.empty((p.clips, p.queries, p.heads * p.head_dim), dtype=dtype, device=device),)
+
+    def make_call(inputs: MsdaTensors[Tensor], outputs: tuple[Tensor]) -> KernelCall:
+        return msda_forward_call(p, inputs, *outputs, chosen, arch)
+
+    dtype, arch = value.dtype, architecture(value.device)
+    chosen = candidate or choose("msda_forward", arch, dtype, p.head_dim, p.queries)
+    run = _prepared(tensors, MSDA_DENSE_DIMS, allocate, make_call)
+    return lambda tensors: run(tensors)[0]
+
+
+def _prepared(tensors, dense_dims, allocate: Callable, make_call: Callable) -> Callable:
+    """Return what runs a launch on tensors that lie like these; it keeps none of them."""
+    packed_tensors = pack_all(tensors, dense_dims)
+    copies = any(x is not y for x, y in zip(tensors, packed_tensors, strict=True))
+    examples, outputs = distinct(packed_tensors), allocate("meta")
+    launch = Launch(make_call(type(tensors)(*examples), outputs), (*examples, *outputs))
+
+    def run(tensors):
+        outputs = allocate(tensors[0].device)
+        launch(*(pack_all(tensors, dense_dims) if copies else tensors), *outputs)
+        return outputs
+
+    return run
 
 
 def stda_forward_call(
@@ -51,9 +82,8 @@ def stda_forward_call(
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """The launch behind `stda_forward`, writing to `output` and `lse` with a given candidate."""
+    """The launch behind `stda_forward` of packed tensors, writing to `output` and `lse` with a given candidate."""
     p, value = problem, tensors.value
-    tensors = StdaTensors(*map(packed, tensors, STDA_DENSE_DIMS))
     shapes, starts = level_tables(p.spatial_shapes, value.device)
     ordered = p.queries == p.positions and p.queries > candidate.block_queries
     arguments = {
@@ -97,9 +127,9 @@ def query_strides(tensors: StdaTensors[Tensor]) -> dict[str, int]:
 def msda_forward_call(
     problem: MsdaProblem, tensors: MsdaTensors[Tensor], output: Tensor, candidate: Candidate, arch: str
 ) -> KernelCall:
-    """The launch behind `msda_forward`, writing to `output` with a given candidate."""
+    """The launch behind `msda_forward` of packed tensors, writing to `output` with a given candidate."""
     p, value = problem, tensors.value
-    locations, weights = packed(tensors.sampling_locations, 3), packed(tensors.attention_weights, 2)
+    locations, weights = tensors.sampling_locations, tensors.attention_weights
     shapes, starts = levels_of(problem, tensors)
     arguments = {
         "value": value,
@@ -129,7 +159,7 @@ def levels_of(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> tuple[Tenso
     """Shapes and starts of the levels on the device."""
     if problem.spatial_shapes is not None:
         return level_tables(problem.spatial_shapes, tensors.value.device)
-    return tensors.spatial_shapes.contiguous(), tensors.level_start_index.contiguous()
+    return tensors.spatial_shapes, tensors.level_start_index
 
 
 def _config(value: Tensor, thin: bool, candidate: Candidate, arch: str) -> Config:

@@ -28,7 +28,8 @@ def _sum_weighted(
 ):
     """Sum [N, C] of the weighted samples of N queries."""
     K: tl.constexpr = 1 if MASKED else 2 - POINTS % 2
-    total = tl.zeros([locations.shape[0], config.BLOCK_CHANNELS], tl.float32)
+    CHANNELS: tl.constexpr = config.BLOCK_CHANNELS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
+    total = tl.zeros([locations.shape[0], CHANNELS], tl.float32)
     identity = 0
     if config.ARITHMETIC == "matrix" and not MASKED:
         identity = matrix_identity(value.dtype.element_ty == tl.bfloat16)

@@ -130,7 +130,8 @@ def _attend(
     MASKED: tl.constexpr,
 ):
     """Unnormalized output [N, C] and softmax mass [N] of N queries."""
-    total = tl.zeros([largest.shape[0], config.BLOCK_CHANNELS], tl.float32)
+    CHANNELS: tl.constexpr = config.BLOCK_CHANNELS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
+    total = tl.zeros([largest.shape[0], CHANNELS], tl.float32)
     mass = tl.zeros_like(largest)
     identity = 0
     if config.ARITHMETIC == "matrix" and not MASKED:

@@ -1,7 +1,7 @@
 """One launch of a kernel as data: run on a device, or compiled ahead of time without one."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,11 @@ class KernelCall:
         arguments = {name: arguments[name] for name in kernel.arg_names if name in arguments}
         return cls(kernel=kernel, grid=grid, arguments=arguments, constants=constants, options=options)
 
-    def launch(self) -> None:
-        """Launch on the device of the first tensor, whichever device is current."""
+    def launch(self) -> Any:
+        """Launch on the device of the first tensor, whichever device is current; return Triton's compiled kernel."""
         device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
-        with _on(device):
-            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+        with on_device(device):
+            return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
     def ast_source(self):
         """`triton.compiler.ASTSource` of this call; a pointer counts as 16-byte aligned, as PyTorch allocates."""
@@ -58,11 +58,14 @@ class KernelCall:
         return ASTSource(self.kernel, signature, constants, aligned)
 
 
-def _on(device: torch.device):
+def on_device(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the current one for a while, where it is not."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
+        return _NOTHING
     return torch.cuda.device(device)
 
+
+_NOTHING = nullcontext()
 
 _POINTERS = {
     torch.float64: "*fp64",

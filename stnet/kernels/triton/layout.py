@@ -28,6 +28,11 @@ def packed(tensor: Tensor, dims: int) -> Tensor:
     return tensor
 
 
+def pack_all(tensors: Sequence[Tensor | None], dims: Sequence[int]) -> tuple[Tensor | None, ...]:
+    """Return the tensors, each `packed` along its number of dimensions."""
+    return tuple([None if x is None else packed(x, count) for x, count in zip(tensors, dims, strict=True)])
+
+
 def strides(name: str, tensor: Tensor, dims: tuple[int, ...], letters: str) -> dict[str, int]:
     """Return the strides of `dims` in elements, as the kernels name them: `{name}_{letter}`."""
     stride = tensor.stride()

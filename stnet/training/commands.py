@@ -1,0 +1,283 @@
+"""What `train.py` and `stnet evaluate` do, once it is known what is asked of them."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stnet.choices import PROTOCOLS
+from stnet.command_line import explain
+from stnet.console import Reporter
+from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
+from stnet.data.joined import join_indexes
+from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
+from stnet.evaluation.predict import PredictionOptions
+from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
+from stnet.evaluation.scored_stills import read_still_files, scored_set
+from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
+from stnet.execution.engine import Engine, EngineOptions
+from stnet.files import replacing
+from stnet.model.checkpoint import load
+from stnet.model.operating_points import OperatingPoints
+from stnet.training.config import TrainConfig
+from stnet.training.data_check import report_findings
+from stnet.training.distributed import World, join_world
+from stnet.training.interrupt import Interrupted
+from stnet.training.loop import Trainer
+from stnet.training.options import EVALUATED, changed_model, configured, given_settings
+from stnet.training.processes import CompanionFailedError, Companions, choose_processes
+from stnet.training.run_folder import RunFolder
+from stnet.training.run_options import RunOptions
+from stnet.training.validation import show, show_report, validate
+
+OUT_OF_MEMORY = (
+    "out of memory; raise --accumulate (same result, less memory), add --checkpoint-activations or "
+    "--precision bfloat16, or lower --batch-size"
+)
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str], processes: int | None) -> int:
+    """Train or evaluate, in several processes where that is worth it.
+
+    Args:
+        options: of a parser in `options.py`.
+        arguments: of `stnet`, which make another process do its share of the same.
+        processes: how many, where `options` leave that open; None: as many as are worth it.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal.
+    """
+    try:
+        count = choose_processes(options.processes or processes, options.device, _shared_clips(options))
+        with Companions(count, arguments):
+            return _run(options)
+    except CompanionFailedError as error:
+        return _fail(str(error), 1)
+    except EXTERNAL as error:
+        return _fail(explain(error), 2)
+
+
+def _run(options: argparse.Namespace) -> int:
+    world = None
+    try:
+        if options.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it some versions refuse products
+            torch.use_deterministic_algorithms(True)
+        world = join_world(options.device)
+        reporter = Reporter(quiet=not world.is_first)
+        if options.evaluate:
+            _evaluate(options, world, reporter)
+        else:
+            _train(options, world, reporter)
+    except NonFiniteError as error:
+        return _fail(f"{error}; nothing was updated", 1)
+    except EXTERNAL as error:
+        return _fail(explain(error), 2)
+    except torch.OutOfMemoryError:
+        return _fail(OUT_OF_MEMORY, 1)
+    except Interrupted as stopped:
+        print("stopped; go on with --resume", file=sys.stderr)
+        return stopped.exit_code
+    finally:
+        if world is not None:
+            world.close()
+    return 0
+
+
+def _shared_clips(options: argparse.Namespace) -> int | None:
+    """Clips of a forward pass, which the processes share; None for an evaluation, where they share videos."""
+    if options.evaluate:
+        return None
+    if options.resume and options.output is not None:
+        config = RunFolder(options.output).reopen()
+    else:
+        config = configured(options.preset, given_settings(options))
+    return config.batch_size // config.accumulate
+
+
+def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
+    if options.duplicate_iou is not None:
+        raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
+    if options.stills:
+        raise ConfigError(
+            "--stills: goes with --evaluate; to train on stills make a data set of them: python -m stnet.data.stills"
+        )
+    if options.output is None:
+        raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
+    folder = RunFolder(options.output)
+    given = given_settings(options)
+    if options.resume:
+        config = _unchanged(folder.reopen(), given)
+    else:
+        config = configured(options.preset, given)
+        if not options.no_check and world.is_first:
+            for place in options.data:
+                report_findings(place, reporter)
+    train = _load(options, "train", config.model.class_names if options.resume else None, reporter)
+    val = _load(options, "val", train.class_names, reporter)
+    config = config.replace(model=dataclasses.replace(config.model, class_names=train.class_names))
+    if not options.resume and world.is_first:
+        facts = {
+            "data": [str(folder.resolve()) for folder in options.data],
+            "processes": world.size,
+            "device": str(world.device),
+        }
+        folder.create(config, facts)
+    run_options = RunOptions(
+        workers=options.workers,
+        save_minutes=options.save_minutes,
+        tensorboard=options.tensorboard,
+        trained_on=f"{len(train.videos):,} videos of {', '.join(folder.resolve().name for folder in options.data)}",
+    )
+    trainer = Trainer(config, train, val, folder, world, run_options, reporter)
+    if options.resume:
+        trainer.resume()
+    trainer.run()
+    reporter.message(f"done; weights, curves and pictures are in {folder.path}")
+
+
+def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
+    given = given_settings(options)
+    unused = sorted(set(given) - set(EVALUATED))
+    unused += [name for name in ("resume", "no_check") if getattr(options, name)]
+    if unused:
+        name = unused[0]
+        raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
+    _check_evaluation(options)
+    settings = TrainConfig(**given)
+    model = load(options.evaluate, device=world.device)
+    # What users run, in the precision that they get where none is asked for.
+    points = model.operating_points
+    model = Engine(model, EngineOptions(device=world.device, dtype=given.get("precision")))
+    predict = PredictionOptions(protocol=options.protocol, duplicate_iou=options.duplicate_iou)
+    if options.stills:
+        _evaluate_stills(options, model, points, predict, settings.score_threshold, world, reporter)
+        return
+    index = _load(options, options.split, model.config.class_names, reporter)
+    result = validate(model, index, predict, settings.score_threshold, world, reporter)
+    if result is None:
+        return
+    report = build_report(
+        result.frames,
+        index.class_names,
+        score_threshold=settings.score_threshold,
+        video_threshold=settings.video_threshold,
+        metrics=result.metrics,
+    )
+    show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
+    show_report(report, reporter)
+    if options.output is not None:
+        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
+        _write_files(options, report_files(report, _facts(options) | facts))
+        reporter.message(f"numbers, the table of videos and curves are in {options.output}")
+
+
+def _check_evaluation(options: argparse.Namespace) -> None:
+    """Refuse what would fail, or mean nothing, after minutes of computing."""
+    if options.output is not None and (options.output / NUMBERS_FILE).exists():
+        raise ConfigError(f"--output: {options.output / NUMBERS_FILE} exists; choose another folder")
+    if options.stills and (options.split != "val" or options.protocol != PROTOCOLS[0]):
+        raise ConfigError(
+            "--split, --protocol: have no meaning with --stills, whose --data names the files; leave them out"
+        )
+    files = [path for path in options.data if path.is_file()]
+    if files and not options.stills:
+        raise ConfigError(f"--data {files[0]}: is a file; name a folder, or add --stills for a COCO file of stills")
+
+
+def _evaluate_stills(
+    options: argparse.Namespace,
+    model: Engine,
+    points: OperatingPoints | None,
+    predict: PredictionOptions,
+    score_threshold: float,
+    world: World,
+    reporter: Reporter,
+) -> None:
+    names = model.config.class_names
+    sets = []
+    for name, stills in read_still_files(options.data, names).items():
+        result = validate(model, stills.index, predict, score_threshold, world, reporter)
+        if result is not None:
+            sets.append(scored_set(name, stills, result.frames))
+    if not sets:  # not the first process
+        return
+    report = build_stills_report(sets, names, points=points, score_threshold=score_threshold)
+    show_stills(report, f"{options.evaluate} on {', '.join(map(str, options.data))}", reporter)
+    if options.output is not None:
+        facts = {"stills": True, "duplicate_iou": _duplicate_iou(model, predict)}
+        _write_files(options, stills_files(report, _facts(options) | facts))
+        reporter.message(f"numbers, the table of stills and curves are in {options.output}")
+
+
+def _duplicate_iou(model: Engine, predict: PredictionOptions) -> float:
+    return model.config.duplicate_iou if predict.duplicate_iou is None else predict.duplicate_iou
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    return {"checkpoint": options.evaluate, "data": [str(path) for path in options.data]}
+
+
+def _write_files(options: argparse.Namespace, files: dict[str, Callable[[Path], Any]]) -> None:
+    for name in files:
+        if (options.output / name).exists():
+            raise ConfigError(f"--output: {options.output / name} exists; choose another folder")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for name, write in files.items():
+            with replacing(options.output / name) as temporary:
+                write(temporary)
+    except OSError as error:
+        raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
+
+
+def _unchanged(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """The stored recipe, which the command line may repeat but not change."""
+    wanted = dict(given)
+    if "model" in wanted:
+        wanted["model"] = changed_model(config.model, wanted["model"])
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: the run being resumed has {getattr(config, name)!r}, not {value!r}; "
+                "leave the option out, or start a new run from its weights with --start-from"
+            )
+    return config
+
+
+def _load(
+    options: argparse.Namespace, split: str, class_names: tuple[str, ...] | None, reporter: Reporter
+) -> DatasetIndex:
+    """A split of the data set, its repairs reported.
+
+    Raises:
+        DataError: see `load_index`; or nobody looked at any of its frames.
+    """
+    index = _joined(options.data, split, class_names)
+    if index.repairs:
+        reporter.message(f"{index.annotation_file}: {len(index.repairs)} entries repaired or dropped, for example:")
+        for repair in index.repairs[:3]:
+            reporter.message(f"  {repair.kind}: {repair}")
+    if not any(frame.annotated for video in index.videos for frame in video.frames):
+        raise DataError(f'{index.annotation_file}: every frame says "annotated": false; some have to be looked at')
+    return index
+
+
+def _joined(folders: list[Path], split: str, class_names: tuple[str, ...] | None) -> DatasetIndex:
+    """A split of all data sets together; with several, those that have no such split leave it to the others."""
+    if len(folders) > 1:
+        known = SPLIT_FILES.get(split)
+        if known is None:
+            raise ConfigError(f"--split {split}: a file belongs to one data set, but --data names {len(folders)}")
+        folders = [folder for folder in folders if any((folder / name).is_file() for name in known)] or folders[:1]
+    return join_indexes([load_index(folder, split, class_names=class_names) for folder in folders])
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,230 @@
+"""The options of `train.py` and `stnet evaluate`: nothing that computes is imported for them."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from stnet.choices import PROTOCOLS
+from stnet.errors import ConfigError, DataError
+from stnet.model.config import ModelConfig
+from stnet.training.config import PRESETS, TrainConfig
+from stnet.training.run_options import RunOptions
+
+DEFAULTS = RunOptions()
+EVALUATED = ("precision", "score_threshold", "video_threshold")
+"""Settings of the recipe that mean something in an evaluation, too."""
+
+EXAMPLES = """examples:
+  train.py --data miccai_buv --output runs/a                        the published recipe
+  train.py --data phantoms --output runs/tiny --preset tiny         a small model, on a CPU
+  train.py --data miccai_buv --output runs/a --resume               go on where it stopped
+  train.py --evaluate runs/a/best.safetensors --data miccai_buv --output runs/a/val
+                                                                    evaluate only; numbers and curves go to --output
+  train.py --evaluate tiny --data stills/val.json --stills --output figures
+                                                                    evaluate on still images, with operating points
+  torchrun --nproc_per_node=8 train.py --data ... --output ...      several GPUs
+"""
+
+
+def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
+    """Return the parser of `train.py`; the options of the recipe are the fields of TrainConfig."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Train STNet on ultrasound videos with lesion boxes, or evaluate a checkpoint.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="dataset folders (BUV layout), trained on together; with --stills annotation files",
+    )
+    run.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
+    )
+    run.add_argument(
+        "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
+    )
+    run.add_argument(
+        "--save-minutes",
+        type=float,
+        default=DEFAULTS.save_minutes,
+        metavar="MINUTES",
+        help="time between checkpoints within an epoch (default %(default)g)",
+    )
+    run.add_argument("--no-check", action="store_true", help="skip the look at the data set before training")
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
+
+    evaluation = parser.add_argument_group("evaluation only")
+    evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
+    _add_evaluation(evaluation)
+
+    recipe = parser.add_argument_group("recipe", "defaults come from the preset")
+    recipe.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="recipe (default %(default)s)")
+    recipe.add_argument(
+        "--model",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="change the preset's model, for example queries=100 dropout=0",
+    )
+    presets = {name: TrainConfig.preset(name) for name in PRESETS}
+    for known in dataclasses.fields(TrainConfig):
+        if known.name != "model":
+            _add_setting(recipe, known, {name: getattr(preset, known.name) for name, preset in presets.items()})
+    return parser
+
+
+def build_evaluation_parser(prog: str = "stnet evaluate") -> argparse.ArgumentParser:
+    """Return the parser of `stnet evaluate`, which gives what `train.py --evaluate` does."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Evaluate a model on annotated videos, or with --stills on still images; as `train.py --evaluate`.",
+    )
+    parser.add_argument("evaluate", metavar="CHECKPOINT", help="checkpoint, run folder or the name of a shipped model")
+    parser.add_argument(
+        "--data", required=True, type=Path, nargs="+", metavar="DIR", help="dataset folders; with --stills COCO files"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for numbers and curves (default: none)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    parser.add_argument("--processes", type=_positive, metavar="N", help="processes on a CPU (default: 1 per core)")
+    _add_evaluation(parser)
+    recipe = TrainConfig()
+    for known in dataclasses.fields(TrainConfig):
+        if known.name in EVALUATED:
+            _add_setting(parser, known, {"default": getattr(recipe, known.name)})
+    parser.set_defaults(resume=False, no_check=False, deterministic=False)
+    return parser
+
+
+def require_data(options: argparse.Namespace) -> None:
+    """Require that the data is there.
+
+    Raises:
+        DataError: it is not.
+    """
+    for path in options.data:
+        if not path.exists():
+            stills = options.evaluate and options.stills
+            remedy = "file; check the path" if stills else "folder; give the folder that holds the annotation files"
+            raise DataError(f"{path}: no such {remedy}")
+
+
+def _add_evaluation(evaluation: argparse._ActionsContainer) -> None:
+    evaluation.add_argument("--split", default="val", help="val, train or an annotation file (default %(default)s)")
+    evaluation.add_argument(
+        "--stills", action="store_true", help="--data names COCO files of still images; each is held as a video"
+    )
+    evaluation.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="all: every annotated frame; published: the centre frames of STNet's own script (default %(default)s)",
+    )
+
+    evaluation.add_argument(
+        "--duplicate-iou",
+        type=float,
+        metavar="IOU",
+        help="drop detections that overlap a better one by more than this; 1: none (default: the checkpoint's setting)",
+    )
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe settings named on the command line; `model` as a dictionary of texts."""
+    names = {known.name for known in dataclasses.fields(TrainConfig)}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
+    return given | tuples
+
+
+def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
+    """A preset with the given settings changed.
+
+    Raises:
+        ConfigError: for settings that do not exist or do not fit.
+    """
+    config = TrainConfig.preset(preset)
+    changes = dict(given)
+    if "model" in changes:
+        changes["model"] = changed_model(config.model, changes["model"])
+    return config.replace(**changes)
+
+
+def changed_model(model: ModelConfig, assignments: list[str]) -> ModelConfig:
+    """Return a model's configuration with `NAME=VALUE` texts applied.
+
+    Raises:
+        ConfigError: for settings that do not exist or do not fit.
+    """
+    known = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
+    changes = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or name not in known or name == "class_names":
+            allowed = ", ".join(key for key in known if key != "class_names")
+            raise ConfigError(f"--model {assignment}: expected NAME=VALUE with a NAME of {allowed}")
+        changes[name] = _parsed(f"--model {assignment}", text, type(known[name]))
+    return dataclasses.replace(model, **changes)
+
+
+def _parsed(what: str, text: str, wanted: type) -> Any:
+    if wanted is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{what}: expected true or false")
+        return text.lower() == "true"
+    try:
+        return wanted(text)
+    except ValueError as error:
+        raise ConfigError(f"{what}: expected {wanted.__name__}") from error
+
+
+def _add_setting(group: argparse._ArgumentGroup, known: dataclasses.Field, defaults: dict[str, Any]) -> None:
+    flag = "--" + known.name.replace("_", "-")
+    shown = ", ".join(f"{name} {_shown(value)}" for name, value in defaults.items())
+    text = f"{known.metadata['help']} ({shown})".replace("%", "%%")
+    common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+    if isinstance(known.default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif isinstance(known.default, tuple):
+        group.add_argument(flag, nargs="*", choices=known.metadata["choices"], **common)
+    elif known.metadata["choices"]:
+        group.add_argument(flag, choices=known.metadata["choices"], **common)
+    else:
+        group.add_argument(flag, type=type(known.default), metavar=type(known.default).__name__.upper(), **common)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
