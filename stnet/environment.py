@@ -22,6 +22,7 @@ PACKAGES = (
     "pycocotools",
     "transformers",
     "deformops",
+    "torch-ms-deform-attn",
     "mmcv-lite",
     "onnxruntime",
     "openvino",

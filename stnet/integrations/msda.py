@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stnet.integrations.stand_in import StandIn, installed
 from stnet.kernels import ms_deform_attn
-from stnet.kernels.operators import ms_deform_attn_backward as gradients
+from stnet.kernels import ms_deform_attn_backward as gradients
 
 MODULE_NAME = "MultiScaleDeformableAttention"
 

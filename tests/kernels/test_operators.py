@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import stnet.integrations.msda
-from stnet.kernels import backends
-from stnet.kernels.operators import ms_deform_attn, ms_deform_attn_backward
+from stnet.kernels import backends, ms_deform_attn, ms_deform_attn_backward
 
 
 def refuses(kind, message, case, **options):
