@@ -80,3 +80,16 @@ def test_a_new_file_of_the_cpu_kernels_changes_what_is_cached(tmp_path):
     second = simd.source_digest(tmp_path)
     tmp_path.joinpath("softmax.py").write_text("y = 3\n")
     assert len({first, second, simd.source_digest(tmp_path)}) == 3
+
+
+def test_no_list_in_a_kernel_takes_an_attribute_of_a_configuration():
+    """Triton 3.6 takes `config.NAME` in a list for no constant, and compiles nothing; a local `tl.constexpr` is one."""
+    found = []
+    for path in sorted((ROOT / "stnet" / "kernels" / "triton").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.List):
+                continue
+            parts = [part for element in node.elts for part in ast.walk(element) if isinstance(part, ast.Attribute)]
+            names = [part for part in parts if isinstance(part.value, ast.Name) and part.value.id == "config"]
+            found += [f"{path.name}:{node.lineno}: config.{part.attr}" for part in names]
+    assert found == []
