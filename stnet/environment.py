@@ -54,15 +54,20 @@ def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the checkout's commit, "+" appended when code differs from it; else $STNET_COMMIT or "unknown"."""
+    """Return $STNET_COMMIT where it is set, else the checkout's commit, "+" appended when code differs, or "unknown".
+
+    What is stated goes first: a copy of the code on another machine may have an old history beside it.
+    """
+    if stated := os.environ.get(COMMIT_VARIABLE):
+        return stated
     checkout = Path(stnet.__file__).parents[1]
     if not (checkout / ".git").exists():
-        return os.environ.get(COMMIT_VARIABLE, "unknown")
+        return "unknown"
     try:
         head = _git(checkout, "rev-parse", "--short=12", "HEAD")
         changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "stnet")
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get(COMMIT_VARIABLE, "unknown")
+        return "unknown"
     return head + ("+" if changed else "")
 
 

@@ -126,6 +126,13 @@ def test_a_device_of_cuda_has_its_index(monkeypatch):
     assert resolve_device("cuda:2", local_rank=3) == torch.device("cuda", 2)
 
 
+def test_a_stated_commit_goes_before_the_history_beside_the_code(monkeypatch):
+    monkeypatch.setenv(environment.COMMIT_VARIABLE, "abc123")
+    assert environment.commit() == "abc123"
+    monkeypatch.delenv(environment.COMMIT_VARIABLE)
+    assert environment.commit() != "abc123"
+
+
 def test_an_environment_names_versions_and_commit():
     about = environment.describe()
     assert about["versions"]["torch"] == torch.__version__.split("+")[0]
