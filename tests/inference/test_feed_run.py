@@ -54,6 +54,14 @@ def stdin(monkeypatch, tmp_path):
         yield fill
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: processes that share out tests ignore it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 def lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -152,7 +160,7 @@ def test_a_feed_that_is_lost_keeps_what_was_answered(infer, tmp_path, monkeypatc
     assert "no frames (no data for 1.5 s); waiting for it" in err
 
 
-def test_ctrl_c_ends_a_feed_in_order(infer, tmp_path):
+def test_ctrl_c_ends_a_feed_in_order(infer, tmp_path, interruptible):
     pipe = named_pipe(tmp_path)
 
     def interrupt() -> None:

@@ -124,7 +124,7 @@ def test_a_graph_keeps_what_it_holds_the_address_of(small_model, cuda):
     engine = graphed_engine(small_model)
     levels = engine.extract(torch.randn(6, 3, 32, 48))
     levels = [level.unflatten(0, (1, 6)).clone() for level in levels]
-    geometry = engine._geometry(levels)
+    geometry = engine.geometry(levels)
     held = [weakref.ref(part) for part in (geometry.position_embedding, geometry.reference_points)]
     del geometry
     for _ in range(3):
@@ -255,7 +255,7 @@ def test_every_thread_works_on_the_engines_device(small_model, make_frames, cuda
     """CUDA's current device belongs to a thread and starts at 0: the model's thread has to choose its own."""
     detector = VideoDetector(small_model, device="cpu", batch=2)
     seen = set()
-    for name in ("_extract_all", "_geometry"):
+    for name in ("_extract_all", "geometry"):
         original = getattr(detector.engine, name)
 
         def recording(*arguments, original=original, name=name):
@@ -267,7 +267,7 @@ def test_every_thread_works_on_the_engines_device(small_model, make_frames, cuda
     detector.engine.device = torch.device("cuda", 1)
     monkeypatch.setattr(detector.engine, "_precisely", lambda function: function)
     assert len(list(detector(make_frames(7)))) == 7
-    assert {name for name, _, _ in seen} == {"_extract_all", "_geometry"}
+    assert {name for name, _, _ in seen} == {"_extract_all", "geometry"}
     assert {(thread, device) for _, thread, device in seen} == {("stnet-model", "cuda:1")}
 
 

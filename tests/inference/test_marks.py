@@ -54,7 +54,7 @@ def results(monkeypatch, checkpoint, tmp_path):
         out = tmp_path / "results"
         options = ["--checkpoint", str(checkpoint), "--output", str(out), "--report", "--device", "cpu"]
         assert cli.main([str(path), *options]) == 0
-        (folder,) = (entry for entry in out.iterdir() if entry.is_dir())
+        (folder,) = (entry for entry in out.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         return folder, (out / "report.html").read_text()
 
     return run

@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from stnet.console import Reporter
+from stnet.errors import ConfigError
+from stnet.training import runs
 from stnet.training.cli import main
 from stnet.training.data_check import report_findings
 
@@ -51,14 +53,24 @@ def test_one_line_per_kind_with_count_entry_and_remedy(dataset):
 
 
 @pytest.mark.parametrize("option", [[], ["--no-check"]])
-def test_findings_do_not_stop_a_training_that_is_possible(option, dataset, tmp_path, capsys):
+def test_findings_do_not_stop_a_training_that_is_possible(option, dataset, tmp_path, capsys, monkeypatch):
+    def begin(*_, **__):
+        raise ConfigError("the training begins")
+
+    monkeypatch.setattr(runs, "Trainer", begin)
+    change(dataset, turn_boxes)
+    assert main(["--data", str(dataset), "--output", str(tmp_path / "run"), *option]) == 2
+    captured = capsys.readouterr()
+    assert "the training begins" in captured.err and ("5 findings" in captured.out) == (option == [])
+
+
+def test_a_folder_that_is_taken_is_refused_before_the_data_is_looked_at(dataset, tmp_path, capsys):
     change(dataset, turn_boxes)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    # The folder is refused after the data was looked at and read.
-    assert main(["--data", str(dataset), "--output", str(tmp_path / "taken"), *option]) == 2
+    assert main(["--data", str(dataset), "--output", str(tmp_path / "taken")]) == 2
     captured = capsys.readouterr()
-    assert "not empty" in captured.err and ("5 findings" in captured.out) == (option == [])
+    assert "not empty" in captured.err and "findings" not in captured.out
 
 
 def test_what_makes_training_impossible_is_told_and_ends_with_2(dataset, tmp_path, capsys):
