@@ -1,10 +1,10 @@
 """Table of the instructions that the compile report counted for an H100."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bench.report import tables
+from bench.report.results import read_optional
 from stnet.errors import DataError
 
 FILE = "compile_report.json"
@@ -23,7 +23,7 @@ def section(folder: Path) -> str:
     Raises:
         DataError: the file is no compile report.
     """
-    report = _read(folder)
+    report = read_optional(folder / FILE, "a compile report")
     if report is None:
         return ""
     try:
@@ -40,7 +40,7 @@ def section(folder: Path) -> str:
 
 def headline(folder: Path) -> tuple[float, str, float] | None:
     """Instructions of the classic float16 forward kernel, and name and instructions of the best other one."""
-    report = _read(folder)
+    report = read_optional(folder / FILE, "a compile report")
     if report is None:
         return None
     own = [row["instructions"] for row in report["rows"] if row["kernel"] == "msda_forward" and _shown(row)
@@ -52,16 +52,6 @@ def headline(folder: Path) -> tuple[float, str, float] | None:
         return None
     count, name = min(peers)
     return own[0], name, count
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a compile report ({type(error).__name__}: {error})") from error
 
 
 def _shown(row: dict[str, Any]) -> bool:

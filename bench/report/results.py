@@ -72,6 +72,20 @@ def load(path: Path) -> Run:
         raise DataError(f"{path}: not a result file of the benchmarks ({type(error).__name__}: {error})") from error
 
 
+def read_optional(path: Path, what: str) -> dict[str, Any] | None:
+    """Read a result file that need not be there; `what` it is, for messages.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not {what} ({type(error).__name__}: {error})") from error
+
+
 def load_folder(folder: Path) -> list[Run]:
     """The runs a results folder holds, a GPU's first; missing files are left out."""
     return [load(folder / name) for name in (GPU_FILE, CPU_FILE) if (folder / name).exists()]

@@ -1,11 +1,11 @@
 """What the shipped model reaches on validation stills: tables from files of `train.py --evaluate MODEL --stills`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.report import tables
+from bench.report.results import read_optional
 from stnet.errors import DataError
 from stnet.evaluation.figures_table import RATES, percent, rate
 from stnet.evaluation.image_metrics import FIGURES, Figure
@@ -37,7 +37,7 @@ def section(folder: Path) -> str:
     Raises:
         DataError: a file that is no such result.
     """
-    content = _read(folder)
+    content = read_optional(folder / FILE, "an evaluation on stills")
     if content is None:
         return ""
     try:
@@ -62,23 +62,13 @@ def headline(folder: Path) -> tuple[str, str] | None:
     Raises:
         DataError: a file that is no such result.
     """
-    content = _read(folder)
+    content = read_optional(folder / FILE, "an evaluation on stills")
     if content is None:
         return None
     try:
         return _point(content["chosen_on_the_other_half"]["points"]["balanced"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / FILE}: not of an evaluation on stills ({type(error).__name__}: {error})") from error
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _point(result: Mapping[str, Any]) -> tuple[str, str]:

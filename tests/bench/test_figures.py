@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.report import __main__ as report
-from bench.report import figures, summary, tables
+from bench.report import figures, shipped_model, summary, tables
 from bench.report.results import CPU_FILE, GPU_FILE, Run, load, load_folder
 from stnet.errors import DataError
 
@@ -284,3 +284,12 @@ def test_the_headline_is_of_the_gpu_where_there_is_one(tmp_path):
     assert "on 2 CPU cores" in text
     assert "encoder attention, forward | 2 ms (float16) | 4x" in text
     assert "No GPU has confirmed" in text
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"images": 1, "sets": {}}'])
+def test_a_damaged_evaluation_of_the_shipped_model_is_named(tmp_path, text):
+    assert shipped_model.section(tmp_path) == "" and shipped_model.headline(tmp_path) is None
+    (tmp_path / shipped_model.FILE).write_text(text)
+    for read in (shipped_model.section, shipped_model.headline):
+        with pytest.raises(DataError, match=shipped_model.FILE):
+            read(tmp_path)
