@@ -1,8 +1,8 @@
 """Write the report of the benchmarks: tables, plots, and the figures in README.md and docs.
 
 python -m bench.report                                          # bench/results/REPORT.md and plots
-python -m bench.report --figures README.md docs/benchmarks.md   # and the figures between their markers
-python -m bench.report --figures README.md docs/benchmarks.md --check   # exit status 1 where they disagree
+python -m bench.report --figures README.md docs/benchmarks.md docs/model.md    # fill the figures between markers
+python -m bench.report --figures README.md docs/benchmarks.md docs/model.md --check  # exit status 1 if they differ
 python -m bench.report --renew runs/bench                       # first take newly made results
 """
 

@@ -269,7 +269,7 @@ def test_check_command_tells_agreement_by_its_exit_status(tmp_path):
     assert report.main([*arguments, "--check"]) == 1
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "model.md"]
 
 
 def test_pages_agree_with_the_committed_results():
