@@ -13,12 +13,14 @@ from torch import Tensor
 
 from stnet.choices import DTYPE_NAMES
 from stnet.data.clips.transforms import resized_size
-from stnet.devices import resolve_device
+from stnet.devices import cpu_computes_bfloat16, resolve_device
 from stnet.errors import ConfigError
+from stnet.execution import onednn
 from stnet.execution.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
 from stnet.execution.graphs import Function, GraphedFunction, GraphPool
 from stnet.execution.precision import products_in_tf32
 from stnet.execution.preprocess import Preprocessor
+from stnet.execution.processor import extract_in_portions, rewrite_for_processor
 from stnet.execution.timing import StageTimer
 from stnet.model.detector import Detector
 from stnet.model.geometry import ClipGeometry, clip_geometry
@@ -33,9 +35,10 @@ class EngineOptions:
     Attributes:
         device: where; None: the first GPU, or the CPU where there is none.
         dtype: "float32", "tf32" (float32 with products in TensorFloat-32, GPU only), "float16" (GPU only) or
-            "bfloat16"; None: float16 on a GPU, float32 on a CPU.
+            "bfloat16" (on a CPU that computes in it); None: float16 on a GPU, float32 on a CPU.
         fold: fold fixed BatchNorm into convolutions.
-        pack: one product for the four query projections of each attention.
+        pack: one product for the four query projections of each attention; on a CPU, with channels-last images, also
+            fused layers of oneDNN on portions that stay in its caches.
         channels_last: convolutions on channels-last images.
         graphs: CUDA graphs per shape (GPU only).
         compile: `torch.compile` the model; worth its minutes of compilation for long runs.
@@ -70,6 +73,10 @@ class EngineOptions:
             raise ConfigError(f"dtype {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
         if not gpu and self.dtype in ("float16", "tf32"):
             raise ConfigError(f"dtype {self.dtype} needs a GPU; use float32 or bfloat16 on the CPU")
+        if not gpu and self.dtype == "bfloat16" and not cpu_computes_bfloat16():
+            raise ConfigError(
+                "dtype bfloat16: this processor has no instructions for it and would be ten times as slow; use float32"
+            )
         return self.dtype
 
 
@@ -93,6 +100,13 @@ class Engine:
         self._lock, self._pool = threading.RLock(), GraphPool()
         # Timers wait for the device in the middle of the model, which a graph cannot hold.
         self.graphed = self.device.type == "cuda" and options.graphs and timer is None
+        self._rewritten = (
+            self.device.type == "cpu"
+            and options.pack
+            and options.channels_last
+            and not options.compile  # the compiler fuses by itself
+            and onednn.available()
+        )
         self._preprocessor = Preprocessor(self.device)
         self._model = self._prepared(model)
         self._extract = self._function(self._extract_all)
@@ -178,12 +192,16 @@ class Engine:
         if self.options.channels_last:
             model.backbone.to(memory_format=torch.channels_last)
             model.input_proj.to(memory_format=torch.channels_last)
+        if self._rewritten:
+            rewrite_for_processor(model)
         if self._timer is not None:
             self._timer.watch(model.encoder, "encoder")
             self._timer.watch(model.decoder, "decoder")
         return model
 
     def _extract_all(self, inputs: Sequence[Tensor], _: object) -> Sequence[Tensor]:
+        if self._rewritten:
+            return extract_in_portions(self._model, inputs[0])
         return self._model.extract_features(inputs[0])
 
     def geometry(self, levels: Sequence[Tensor]) -> ClipGeometry:

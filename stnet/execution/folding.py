@@ -4,7 +4,6 @@ Every function here changes the model it is given: hand in a copy.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -65,11 +64,12 @@ class PackedAttention(SpatialTemporalDeformableAttention):
             source.temporal_attention_weights,
         )
         self._widths = [linear.out_features for linear in linears]
-        self.register_buffer("weight", torch.cat([linear.weight.detach() for linear in linears]))
-        self.register_buffer("bias", torch.cat([linear.bias.detach() for linear in linears]))
+        self.query_proj = nn.Linear(linears[0].in_features, sum(self._widths), device="meta")
+        self.query_proj.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), False)
+        self.query_proj.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), False)
 
     def _project_queries(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts = F.linear(query, self.weight, self.bias).split(self._widths, dim=-1)
+        parts = self.query_proj(query).split(self._widths, dim=-1)
         own = (self.heads, self.levels, self.points)
         others = (self.heads, self.other_frames, self.levels, self.other_points)
         shapes = ((*own, 2), own, (*others, 2), others)

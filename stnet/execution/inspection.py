@@ -66,8 +66,10 @@ class InspectedClip:
         with engine.using():
             images = engine.images(frames, engine.size_of(*frames[0].shape[:2]))
             model, calls = engine.model, []
-            watched = [layers[-1].attention for layers in (model.encoder.layers, model.decoder.layers)]
-            hooks = [attention.register_forward_pre_hook(lambda *call: calls.append(call)) for attention in watched]
+            layer, attention = model.encoder.layers[-1], model.decoder.layers[-1].attention
+            hooks = [
+                module.register_forward_pre_hook(lambda *call: calls.append(call)) for module in (layer, attention)
+            ]
             try:
                 levels = [level.unsqueeze(0) for level in model.extract_features(images)]
                 self._shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
@@ -75,7 +77,8 @@ class InspectedClip:
             finally:
                 for hook in hooks:
                     hook.remove()
-            self._encoder, self._decoder = calls
+            (_, given), self._decoder = calls
+            self._encoder = (layer.attention, layer.attention_arguments(*given))
             self.logits, self.boxes = output.logits[0, 0].float().cpu(), output.boxes[0, 0].float().cpu()
 
     @torch.inference_mode()

@@ -61,6 +61,7 @@ class EfficientNetLite(nn.Module):
             self.register_buffer("input_shift", (255 * mean - 127) / 128)
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, stride=2, bias=False)
         self.bn1 = norm_layer(norm, EPSILON, MOMENTUM)(STEM_CHANNELS)
+        self.relu = nn.ReLU6()
         self.blocks = nn.ModuleList()
         self.channels = []  # of the three outputs
         self._outputs = []  # indices of the blocks that make them
@@ -88,7 +89,7 @@ class EfficientNetLite(nn.Module):
         """Return three maps `[N, channels, ceil(H / s), ceil(W / s)]`, s = 8, 16, 32, of images `[N, 3, H, W]`."""
         if self.half_range:
             images = images * self.input_scale.view(1, 3, 1, 1) + self.input_shift.view(1, 3, 1, 1)
-        x = F.relu6(convolve_and_normalize(_padded(images, self.conv1), self.conv1, self.bn1))
+        x = self.relu(convolve_and_normalize(pad_for_stride(images, self.conv1), self.conv1, self.bn1))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -118,7 +119,7 @@ class InvertedResidual(nn.Module):
         if expansion > 1:
             self.conv1 = nn.Conv2d(channels, expanded, 1, bias=False)
             self.bn1 = normalization(expanded)
-        padding = kernel // 2 if stride == 1 else 0  # with a stride the padding lies on one side: see `_padded`
+        padding = kernel // 2 if stride == 1 else 0  # with a stride the padding lies on one side: see `pad_for_stride`
         self.conv2 = nn.Conv2d(expanded, expanded, kernel, stride, padding, groups=expanded, bias=False)
         self.bn2 = normalization(expanded)
         self.conv3 = nn.Conv2d(expanded, planes, 1, bias=False)
@@ -129,13 +130,13 @@ class InvertedResidual(nn.Module):
         y = x
         if "conv1" in self._modules:
             y = F.relu6(convolve_and_normalize(y, self.conv1, self.bn1))
-        y = _padded(y, self.conv2) if self.stride > 1 else y
+        y = pad_for_stride(y, self.conv2) if self.stride > 1 else y
         y = F.relu6(convolve_and_normalize(y, self.conv2, self.bn2))
         y = convolve_and_normalize(y, self.conv3, self.bn3)
         return x + y if self.residual else y
 
 
-def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def pad_for_stride(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Return `x` padded for a convolution of stride 2 that starts where TensorFlow's does at even sizes.
 
     There (0, 1) is enough for 3 x 3 and (1, 2) for 5 x 5. One more row and column keeps the same grid at odd sizes and

@@ -1,6 +1,7 @@
 """STNet's encoder: every position of every frame attends to its own and to the other frames of the clip."""
 
-import torch.nn.functional as F
+from typing import Any
+
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +22,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.linear1 = nn.Linear(config.hidden_dim, config.feedforward_dim)
+        self.relu = nn.ReLU()
         self.linear2 = nn.Linear(config.feedforward_dim, config.hidden_dim)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
@@ -29,7 +31,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features `[..., d]` of features `[..., d]`."""
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(self.relu(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
@@ -52,19 +54,26 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, geometry: ClipGeometry) -> Tensor:
         """Features [B, F, S, d] to features [B, F, S, d]; `position` [B or 1, 1, S, d] is added to the queries."""
-        clips, frames = x.shape[:2]
-        references = geometry.reference_points[:, None].expand(clips, frames, -1, -1, -1)
-        # The published model scales the other frames' reference points by the valid ratio of level 0 on all levels.
-        other_references = references[:, :, :, :1].expand_as(references)
-        attended = self.attention(
+        attended = self.attention(*self.attention_arguments(x, position, geometry))
+        return self.feedforward(self.norm(x + self.dropout(attended)))
+
+    def attention_arguments(self, x: Tensor, position: Tensor, geometry: ClipGeometry) -> tuple[Any, ...]:
+        """Return what the layer gives to its attention's `forward`."""
+        references, other_references = self.reference_points(x, geometry)
+        return (
             x + position,
             references,
             self.attention.project_values(x),
             geometry.spatial_shapes,
-            all_frame_table(frames),
+            all_frame_table(x.shape[1]),
             other_references,
         )
-        return self.feedforward(self.norm(x + self.dropout(attended)))
+
+    def reference_points(self, x: Tensor, geometry: ClipGeometry) -> tuple[Tensor, Tensor]:
+        """Return those in the own and in the other frames for the positions of `x`, `[B, F, S, L, 2]` each."""
+        references = geometry.reference_points[:, None].expand(*x.shape[:2], -1, -1, -1)
+        # The published model scales the other frames' reference points by the valid ratio of level 0 on all levels.
+        return references, references[:, :, :, :1].expand_as(references)
 
 
 class Encoder(nn.Module):

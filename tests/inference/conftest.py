@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import stnet
+from stnet.execution import engine
 from stnet.inference import cli
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
@@ -48,6 +49,12 @@ def scrambled(config: ModelConfig, seed: int = 0) -> Detector:
 @pytest.fixture(scope="session")
 def small_model() -> Detector:
     return scrambled(SMALL)
+
+
+@pytest.fixture
+def bfloat16_everywhere(monkeypatch):
+    """Let bfloat16 be chosen also on a processor that has to emulate it."""
+    monkeypatch.setattr(engine, "cpu_computes_bfloat16", lambda: True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Every way of execution computes what the plain model computes."""
 
+import dataclasses
 import importlib.util
+import platform
 import threading
 import warnings
 
@@ -12,10 +14,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import stnet
 from stnet.errors import ConfigError
+from stnet.execution import processor
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.execution.feature_cache import FeatureCache
 from stnet.execution.folding import PackedAttention, fold_batch_norms, pack_projections
 from stnet.execution.graphs import GraphedFunction
+from tests.inference.conftest import SMALL, scrambled
 
 PLAIN = EngineOptions(device="cpu", fold=False, pack=False, channels_last=False)
 TOLERANCE = 1e-4
@@ -128,7 +132,7 @@ def test_graphs_are_captured_while_another_thread_waits_for_events():
 @pytest.mark.parametrize(
     "dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.gpu), pytest.param("tf32", marks=pytest.mark.gpu)]
 )
-def test_low_precision_stays_near(small_model, dtype):
+def test_low_precision_stays_near(small_model, dtype, bfloat16_everywhere):
     clips = torch.randn(2, 6, 3, 32, 48)
     plain = execute(Engine(small_model, PLAIN), clips)
     device = "cpu" if dtype == "bfloat16" else "cuda"
@@ -140,7 +144,7 @@ def test_low_precision_stays_near(small_model, dtype):
     assert (boxes != boxes.to(torch.bfloat16).float()).any()
 
 
-def test_the_given_model_is_left_alone(small_model):
+def test_the_given_model_is_left_alone(small_model, bfloat16_everywhere):
     before = {key: value.clone() for key, value in small_model.state_dict().items()}
     small_model.train()
     Engine(small_model, EngineOptions(device="cpu", dtype="bfloat16"))
@@ -175,6 +179,41 @@ def test_all_norms_are_folded_and_all_projections_packed(small_model):
 def test_unusable_options(small_model, options, message):
     with pytest.raises(ConfigError, match=message):
         Engine(small_model, EngineOptions(**options))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", None])
+def test_bfloat16_is_refused_by_processors_that_emulate_it(monkeypatch, dtype):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    options = EngineOptions(device="cpu", dtype=dtype)
+    if dtype != "bfloat16":
+        assert options.resolved_dtype() == "float32"
+        return
+    with pytest.raises(ConfigError, match=r"no instructions for it .* use float32"):
+        options.resolved_dtype()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert options.resolved_dtype() == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"backbone": "resnet10"},
+        {"backbone": "resnet50", "backbone_norm": "frozen_batch"},
+        {"backbone": "resnet10", "backbone_norm": "group"},
+        {"backbone": "lite0", "backbone_input": "half_range"},
+    ],
+    ids=["basic blocks", "bottlenecks", "group norm", "lite"],
+)
+def test_portions_of_any_size_compute_the_same(monkeypatch, backbone):
+    monkeypatch.setattr(processor, "ROWS_OF_A_THREAD", 5)
+    model = scrambled(dataclasses.replace(SMALL, **backbone, encoder_layers=2, decoder_layers=2))
+    fused, plain = Engine(model, EngineOptions(device="cpu")), Engine(model, PLAIN)
+    for size in ((2, 6, 3, 40, 72), (1, 6, 3, 64, 33)):  # weights are laid out anew for another size
+        clips = torch.randn(size)
+        for found, wanted in zip(execute(fused, clips), execute(plain, clips), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=TOLERANCE)
 
 
 def test_targets_out_of_range(small_model):

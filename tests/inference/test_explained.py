@@ -19,13 +19,14 @@ from tests.kernels.resampling import resampled
 @pytest.mark.parametrize("target", [0, 2])
 def test_points_are_those_that_the_model_sampled(small_model, make_frames, target):
     engine = Engine(small_model, EngineOptions(device="cpu"))
-    seen = {}
+    seen, outputs = {}, {"encoder": [], "decoder": []}
     for part in ("encoder", "decoder"):
         attention = getattr(engine.model, part).layers[-1].attention
         attention.register_forward_pre_hook(lambda _, call, part=part: seen.update({f"{part} value": call[2:4]}))
-        attention.output_proj.register_forward_pre_hook(lambda _, call, part=part: seen.update({part: call[0]}))
+        attention.output_proj.register_forward_pre_hook(lambda _, call, part=part: outputs[part].append(call[0]))
     clip = InspectedClip(engine, list(make_frames(engine.config.frames)), target)
-    sampled = dict(seen)
+    # An encoder on a processor takes one frame after the other.
+    sampled = seen | {part: torch.cat(taken, dim=1) for part, taken in outputs.items()}
     box = (0.2, 0.3, 0.7, 0.8)
     found = {"decoder": (clip.decoder_points(3), sampled["decoder"][:, :1, 3:4])}
     inside, start = [], 0

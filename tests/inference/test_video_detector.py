@@ -259,7 +259,7 @@ def test_a_video_too_large_for_memory_costs_itself_alone(small_model, make_frame
     assert sum(isinstance(event, FrameResult) for event in found) == 14
 
 
-def test_outputs_that_are_no_numbers_are_an_error(small_model, make_frames):
+def test_outputs_that_are_no_numbers_are_an_error(small_model, make_frames, bfloat16_everywhere):
     broken = copy.deepcopy(small_model)
     with torch.no_grad():
         broken.decoder.class_heads[0].bias[1] = torch.nan
