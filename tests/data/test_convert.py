@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stnet.data.convert import convert, main
+from stnet.data.convert import convert
+from stnet.data.convert_command import main
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.index import load_index
 from stnet.errors import ConfigError, DataError
