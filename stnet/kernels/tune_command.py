@@ -1,6 +1,7 @@
 """The command `stnet tune`: what is misspelt is told before anything that computes is imported."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--seconds", type=float, default=0.5, help="how long each candidate is timed (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, help="begin no key after this time (default: measure all)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) // 2),
+        metavar="N",
+        help="how many compile ahead of measuring; 1: none does (default: half of the cores, here %(default)s)",
+    )
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default: all)")
     parser.add_argument("--dtypes", nargs="+", choices=TUNED_DTYPES, default=list(TUNED_DTYPES), help="(default: all)")
     parser.add_argument(
