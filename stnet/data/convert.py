@@ -19,7 +19,7 @@ with tracks are named like their video.
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from pathlib import Path
 from stnet import files
 from stnet.data.annotations.entries import relative_path_problem
 from stnet.data.formats.account import Account
-from stnet.data.formats.classes import choose_classes
+from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.conversion import VideoConversion
 from stnet.data.formats.placing import Owned, Rules, assign
 from stnet.data.formats.reading import read_marks
@@ -64,9 +64,7 @@ def convert(
     out: str | Path,
     *,
     split: str,
-    class_names: Sequence[str] | None = None,
-    class_map: Mapping[str, str] | None = None,
-    ignored_classes: Sequence[str] = (),
+    classes: ClassRules | None = None,
     format_name: str | None = None,
     rules: Rules | None = None,
     empty_unknown: bool = False,
@@ -81,9 +79,7 @@ def convert(
         annotations: an annotation file or a folder of them.
         out: the folder to write: new, or converted before and without this split.
         split: `train` or `val`.
-        class_names: the classes in order; by default benign and malignant, those of the other split, or those found.
-        class_map: the class of the data set for class names of the file.
-        ignored_classes: class names of the file whose marks are no lesions.
+        classes: the classes, and what class names of the file become.
         format_name: one of `ANNOTATION_FORMATS` of `stnet.choices`; by default the contents tell.
         rules: how entries are placed that no exact name places.
         empty_unknown: whether frames without boxes are not annotated rather than negatives.
@@ -101,17 +97,17 @@ def convert(
     if not allow_left_out:
         account.judge()
     _check_every_video(owned, Path(annotations), account)
-    classes = choose_classes(owned, class_names, class_map or {}, ignored_classes, out, account)
+    chosen = choose_classes(owned, classes or ClassRules(), out, account)
     with _writing(out, split) as made:
         records = []
         for video in videos:
             made.append(_claim(out, video.name))
-            conversion = VideoConversion(video, out, classes, account, full_frame)
+            conversion = VideoConversion(video, out, chosen, account, full_frame)
             records.append(conversion.write(owned[video.name], rules, empty_unknown))
             if not allow_left_out:
                 account.judge()
             on_video()
-        write_annotations(out / f"{split}.json", records, classes.names)
+        write_annotations(out / f"{split}.json", records, chosen.names)
     states = [
         (len(boxes), seen) for record in records for boxes, seen in zip(record.boxes, record.annotated, strict=True)
     ]
@@ -121,7 +117,7 @@ def convert(
         frames_with_boxes=sum(boxes > 0 for boxes, _ in states),
         negatives=sum(seen and not boxes for boxes, seen in states),
         boxes=sum(boxes for boxes, _ in states),
-        classes=classes.names,
+        classes=chosen.names,
         placed=account.placed_entries,
         entries=account.listed_entries,
         remarks=tuple(account.lines()),

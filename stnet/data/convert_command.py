@@ -73,6 +73,7 @@ def _run(options: argparse.Namespace) -> None:
     class_map, rules = _class_map(options.class_map), _rules(options)
     require_files(options.source, options.annotations)
     from stnet.data.convert import convert  # takes seconds
+    from stnet.data.formats.classes import ClassRules
     from stnet.data.formats.placing import Rules
 
     with Reporter(stderr=True) as reporter:
@@ -82,9 +83,7 @@ def _run(options: argparse.Namespace) -> None:
             options.annotations,
             options.out,
             split=options.split,
-            class_names=options.classes,
-            class_map=class_map,
-            ignored_classes=options.ignore_class,
+            classes=ClassRules(names=options.classes, renamed=class_map, ignored=options.ignore_class),
             format_name=options.format,
             rules=Rules(**rules),
             empty_unknown=options.empty_unknown,
