@@ -5,6 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from stnet.data.clips.planning import Clip, plan_clips
@@ -14,6 +15,7 @@ from stnet.inference.detector import VideoDetector
 from stnet.inference.explanation import Explanation, LookedAt
 from stnet.kernels import SamplingPoints
 from stnet.lesions import Lesion
+from stnet.model.postprocess import class_scores
 from stnet.video import VideoFrame, VideoSource
 
 BINS = 80
@@ -64,7 +66,9 @@ class Explainer:
         images = [frames[frame].image for frame in clip.frames]
         inspected = InspectedClip(self._detector.engine, images, target)
         height, width = images[0].shape[:2]
-        query, score, box = _query(inspected, lesion, frames[lesion.best_frame].origin, (height, width))
+        scores = class_scores(inspected.logits[:, 1:], self._detector.operating_points)[:, lesion.label - 1]
+        query, box = _query(inspected, scores, lesion, frames[lesion.best_frame].origin, (height, width))
+        score = float(scores[query])
         recorded = lesion.scores[lesion.best, lesion.label - 1]
         if abs(score - recorded) > REPEATED:
             raise VideoError(
@@ -110,18 +114,17 @@ def _frames(source: VideoSource, wanted: Collection[int]) -> dict[int, VideoFram
 
 
 def _query(
-    inspected: InspectedClip, lesion: Lesion, origin: tuple[int, int], size: tuple[int, int]
-) -> tuple[int, float, list[float]]:
-    """Return the query that found a lesion in its best frame, its score, and its box in units of the frame."""
+    inspected: InspectedClip, scores: Tensor, lesion: Lesion, origin: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, list[float]]:
+    """Return the query that found a lesion in its best frame, by `scores` `[Q]`, and its box in units of the frame."""
     height, width = size
-    scores = inspected.logits[:, lesion.label].sigmoid()
     centre, extent = inspected.boxes.split(2, dim=1)
     corners = torch.cat([centre - extent / 2, centre + extent / 2], dim=1)
     place = (lesion.boxes[lesion.best] - np.tile(origin, 2)) / [width, height, width, height]
     overlaps = box_iou(corners.double(), torch.from_numpy(place)[None])[:, 0]
     recorded = float(lesion.scores[lesion.best, lesion.label - 1])
     query = int(((scores - recorded).abs() - overlaps).argmin())
-    return query, float(scores[query]), corners[query].tolist()
+    return query, corners[query].tolist()
 
 
 def _by_frame(points: SamplingPoints, frames: int, height: int, width: int) -> list[np.ndarray]:

@@ -7,25 +7,24 @@ Every candidate of the current table is first compared with the reference on a s
 of the published detector: CUDA events around a CUDA graph of calls on several sets of inputs, so that neither the host
 nor an unusually warm cache is measured. Slower candidates stay in the table with their figures; one whose results are
 wrong is reported and left out, and one that breaks the GPU's context costs no other: what measures is a process of its
-own. Values are stored as the model stores them. Keys that are used most come first; the table is written after each.
+own. Several processes compile all candidates first, for that takes longer than measuring them. Values are stored as the
+model stores them. Keys that are used most come first; the table is written after each.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stnet import command_line
 from stnet.errors import ConfigError
 from stnet.kernels import published_layers
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
@@ -34,7 +33,6 @@ from stnet.kernels.triton.architecture import architecture
 from stnet.kernels.triton.launch_table import (
     DEFAULT_TABLE,
     FEW_QUERIES,
-    KERNELS,
     Candidate,
     Row,
     candidates,
@@ -43,10 +41,11 @@ from stnet.kernels.triton.launch_table import (
     write_table,
 )
 
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Relative L2 error of the forward pass on the tuner's own small problem; gradients may have ten times as much.
 _LIMITS = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 _INPUT_SETS = 4
+COMPILING = 0.5  # at most this share of the time, before anything is measured
+MOST_SECONDS = 86400.0  # where no time is named
 DECODER_LAYERS = 6  # whose values are one projection
 _SMALL_LEVELS = ((7, 9), (4, 5), (2, 3), (1, 2))
 # Kernel, dtype and whether the encoder's many queries: inference first, then training, then other people's models.
@@ -200,6 +199,11 @@ class Key:
         """As the table has it."""
         return str(self.dtype).removeprefix("torch.")
 
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What the launch table in force names for the key."""
+        queries = FEW_QUERIES + self.many
+        return candidates(self.kernel, architecture(self.device), self.dtype, self.head_dim, queries)
+
 
 @lru_cache(maxsize=2)
 def _calls(key: Key, by_heads: bool) -> list[Call]:
@@ -216,6 +220,30 @@ def measure(
     if not share <= 1:
         return share, None
     return share, timer([partial(run, call, candidate) for call in _calls(key, by_heads)], seconds)
+
+
+def compile_ahead(
+    wanted: Sequence[Key], processes: int, seconds: float, compiled_by: Callable = measure, start: str = "spawn"
+) -> int:
+    """Compile the candidates of keys into Triton's cache for at most `seconds`; return how many of them ended well.
+
+    Each is run once as it will be measured, so that measuring finds all of its kernels. What fails here fails again,
+    and is reported, when it is measured.
+    """
+    tasks = [(key, candidate) for key in wanted for candidate in key.candidates()]
+    pool = ProcessPoolExecutor(max_workers=min(processes, len(tasks)), mp_context=get_context(start))
+    try:
+        futures = [pool.submit(compiled_by, key, candidate, 0.0, False, run_once) for key, candidate in tasks]
+        return sum(future.exception() is None for future in wait(futures, timeout=seconds).done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_once(calls: Sequence[Callable[[], object]], seconds: float) -> float:
+    """Run the first call, in place of a timer."""
+    calls[0]()
+    torch.cuda.synchronize()
+    return 0.0
 
 
 class Isolated:
@@ -273,7 +301,7 @@ def tune_key(key: Key, seconds: float, measured_by: Callable = measure, report: 
         report(f"{label}: {milliseconds:.4f} ms")
         return replace(candidate, milliseconds=round(milliseconds, 5))
 
-    tried = map(measured, candidates(key.kernel, arch, key.dtype, key.head_dim, FEW_QUERIES + key.many))
+    tried = map(measured, key.candidates())
     correct = sorted(filter(None, tried), key=lambda candidate: candidate.milliseconds)
     if not correct:
         raise ConfigError(
@@ -309,20 +337,26 @@ def keys(kernels: Sequence[str], dtypes: Sequence[str], head_dims: Sequence[int]
 
 def tune(options: argparse.Namespace, device: torch.device, report: Callable[[str], None] = print) -> int:
     """Measure key after key while there is time, writing the table after each; return how many could not be tuned."""
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
+    limit = 60 * options.minutes if options.minutes is not None else MOST_SECONDS
+    deadline = time.monotonic() + limit
     table, measured, failed = read_table(DEFAULT_TABLE), [], 0
-    wanted = keys(options.kernels, options.dtypes, options.head_dims)
+    wanted = [
+        Key(kernel=kernel, dtype=getattr(torch, dtype), head_dim=head_dim, many=many, device=device)
+        for kernel, dtype, head_dim, many in keys(options.kernels, options.dtypes, options.head_dims)
+    ]
     write_table(options.output, table)
+    if options.processes > 1:
+        count = compile_ahead(wanted, options.processes, COMPILING * limit)
+        report(f"compiled {count} candidates")
     isolated = Isolated(measure)
-    for kernel, dtype, head_dim, many in wanted:
+    for key in wanted:
         if time.monotonic() > deadline:
             break
-        key = Key(kernel=kernel, dtype=_DTYPES[dtype], head_dim=head_dim, many=many, device=device)
         try:
             measured.append(tune_key(key, options.seconds, isolated, report))
         except Exception as error:  # whatever it is, the keys after it are worth their time
             failed += 1
-            report(f"error: {kernel} {dtype} D={head_dim}: {type(error).__name__}: {error}")
+            report(f"error: {key.kernel} {key.dtype_name} D={key.head_dim}: {type(error).__name__}: {error}")
             continue
         write_table(options.output, merge(measured, table))
     isolated.close()
@@ -330,13 +364,12 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     return failed
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.kernels.tune") -> int:
-    """Run the command line; return the exit status."""
-    options = _parser(prog).parse_args(arguments)
-    return command_line.run(lambda: _command(options))
+def tune_here(options: argparse.Namespace) -> int:
+    """Tune on this machine's GPU; return the exit status.
 
-
-def _command(options: argparse.Namespace) -> int:
+    Raises:
+        ConfigError: there is none.
+    """
     if not torch.cuda.is_available():
         raise ConfigError("the tuner measures on a GPU, and PyTorch finds none here (torch.cuda.is_available())")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -344,27 +377,7 @@ def _command(options: argparse.Namespace) -> int:
     return 1 if tune(options, device, partial(print, flush=True)) else 0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.partition("\n")[0],
-        epilog="Exit status: 0 fine; 1 a key could not be tuned; 2 nothing could be measured or written.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("launch_table.json"), help="file to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="how long each candidate is timed (default: %(default)s)"
-    )
-    parser.add_argument("--minutes", type=float, help="begin no key after this time (default: measure all)")
-    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default: all)")
-    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="(default: all)")
-    parser.add_argument(
-        "--head-dims", nargs="+", type=int, default=[32], metavar="D", help="channels of a head (default: 32)"
-    )
-    return parser
-
-
 if __name__ == "__main__":
+    from stnet.kernels.tune_command import main
+
     sys.exit(main())

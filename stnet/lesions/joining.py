@@ -69,7 +69,7 @@ def joined(tracklets: Sequence[Tracklet], settings: LinkSettings) -> list[list[T
 
     The sum of the distances at all joints is the least possible (an assignment of ends to beginnings).
     """
-    order = sorted(tracklets, key=lambda tracklet: (tracklet.frames[0], tracklet.last))
+    order = sorted(tracklets, key=lambda tracklet: (tracklet.frames[0], tracklet.last, -tracklet.best))
     if not order:
         return []
     follower = _followers(ends_of(order), settings)

@@ -23,6 +23,16 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
 
+def class_scores(logits: Tensor, points: OperatingPoints | None) -> Tensor:
+    """Return the scores of logits `[..., classes]` in [0, 1], as people see them.
+
+    Args:
+        logits: of the classes that annotations use, without the first one.
+        points: calibrate them so; None leaves them as they are.
+    """
+    return logits.sigmoid() if points is None else points.calibrated_logits(logits)
+
+
 def select_detections(
     logits: Tensor,
     boxes: Tensor,
@@ -54,13 +64,11 @@ def select_detections(
     """
     first_class = 0 if keep_class0 else 1
     logits = logits.float()[..., first_class:]
-    scores = logits.sigmoid()
+    scores = class_scores(logits, points)
     classes = scores.shape[-1]
     centre, size = boxes.float().split(2, dim=-1)
     corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-    duplicates = _duplicates(corners, scores.amax(-1), duplicate_iou) if duplicate_iou < 1 else None
-    if points is not None:
-        scores = points.calibrated_logits(logits)
+    duplicates = _duplicates(corners, logits.sigmoid().amax(-1), duplicate_iou) if duplicate_iou < 1 else None
     if duplicates is not None:
         scores = scores.masked_fill(duplicates.unsqueeze(-1), -1.0)
     scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)

@@ -12,6 +12,7 @@ from stnet.execution.engine import Engine, EngineOptions
 from stnet.execution.inspection import InspectedClip
 from stnet.inference import VideoDetector, cli, explainer
 from stnet.inference.explainer import Explainer
+from stnet.model.operating_points import OperatingPoints
 from stnet.video import ArraySource
 from tests.kernels.resampling import resampled
 
@@ -56,10 +57,22 @@ def _images(engine, make_frames):
     return engine.images(frames, engine.size_of(*frames[0].shape[:2]))
 
 
-def test_lesions_are_explained_in_the_frame_that_shows_them_best(small_model, make_frames):
-    detector = VideoDetector(small_model, device="cpu")
+@pytest.fixture(params=[None, (2.0, -1.0)], ids=["as they are", "calibrated"])
+def detector(small_model, request):
+    """One whose scores are the model's own, or calibrated by a slope and an offset."""
+    if request.param is not None:
+        slope, offset = ((value, value) for value in request.param)
+        thresholds = {"sensitive": 0.01, "balanced": 0.05, "specific": 0.5}
+        small_model.operating_points = OperatingPoints(
+            class_names=("benign", "malignant"), slopes=slope, offsets=offset, chosen_on="made-up stills", **thresholds
+        )
+    yield VideoDetector(small_model, device="cpu")
+    small_model.operating_points = None
+
+
+def test_lesions_are_explained_in_the_frame_that_shows_them_best(detector, make_frames):
     frames = np.repeat(make_frames(1), 7, axis=0)
-    (video,) = detector.videos(frames, score_threshold=0.05)
+    (video,) = detector.videos(frames, score_threshold=0.01)
     best = max(video.lesions, key=lambda lesion: lesion.score)
     (found,) = Explainer(detector, 1)(ArraySource(frames, "video"), len(frames), video.lesions)
     assert (found.lesion, found.frame, found.label) == (best.number, best.best_frame, best.label)

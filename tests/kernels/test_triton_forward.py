@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("triton")
 
 from stnet.kernels.problem import StdaProblem, StdaTensors
-from stnet.kernels.reference import stda_reference
+from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.kernels.triton import forward as triton_forward
 from stnet.kernels.triton.architecture import architecture
 from stnet.kernels.triton.device_tables import query_order
@@ -65,6 +65,25 @@ def test_every_output_is_written_by_one_launch(stda_case, launches, error):
     logits = torch.cat([case.tensors["logits"].flatten(4), case.tensors["other_logits"].flatten(4)], dim=-1)
     assert lse.dtype == torch.float32
     torch.testing.assert_close(lse, logits.logsumexp(dim=-1))
+
+
+@pytest.mark.parametrize("by_heads", [False, True])
+@pytest.mark.parametrize(("heads", "block_heads"), [(4, 4), (6, 4), (3, 2), (2, 8)])
+def test_programs_of_several_heads(stda_case, msda_case, error, heads, block_heads, by_heads):
+    candidate = Candidate(block_queries=4, block_heads=block_heads, unroll_points=False)
+    for make in (stda_case, msda_case):
+        case = on_device(make(heads=heads, queries=7, dim=8))
+        if by_heads:
+            value = case.tensors["value"].transpose(-3, -2).contiguous().transpose(-3, -2)
+            case = case.replaced(value=value)
+        problem, tensors = case.checked
+        stda = make is stda_case
+        kernel = triton_forward.stda_forward if stda else triton_forward.msda_forward
+        reference = stda_reference if stda else msda_reference
+        output = kernel(problem, tensors, candidate=candidate)(tensors)
+        output = output[0] if stda else output
+        expected = reference(*case.to(dtype=torch.float64).checked)
+        assert error(output, expected) <= 5e-6
 
 
 def test_lse_of_a_row_of_minus_infinity(stda_case):

@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from stnet.errors import ConfigError
-from stnet.kernels import published_layers, tune
+from stnet.kernels import published_layers, tune, tune_command
 from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -124,6 +125,21 @@ def test_an_error_ends_the_process_that_measures_and_nothing_else():
     isolated.close()
 
 
+def compiled_but_one(key, candidate, seconds, by_heads, timer):
+    (Path(os.environ["STNET_TEST_FOLDER"]) / f"{key.kernel}-{candidate.block_queries}").touch()
+    if candidate.block_queries == 16:
+        raise RuntimeError("a compiler failed")
+
+
+def test_candidates_are_compiled_ahead_and_a_failure_costs_only_itself(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("STNET_TEST_FOLDER", str(tmp_path))
+    wanted = [key("stda_forward"), key("msda_backward")]
+    assert tune.compile_ahead(wanted, 2, 60.0, compiled_but_one, start="fork") == 4
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{kernel}-{queries}" for kernel in ("stda_forward", "msda_backward") for queries in (16, 32, 64)
+    }
+
+
 def test_errors_are_seen(tiny, monkeypatch):
     kernel = "stda_forward"
     call = tune.Call.of(kernel, tune.layer(kernel, False, 8, small=True), torch.float32, DEVICE, 0)
@@ -160,7 +176,8 @@ def test_keys_are_measured_while_there_is_time_and_written_after_each(tmp_path, 
 
     monkeypatch.setattr(tune, "tune_key", tune_key)
     options = ["--output", str(path), "--minutes", "2", "--kernels", "stda_forward", "--dtypes", "float16", "float32"]
-    assert tune.tune(tune._parser("tune").parse_args(options), torch.device("cpu"), lines.append) == 2
+    options += ["--processes", "1"]
+    assert tune.tune(tune_command._parser("tune").parse_args(options), torch.device("cpu"), lines.append) == 2
     assert lines[0].startswith("error: stda_forward float16") and lines[-1].startswith("measured 1 of 4 keys")
     assert read_table(path)[0].candidates[0].milliseconds == 1
 
@@ -176,7 +193,7 @@ def test_measured_rows_stand_first_and_replace_older_ones():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
-    assert tune.main(["--output", str(tmp_path / "table.json")]) == 2
+    assert tune_command.main(["--output", str(tmp_path / "table.json")]) == 2
     assert "error: the tuner measures on a GPU" in capsys.readouterr().err
     assert not (tmp_path / "table.json").exists()
 
@@ -185,7 +202,7 @@ def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
 def test_the_command_writes_a_table_that_can_be_used(tmp_path, monkeypatch):
     path = tmp_path / "table.json"
     options = ["--kernels", "stda_forward", "--dtypes", "float16", "--seconds", "0.05"]
-    assert tune.main(["--output", str(path), *options]) == 0
+    assert tune_command.main(["--output", str(path), *options]) == 0
     monkeypatch.setenv("STNET_LAUNCH_TABLE", str(path))
     arch = tune.architecture(torch.device("cuda", torch.cuda.current_device()))
     found = candidates("stda_forward", arch, torch.float16, 32, 10_000)

@@ -1,6 +1,7 @@
 """Forward pass of both operators by Triton: the functions of the backend, and their launches as data."""
 
 from collections.abc import Callable
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -164,6 +165,7 @@ def levels_of(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> tuple[Tenso
 
 def _config(value: Tensor, thin: bool, candidate: Candidate, arch: str) -> Config:
     """How values [..., S, H, D] are stored and read."""
+    block_heads = gcd(value.shape[-2], candidate.block_heads)
     head_dim, element = value.shape[-1], value.element_size()
     contiguous = value.stride(-1) == 1
     vector = min(alignment(value, range(value.dim() - 1)) // element, head_dim & -head_dim) if contiguous else 1
@@ -171,17 +173,19 @@ def _config(value: Tensor, thin: bool, candidate: Candidate, arch: str) -> Confi
     return Config(
         D=head_dim,
         BLOCK_CHANNELS=min(padded_head_dim(head_dim), candidate.block_channels),
+        BLOCK_HEADS=block_heads,
         CELL_STRIDE=value.stride(-3),
         UNIT_CHANNEL_STRIDE=contiguous,
         VECTOR=vector,
         STORE=min(16 // element, head_dim & -head_dim),
         ARITHMETIC=candidate.arithmetic if packs else "float32",
+        UNROLL_POINTS=candidate.unroll_points,
         THIN=thin,
-        WIDE=value.shape[-3] * value.stride(-3) * element >= 2**32,
+        WIDE=(value.shape[-3] * value.stride(-3) + (block_heads - 1) * abs(value.stride(-2))) * element >= 2**32,
         PTX=is_nvidia(arch),
     )
 
 
 def _grid(rows: int, queries: int, heads: int, config: Config, candidate: Candidate) -> tuple[int, int, int]:
     blocks = -(-queries // candidate.block_queries)
-    return blocks * rows, heads * -(-config.D // config.BLOCK_CHANNELS), 1
+    return blocks * rows, heads // config.BLOCK_HEADS * -(-config.D // config.BLOCK_CHANNELS), 1

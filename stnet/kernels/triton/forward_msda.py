@@ -9,14 +9,23 @@ Programs and lanes share the work as in `stnet.kernels.triton.forward_stda`.
 import triton
 import triton.language as tl
 
-from stnet.kernels.triton.forward_samples import Level, add_samples, channel_pointers, first_channel, store_output
+from stnet.kernels.triton.forward_samples import (
+    Level,
+    add_samples,
+    channel_pointers,
+    first_channel,
+    first_head,
+    head_shift,
+    store_output,
+)
 from stnet.kernels.triton.sampling import any_not_finite, level_size, matrix_identity, split_pairs
 
 
 @triton.jit
 def _sum_weighted(
-    value,  # pointer to the item, head and first channel
+    value,  # pointer to the item, the first head and channel
     channel_stride,
+    row_head,  # see `Level.head`
     shapes,
     starts,
     locations,  # pointers [N] to level 0
@@ -39,7 +48,7 @@ def _sum_weighted(
         cells = channels + start.to(tl.int64) * config.CELL_STRIDE
         right = tl.minimum(width - 1, 1) * config.CELL_STRIDE
         down = tl.where(height > 1, width.to(tl.int64) * config.CELL_STRIDE, 0)
-        level = Level(height, width, cells, right, down)
+        level = Level(height, width, cells, right, down, row_head)
         for point in range(0, POINTS, K):
             first = index * POINTS + point
             pairs = tl.load(locations[:, None] + 2 * first + tl.arange(0, 2 * K)[None, :]).to(tl.float32)
@@ -75,21 +84,28 @@ def msda_forward_kernel(
     ALIGN: tl.constexpr,  # bytes to which every query's locations and weights are aligned
     BLOCK_QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks * batch, heads * channel blocks)."""
-    PARTS: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
-    head = (tl.program_id(1) // PARTS).to(tl.int64)
+    """Grid (query blocks * batch, head blocks * channel blocks)."""
+    HEADS: tl.constexpr = config.BLOCK_HEADS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
+    first, heads = first_head(config)
     channel = first_channel(config)
+    line = tl.arange(0, BLOCK_QUERIES * HEADS)  # queries, and fastest heads
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
     item = (tl.program_id(0) // blocks).to(tl.int64)
-    slot = tl.program_id(0) % blocks * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    slot = tl.program_id(0) % blocks * BLOCK_QUERIES + line // HEADS
     query = tl.minimum(slot, queries - 1).to(tl.int64)
 
-    value += item * value_b + head * value_h + channel.to(tl.int64) * value_d
+    value += item * value_b + first.to(tl.int64) * value_h + channel.to(tl.int64) * value_d
+    head, row_head = first.to(tl.int64), 0
+    if HEADS > 1:
+        row_head = head_shift(line % HEADS, value_h, value.dtype.element_ty.primitive_bitwidth // 8, config)
+        head += line % HEADS
     locations = tl.multiple_of(locations + item * locations_b + head * locations_h + query * locations_q, [ALIGN])
     weights = tl.multiple_of(weights + item * weights_b + head * weights_h + query * weights_q, [ALIGN])
-    total = _sum_weighted(value, value_d, shapes, starts, locations, weights, levels, config, POINTS, False)
+    total = _sum_weighted(value, value_d, row_head, shapes, starts, locations, weights, levels, config, POINTS, False)
     if any_not_finite(total):
-        total = _sum_weighted(value, value_d, shapes, starts, locations, weights, levels, config, POINTS, True)
+        total = _sum_weighted(
+            value, value_d, row_head, shapes, starts, locations, weights, levels, config, POINTS, True
+        )
 
-    row = (item * queries + query) * (tl.num_programs(1) // PARTS) + head
+    row = (item * queries + query) * heads + head
     store_output(output, row, channel, total, slot < queries, config)

@@ -21,11 +21,13 @@ class Config(NamedTuple):
 
     D: int  # head width
     BLOCK_CHANNELS: int  # channels of a program, more than D only if D is below a power of two
+    BLOCK_HEADS: int  # heads of a program; its rows are (query, head), heads fastest
     CELL_STRIDE: int  # elements from cell to cell of value
     UNIT_CHANNEL_STRIDE: bool  # the channels of value are contiguous
     VECTOR: int  # channels of value that can be read at once
     STORE: int  # channels of output that can be written at once
     ARITHMETIC: str  # see `launch_table.Candidate`
+    UNROLL_POINTS: bool  # see `launch_table.Candidate`
     THIN: bool  # a level may be one cell wide or high
     WIDE: bool  # a frame may have 2^32 bytes or more
     PTX: bool  # inline assembly for NVIDIA GPUs
@@ -39,6 +41,7 @@ class Level(NamedTuple):
     cells: tl.tensor  # pointers [1, C] to its first cell
     right: tl.tensor  # elements from a cell to its right neighbour, 0 in a level one cell wide
     down: tl.tensor  # and to the one below
+    head: tl.tensor  # bytes from the program's first head to that of each row [N], if a program has several
 
 
 @triton.jit
@@ -47,6 +50,21 @@ def first_channel(config: tl.constexpr):
     COUNT: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
     last: tl.constexpr = config.D - config.BLOCK_CHANNELS if config.D > config.BLOCK_CHANNELS else 0
     return tl.minimum(tl.program_id(1) % COUNT * config.BLOCK_CHANNELS, last)
+
+
+@triton.jit
+def first_head(config: tl.constexpr):
+    """Return the first head of a program, and all heads of the problem: the grid's second axis has parts of heads."""
+    PARTS: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
+    return tl.program_id(1) // PARTS * config.BLOCK_HEADS, tl.num_programs(1) // PARTS * config.BLOCK_HEADS
+
+
+@triton.jit
+def head_shift(inner, head_stride, SIZE: tl.constexpr, config: tl.constexpr):
+    """Return `Level.head` of rows whose heads are the `inner`-th [N] of the program, as `cell_offset` counts."""
+    if config.WIDE:
+        return inner.to(tl.int64) * (head_stride * SIZE)
+    return (inner * head_stride.to(tl.int32) * SIZE).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -105,6 +123,8 @@ def add_samples(
     cell_y, north, south = axis_cell(y, level.height, config.THIN, config.PTX)
     BYTES: tl.constexpr = config.CELL_STRIDE * cells.dtype.element_ty.primitive_bitwidth // 8
     offset = cell_offset(cell_y * level.width + cell_x, BYTES, config.WIDE)
+    if config.BLOCK_HEADS > 1:
+        offset += level.head[:, None]
     north *= probability
     south *= probability
     top_left, top_right = north * west, north * east

@@ -8,10 +8,10 @@ where `sample` interpolates four cells and is zero outside the level (see `stnet
 spans the own frame and all other frames. Nothing but output and lse is written: positions, weights and the other
 frames' values exist only in registers.
 
-A program holds BLOCK_QUERIES queries of one head, target frame and clip. What is one number per query (positions,
-weights, softmax) is computed by one lane per query; only an offset and the corner weights travel to the lanes that
-gather, which read 16 bytes each. Largest logit first, then one pass over levels and, inside, frames; one division at
-the end. Coordinates, weights and sums are float32.
+A program holds BLOCK_QUERIES queries of BLOCK_HEADS heads of one target frame and clip: a query of a head is a row of
+its tile. What is one number per row (positions, weights, softmax) is computed by one lane per row; only an offset and
+the corner weights travel to the lanes that gather, which read 16 bytes each. Largest logit first, then one pass over
+levels and, inside, frames; one division at the end. Coordinates, weights and sums are float32.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,15 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from stnet.kernels.triton.forward_samples import Level, add_samples, channel_pointers, first_channel, store_output
+from stnet.kernels.triton.forward_samples import (
+    Level,
+    add_samples,
+    channel_pointers,
+    first_channel,
+    first_head,
+    head_shift,
+    store_output,
+)
 from stnet.kernels.triton.sampling import (
     LN_2,
     LOG2_E,
@@ -79,9 +87,9 @@ def _attend_points(
     MASKED: tl.constexpr,
 ):
     """Add the samples of one level of one frame."""
-    # Two samples a step, all steps unrolled; the rare masked repetition stays small.
+    # Two samples a step, unrolled or not; the rare masked repetition stays small.
     K: tl.constexpr = 1 if MASKED else 2 - POINTS % 2
-    STEPS: tl.constexpr = 1 if MASKED or POINTS > 4 else POINTS // K
+    STEPS: tl.constexpr = 1 if MASKED or POINTS > 4 or not config.UNROLL_POINTS else POINTS // K
     for point in tl.range(0, POINTS, K, loop_unroll_factor=STEPS):
         pairs = tl.load(offsets[:, None] + 2 * point + tl.arange(0, 2 * K)[None, :]).to(tl.float32)
         logit = tl.load(logits[:, None] + point + tl.arange(0, K)[None, :]).to(tl.float32)
@@ -112,8 +120,9 @@ def _largest(logits, count, largest, CHUNK: tl.constexpr, EVEN: tl.constexpr):
 
 @triton.jit
 def _attend(
-    value,  # pointer to the clip, head and first channel
+    value,  # pointer to the clip, the first head and channel
     channel_stride,
+    row_head,  # see `Level.head`
     frames,  # int64 [1 + W], where the frames begin
     shapes,
     starts,
@@ -148,7 +157,7 @@ def _attend(
         first_cell = channels + start.to(tl.int64) * config.CELL_STRIDE
 
         anchor = _load_anchor(own, index, height, width, COMPONENTS, POINTS)
-        level = Level(height, width, first_cell + own_frame, right, down)
+        level = Level(height, width, first_cell + own_frame, right, down, row_head)
         total, mass = _attend_points(
             total, mass, identity, level, own.offsets + index * (POINTS * 2), own.logits + index * POINTS,
             anchor, largest, config, COMPONENTS, POINTS, MASKED,
@@ -156,7 +165,7 @@ def _attend(
 
         anchor = _load_anchor(others, index, height, width, COMPONENTS, OTHER_POINTS)
         for frame in tl.range(other_frames, loop_unroll_factor=UNROLL):
-            level = Level(height, width, first_cell + tl.load(frames + 1 + frame), right, down)
+            level = Level(height, width, first_cell + tl.load(frames + 1 + frame), right, down, row_head)
             first = (frame * LEVELS + index) * OTHER_POINTS
             total, mass = _attend_points(
                 total, mass, identity, level, others.offsets + first * 2, others.logits + first,
@@ -210,21 +219,26 @@ def stda_forward_kernel(
     UNROLL: tl.constexpr,
     ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks * targets * clips, heads * channel blocks)."""
-    PARTS: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
-    head = (tl.program_id(1) // PARTS).to(tl.int64)
+    """Grid (query blocks * targets * clips, head blocks * channel blocks)."""
+    HEADS: tl.constexpr = config.BLOCK_HEADS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
+    first, heads = first_head(config)
     channel = first_channel(config)
+    line = tl.arange(0, BLOCK_QUERIES * HEADS)  # queries, and fastest heads
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
     pair = tl.program_id(0) // blocks
     clip = (pair // targets).to(tl.int64)
     target = (pair % targets).to(tl.int64)
-    slot = tl.program_id(0) % blocks * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    slot = tl.program_id(0) % blocks * BLOCK_QUERIES + line // HEADS
     query = tl.minimum(slot, queries - 1)
     if ORDERED:
         query = tl.load(order + query)
     query = query.to(tl.int64)
 
-    value += clip * value_b + head * value_h + channel.to(tl.int64) * value_d
+    value += clip * value_b + first.to(tl.int64) * value_h + channel.to(tl.int64) * value_d
+    head, row_head = first.to(tl.int64), 0
+    if HEADS > 1:
+        row_head = head_shift(line % HEADS, value_h, value.dtype.element_ty.primitive_bitwidth // 8, config)
+        head += line % HEADS
     reference_points += clip * reference_points_b + target * reference_points_t + query * reference_points_q
     other_reference_points += (
         clip * other_reference_points_b + target * other_reference_points_t + query * other_reference_points_q
@@ -243,24 +257,23 @@ def stda_forward_kernel(
     frames += target * (1 + other_frames)
 
     CHUNK: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
-    largest = tl.full([BLOCK_QUERIES], float("-inf"), tl.float32)
+    largest = tl.full([BLOCK_QUERIES * HEADS], float("-inf"), tl.float32)
     largest = _largest(logits, LEVELS * POINTS, largest, CHUNK, LEVELS * POINTS % CHUNK == 0)
     count = other_frames * (LEVELS * OTHER_POINTS)
     largest = _largest(other_logits, count, largest, CHUNK, LEVELS * OTHER_POINTS % CHUNK == 0)
     largest = tl.where(largest == float("-inf"), 0.0, largest * LOG2_E)
 
     total, mass = _attend(
-        value, value_d, frames, shapes, starts, own, others, largest, other_frames,
+        value, value_d, row_head, frames, shapes, starts, own, others, largest, other_frames,
         config, LEVELS, POINTS, OTHER_POINTS, COMPONENTS, UNROLL, False,
     )  # fmt: skip
     if any_not_finite(total):
         total, mass = _attend(
-            value, value_d, frames, shapes, starts, own, others, largest, other_frames,
+            value, value_d, row_head, frames, shapes, starts, own, others, largest, other_frames,
             config, LEVELS, POINTS, OTHER_POINTS, COMPONENTS, 1, True,
         )  # fmt: skip
     total *= tl.where(mass == 0.0, 0.0, 1.0 / mass)[:, None]
 
-    heads = tl.num_programs(1) // PARTS
     row = (pair.to(tl.int64) * queries + query) * heads + head
     inside = slot < queries
     tl.store(lse + row, largest * LN_2 + tl.log(mass), mask=inside)

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
+from stnet.choices import KERNELS
 from stnet.errors import ConfigError
 from stnet.files import write_text
 from stnet.kernels.triton.architecture import triton_version
 
 TABLE_VARIABLE = "STNET_LAUNCH_TABLE"
 DEFAULT_TABLE = Path(__file__).with_name("launch_table.json")
-KERNELS = ("stda_forward", "msda_forward", "stda_backward", "msda_backward")
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 ARITHMETICS = ("float32", "packed", "matrix")
 FEW_QUERIES = 2048  # up to here a call counts as "few" (the decoder), above as "many" (the encoder)
@@ -35,6 +35,8 @@ class Candidate:
 
     Attributes:
         block_queries: queries of one program, a power of two; backward kernels may take more (`backward._tile`).
+        block_heads: forward, heads of one program, a power of two; where the heads are no multiple, the largest that
+            divides both. Rows of values that are read together then differ in their head, and in their memory bank.
         num_warps: warps of one program. With 16-byte loads a warp holds a row of 32 channels in 4 lanes (16-bit types)
             or 8 lanes (float32).
         block_channels: channels taken at a time, a power of two. Forward, a wider head is shared among programs, each
@@ -48,27 +50,31 @@ class Candidate:
         maxnreg: upper bound of registers per thread, None for the compiler's choice; 255, all there are, keeps it from
             choosing fewer and spilling.
         unroll: frames taken in one step of the loop over the other frames.
+        unroll_points: forward of STDA, whether all points of a level are taken in one step, else two (a loop).
         milliseconds: median time measured by the tuner, None where nothing was measured.
     """
 
     block_queries: int = 32
+    block_heads: int = 1
     num_warps: int = 1
     block_channels: int = 32
     arithmetic: str = "float32"
     maxnreg: int | None = None
     hold_gradient: bool = True
     unroll: int = 1
+    unroll_points: bool = True
     milliseconds: float | None = None
 
     def __post_init__(self):
-        for name in ("block_queries", "num_warps", "block_channels"):
+        for name in ("block_queries", "block_heads", "num_warps", "block_channels"):
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1 or number & (number - 1):
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"launch table: arithmetic is {self.arithmetic!r}; known: {', '.join(ARITHMETICS)}")
-        if not isinstance(self.hold_gradient, bool):
-            raise ConfigError(f"launch table: hold_gradient is {self.hold_gradient!r}; it needs true or false")
+        for name in ("hold_gradient", "unroll_points"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"launch table: {name} is {getattr(self, name)!r}; it needs true or false")
         if not isinstance(self.unroll, int) or self.unroll < 1:
             raise ConfigError(f"launch table: unroll is {self.unroll!r}; it needs a positive integer")
         if self.maxnreg is not None and not 24 <= self.maxnreg <= 255:
