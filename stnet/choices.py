@@ -37,11 +37,24 @@ DEFENCE_GROUPS = ("marks", "pasting", "free", "machines", "screens")
 ANNOTATION_FORMATS = ("coco", "cvat", "label-studio", "labelme", "voc", "yolo")
 """Annotations of other tools that are read."""
 
-PROGRAM_FILES = {"safetensors": ("model.safetensors", "README.md"), "torch": ("model.pt2",), "onnx": ("model.onnx",)}
+PROGRAM_FILES = {
+    "safetensors": ("model.safetensors", "README.md"),
+    "torch": ("model.pt2",),
+    "onnx": ("model.onnx",),
+    "onnx-float16": ("model_float16.onnx",),
+    "fused": ("model_fused.pt2",),
+    "aot": ("model_aot.pt2",),
+}
 """What a model is exported to, and the files of each format."""
+
+PORTABLE_FORMATS = ("safetensors", "torch", "onnx")
+"""Those that are written where none is named."""
 
 KERNELS = ("stda_forward", "msda_forward", "stda_backward", "msda_backward")
 """Kernels with a launch table."""
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
+"""GPUs that kernels are compiled for without them, as launch tables name them."""
 
 TUNED_DTYPES = ("float16", "bfloat16", "float32")
 """Element types that launch tables tell apart."""

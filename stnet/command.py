@@ -17,6 +17,7 @@ COMMANDS = {
     "stills": ("stnet.data.stills_command", "main", "write still images with boxes as a data set"),
     "export": ("stnet.export_command", "main", "export a model to torch.export, ONNX and safetensors"),
     "tune": ("stnet.kernels.tune_command", "main", "measure launch tables of the kernels on this GPU"),
+    "warm": ("stnet.warm", "main", "compile a model's kernels ahead for a GPU that is not here"),
     "demo": ("stnet.demo_command", "main", "find lesions in phantom videos"),
 }
 """Module, function and purpose of each command. A function takes the arguments and how it was called."""

@@ -1,14 +1,19 @@
 """Export a detector for other runtimes, with the difference to PyTorch measured and printed.
 
-    python -m stnet.export tiny --output exported --height 128 --width 160
+    python -m stnet.export lite0 --output exported
 
-writes `model.safetensors` with a model card, `model.pt2` (torch.export) and `model.onnx`. Exported programs take clips
-of one size, [B, F, 3, height, width] normalized, without padding, and give logits [B, T, Q, classes] and boxes
-[B, T, Q, 4] (cx, cy, w, h in [0, 1]). They are made of portable operations: they run without Triton and without stnet.
+writes `model.safetensors` with a model card, `model.pt2` (torch.export) and `model.onnx`. Exported programs take
+`clips` [B, F, 3, height, width], normalized, without padding, of any number and size unless these are fixed, and give
+`logits` [B, T, Q, classes] and `boxes` [B, T, Q, 4] (cx, cy, w, h in [0, 1]). They are made of portable operations:
+they run without Triton and without stnet, and hold no GridSample. `examples/onnx_runtime.py` runs one with onnxruntime
+and numpy.
+
+Asked for by name: `onnx-float16`, with weights and most of the arithmetic in float16; `fused`, a torch.export program
+that keeps our operator, for those who have stnet installed, of frames of one size; `aot`, the same as an AOTInductor
+package for this machine's processor, which a C++ compiler makes.
 """
 
 import argparse
-import copy
 import json
 import logging
 import math
@@ -21,19 +26,24 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 import stnet
 from stnet import files
 from stnet.choices import PROGRAM_FILES
 from stnet.console import printable
 from stnet.errors import ConfigError
-from stnet.model.attention import SpatialTemporalDeformableAttention
+from stnet.execution.folding import fold_batch_norms, keep_boxes_in_float32
 from stnet.model.card import model_card
 from stnet.model.checkpoint import read_checkpoint, resolve, save
 from stnet.model.detector import Detector
+from stnet.model.operating_points import OPERATING_POINTS_KEY
+from stnet.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-ONNX_OPSET = 20  # GridSample of opset 20 knows bilinear interpolation by the name PyTorch exports
+ONNX_OPSET = 18
 TOLERANCE = 1e-3
+TOLERANCE_16_BITS = 0.2  # of logits; what rounding costs is printed
+SIDES = (65, 4096)  # of frames, in pixels, where they are not fixed: from 65 on every level has two cells along a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +54,88 @@ class Parity:
     boxes: float
 
 
-class _ClipProgram(nn.Module):
-    """The detector as a function of clips alone."""
+@dataclass(frozen=True, kw_only=True)
+class ClipSizes:
+    """Number of clips, and height and width of their frames in pixels; None: any."""
 
-    def __init__(self, model: Detector, targets: int):
+    clips: int | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def open_axes(self) -> dict[str, dict[int, str]]:
+        """Return the names of the axes that are left open."""
+        axes = {0: ("batch", self.clips), 3: ("height", self.height), 4: ("width", self.width)}
+        return {"clips": {axis: name for axis, (name, size) in axes.items() if size is None}}
+
+    def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
+        """Return the axes that are left open as `torch.export` takes them."""
+        limits = {"batch": (1, 4096), "height": SIDES, "width": SIDES}
+        axes = self.open_axes()["clips"]
+        return {"clips": {axis: Dim(name, min=limits[name][0], max=limits[name][1]) for axis, name in axes.items()}}
+
+    def examples(self, frames: int, image_size: int) -> list[Tensor]:
+        """Return clips to compare on: of the model's usual size, and of another where sizes are open."""
+        usual = (2, max(SIDES[0], image_size), max(SIDES[0], image_size))
+        other = (1, usual[1] + 5, usual[2] * 5 // 4)
+        fixed = (self.clips, self.height, self.width)
+        shapes = [tuple(f or s for f, s in zip(fixed, sizes, strict=True)) for sizes in (usual, other)]
+        return [torch.randn(clips, frames, 3, height, width) for clips, height, width in dict.fromkeys(shapes)]
+
+
+class ClipProgram(nn.Module):
+    """A detector as a function of clips alone, float32 in and out.
+
+    Args:
+        model: in evaluation mode; its weights are copied.
+        targets: the first frames of each clip that are predicted.
+        backend: of its operator; "reference" is made of portable operations.
+        dtype: of weights and arithmetic; boxes are computed in float32.
+    """
+
+    def __init__(self, model: Detector, targets: int, backend: str = "reference", dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.model, self.targets = model, targets
+        self.model, self.targets, self.dtype = Detector(model.config, backend=backend).eval(), targets, dtype
+        self.model.load_state_dict(model.state_dict())
+        self.model.operating_points = model.operating_points
+        fold_batch_norms(self.model)
+        if dtype != torch.float32:
+            keep_boxes_in_float32(self.model.to(dtype))
+        self.requires_grad_(False)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.model(clips, targets=self.targets)
-        return output.logits, output.boxes
+        """Return logits `[B, T, Q, classes]` and boxes `[B, T, Q, 4]` of clips `[B, F, 3, H, W]`."""
+        output = self.model(clips.to(self.dtype), targets=self.targets)
+        return output.logits.float(), output.boxes.float()
 
 
-def portable_program(model: Detector, targets: int) -> nn.Module:
-    """Return a copy of the detector in evaluation mode with its operators made of plain PyTorch operations."""
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, SpatialTemporalDeformableAttention):
-            module.backend = "reference"
-    return _ClipProgram(model.eval().requires_grad_(False), targets)
-
-
-def export_torch(program: nn.Module, clips: Tensor, path: Path) -> Parity:
-    """Write a `torch.export` program and compare what is read back with the model."""
+def export_torch(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
+    """Write a `torch.export` program; return what is read back."""
     with files.replacing(path) as temporary:
-        torch.export.save(_exported(program, clips), temporary)
-        loaded = torch.export.load(temporary).module()
-        return _parity(program, loaded, clips)
+        torch.export.save(exported(program, sizes), temporary)
+        return torch.export.load(temporary).module()
 
 
-def export_onnx(program: nn.Module, clips: Tensor, path: Path) -> Parity:
-    """Write an ONNX model and compare ONNX Runtime on the CPU with the model.
+def export_package(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
+    """Compile an AOTInductor package for this machine's processor; return what is read back.
+
+    Raises:
+        ConfigError: there is no C++ compiler that works.
+    """
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    with files.replacing(path) as temporary:
+        package = temporary.with_suffix(".pt2")  # which Inductor insists on
+        try:
+            aoti_compile_and_package(exported(program, sizes), package_path=str(package))
+        except (CppCompileError, InvalidCxxCompiler) as error:
+            raise ConfigError(f"{path}: needs a C++ compiler ({str(error).splitlines()[0]}); install g++") from error
+        package.replace(temporary)
+    return aoti_load_package(str(path))
+
+
+def export_onnx(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
+    """Write an ONNX model with its metadata; return what ONNX Runtime makes of it on the CPU.
 
     Raises:
         ConfigError: the packages onnx, onnxscript and onnxruntime are not installed.
@@ -85,34 +146,63 @@ def export_onnx(program: nn.Module, clips: Tensor, path: Path) -> Parity:
     except ImportError as error:
         raise ConfigError(f"ONNX export needs {error.name}: pip install 'stnet[onnx]'") from error
     # Without the optimizer's constant folding, which takes minutes and changes nothing that a runtime does not redo.
-    exported = torch.onnx.export(
-        _exported(program, clips), dynamo=True, opset_version=ONNX_OPSET, optimize=False, verbose=False
+    model = torch.onnx.export(
+        exported(program, sizes),
+        dynamo=True,
+        opset_version=ONNX_OPSET,
+        optimize=False,
+        verbose=False,
+        input_names=["clips"],
+        output_names=["logits", "boxes"],
+        dynamic_shapes=sizes.open_axes(),
     )
-    exported.save(path)
+    model.model.metadata_props.update(metadata(program.model, program.targets))
+    model.save(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; of what it cannot fold it warns by the dozen
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(inputs: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(output) for output in session.run(None, {name: inputs.numpy()})]
-
-    return _parity(program, run, clips)
+    return lambda clips: map(torch.from_numpy, session.run(["logits", "boxes"], {"clips": clips.numpy()}))
 
 
-def _exported(program: nn.Module, clips: Tensor) -> torch.export.ExportedProgram:
+def metadata(model: Detector, targets: int) -> dict[str, str]:
+    """Return what a program that runs an exported model must know beside it, each value as JSON.
+
+    `classes` are the names of labels 1, 2, ... of the logits (label 0 is never used). A frame is RGB, its short side
+    resized to `image_size` unless the long one would exceed `max_image_size`, divided by 255, less `mean`, divided by
+    `std`. `frames` make a clip, of which the first `targets` are predicted. Scores are the sigmoid of the logits; where
+    the model has operating points, they are there under their own name, as `stnet.model.operating_points` describes.
+    """
+    config = model.config
+    facts = {
+        "classes": config.class_names,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "image_size": config.image_size,
+        "max_image_size": config.max_image_size,
+        "duplicate_iou": config.duplicate_iou,
+        "frames": config.frames,
+        "targets": targets,
+    }
+    written = {key: json.dumps(value) for key, value in facts.items()}
+    if model.operating_points is not None:
+        written[OPERATING_POINTS_KEY] = model.operating_points.to_json()
+    return written
+
+
+def exported(program: ClipProgram, sizes: ClipSizes) -> ExportedProgram:
+    """Return the program of `torch.export`, open in what the sizes leave open."""
+    config = program.model.config
+    (clips, *_) = sizes.examples(config.frames, config.image_size)
     with torch.no_grad():
-        program(clips)  # the geometry of this size is kept by now, and becomes a constant of the program
-        return torch.export.export(program, (clips,))
+        return torch.export.export(program, (clips,), dynamic_shapes=sizes.dynamic_shapes())
 
 
 @torch.no_grad()
-def _parity(program: Callable, other: Callable, clips: Tensor) -> Parity:
-    clips = torch.randn_like(clips)
-    logits, boxes = (
-        (ours - theirs).abs().max().item() for ours, theirs in zip(program(clips), other(clips), strict=True)
-    )
-    return Parity(logits=logits, boxes=boxes)
+def parity(model: Detector, program: Callable, targets: int, clips: Tensor) -> Parity:
+    """Compare a program with the model that it was made of, on one batch of clips."""
+    output = model(clips, targets=targets)
+    logits, boxes = program(clips)
+    return Parity(logits=(logits - output.logits).abs().max().item(), boxes=(boxes - output.boxes).abs().max().item())
 
 
 @contextmanager
@@ -128,6 +218,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+WRITERS: dict[str, Callable[[ClipProgram, ClipSizes, Path], Callable]] = {
+    "torch": export_torch,
+    "onnx": export_onnx,
+    "onnx-float16": export_onnx,
+    "fused": export_torch,
+    "aot": export_package,
+}
+
+
 def export(options: argparse.Namespace) -> int:
     """Write what the options of `stnet export` ask for; return the exit status.
 
@@ -135,9 +234,7 @@ def export(options: argparse.Namespace) -> int:
         StnetError: the model cannot be loaded, or not be exported so.
         OSError: a file cannot be written.
     """
-    model = stnet.load(options.checkpoint)
-    size = model.config.image_size
-    height, width = options.height or size, options.width or size
+    model = stnet.load(options.checkpoint).eval()
     if not 1 <= options.targets <= model.config.frames:
         raise ConfigError(f"--targets is {options.targets}; clips of this model have {model.config.frames} frames")
     try:
@@ -148,29 +245,39 @@ def export(options: argparse.Namespace) -> int:
         ) from error
 
     if "safetensors" in options.formats:
-        metadata = read_checkpoint(resolve(options.checkpoint)).metadata
-        save(model, options.output / "model.safetensors", metadata)
-        files.write_text(options.output / "README.md", model_card(model, metadata, printable(str(options.checkpoint))))
+        kept = read_checkpoint(resolve(options.checkpoint)).metadata
+        save(model, options.output / "model.safetensors", kept)
+        files.write_text(options.output / "README.md", model_card(model, kept, printable(str(options.checkpoint))))
         print(f"{options.output / 'model.safetensors'}: weights, with a model card beside them")
 
-    program = portable_program(model, options.targets)
-    clips = torch.randn(options.clips, model.config.frames, 3, height, width)
+    agrees = [_write(model, kind, options) for kind in WRITERS if kind in options.formats]
+    return 0 if all(agrees) else 1
+
+
+def _write(model: Detector, kind: str, options: argparse.Namespace) -> bool:
+    """Write a program and print how it differs from the model; return whether that is little enough."""
+    path = options.output / PROGRAM_FILES[kind][0]
+    print(f"writing {path}; this can take minutes", file=sys.stderr)
+    sizes = ClipSizes(clips=options.clips, height=options.height, width=options.width)
+    dtype = torch.float16 if kind == "onnx-float16" else torch.float32
+    backend = "reference"
+    if kind in ("fused", "aot"):  # the operator's levels are constants of a program
+        size = model.config.image_size
+        sizes = ClipSizes(clips=sizes.clips, height=sizes.height or size, width=sizes.width or size)
+        backend = "auto"
+    with _quiet():
+        program = WRITERS[kind](ClipProgram(model, options.targets, backend, dtype), sizes, path)
     worst = 0.0
-    for kind, write in (("torch", export_torch), ("onnx", export_onnx)):
-        if kind not in options.formats:
-            continue
-        path = options.output / PROGRAM_FILES[kind][0]
-        print(f"writing {path}; this can take minutes", file=sys.stderr)
-        with _quiet():
-            parity = write(program, clips, path)
-        worst = max((worst, parity.logits, parity.boxes), key=lambda x: (math.isnan(x), x))
-        print(f"{path}: clips {list(clips.shape)}, differences to PyTorch {json.dumps(vars(parity))}")
-    if not worst <= TOLERANCE:  # nor where it is not a number
-        print(
-            f"error: an exported program differs from the model by {worst:.2g}, more than {TOLERANCE}", file=sys.stderr
-        )
-        return 1
-    return 0
+    for clips in sizes.examples(model.config.frames, model.config.image_size):
+        found = parity(model, program, options.targets, clips)
+        worst = max((worst, found.logits, found.boxes), key=lambda x: (math.isnan(x), x))
+        print(f"{path}: clips {list(clips.shape)}, differences to PyTorch {json.dumps(vars(found))}")
+    limit = TOLERANCE if dtype == torch.float32 else TOLERANCE_16_BITS
+    if worst <= limit:
+        return True
+    # Also where it is not a number.
+    print(f"error: {path} differs from the model by {worst:.2g}, more than {limit}", file=sys.stderr)
+    return False
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from stnet import command_line
-from stnet.choices import PROGRAM_FILES
+from stnet.choices import PORTABLE_FORMATS, PROGRAM_FILES
 from stnet.errors import ConfigError
 from stnet.model.shipped import require_checkpoint
 
@@ -16,11 +16,15 @@ def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export
     parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")
     parser.add_argument(
-        "--formats", nargs="+", choices=PROGRAM_FILES, default=tuple(PROGRAM_FILES), help="what to write (default: all)"
+        "--formats",
+        nargs="+",
+        choices=PROGRAM_FILES,
+        default=PORTABLE_FORMATS,
+        help="what to write (default: safetensors torch onnx); fused and aot need stnet to run",
     )
-    parser.add_argument("--height", type=int, help="rows of the frames (default: the model's image size)")
-    parser.add_argument("--width", type=int, help="columns of the frames (default: the model's image size)")
-    parser.add_argument("--clips", type=int, default=1, help="clips per call (default: 1)")
+    parser.add_argument("--height", type=int, help="fix the rows of the frames (default: any from 65 on)")
+    parser.add_argument("--width", type=int, help="fix the columns of the frames (default: any from 65 on)")
+    parser.add_argument("--clips", type=int, help="fix the clips of a call (default: any)")
     parser.add_argument("--targets", type=int, default=3, help="frames predicted per clip (default: 3)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     options = parser.parse_args(arguments)

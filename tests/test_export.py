@@ -3,53 +3,71 @@
 import json
 import logging
 import re
+import shutil
 
 import pytest
 import torch
 
 import stnet
 from stnet.demo_command import main as demo
-from stnet.export import export_torch, portable_program
+from stnet.export import WRITERS, ClipProgram, ClipSizes, export_package, export_torch, parity
 from stnet.export_command import main
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
+from stnet.model.operating_points import OperatingPoints
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def write_small_model(path):
     torch.manual_seed(0)
     config = ModelConfig(
         backbone="resnet10", backbone_width=8, backbone_norm="group", hidden_dim=32, heads=2, feedforward_dim=32,
-        dropout=0.0, encoder_layers=1, decoder_layers=2, queries=5, frames=4, image_size=64,
+        dropout=0.0, encoder_layers=1, decoder_layers=1, queries=5, frames=3, image_size=72, duplicate_iou=0.5,
     )  # fmt: skip
     model = Detector(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    model.operating_points = OperatingPoints(
+        class_names=("benign", "malignant"), slopes=(0.9, 1.1), offsets=(0.3, 0.1),
+        sensitive=0.0, balanced=0.01, specific=0.5, chosen_on="nothing",
+    )  # fmt: skip
     stnet.save(model, path, {"seed": "0"})
     return path
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_small_model(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")
+
+
+@pytest.mark.slow
 def test_torch_export_equals_the_model_and_needs_no_operator_of_ours(checkpoint, tmp_path):
-    program = portable_program(stnet.load(checkpoint), targets=2)
-    parity = export_torch(program, torch.randn(2, 4, 3, 64, 96), tmp_path / "model.pt2")
-    assert max(parity.logits, parity.boxes) < 1e-4
+    model = stnet.load(checkpoint).eval()
+    program = export_torch(ClipProgram(model, 2), ClipSizes(), tmp_path / "model.pt2")
+    for shape in ((1, 65, 141), (3, 90, 66)):
+        found = parity(model, program, 2, torch.randn(shape[0], 3, 3, *shape[1:]))
+        assert max(found.logits, found.boxes) < 1e-4
     loaded = torch.export.load(tmp_path / "model.pt2")
     assert not [node for node in loaded.graph.nodes if "stnet" in str(node.target)]
 
 
-def test_onnx_equals_the_model(checkpoint, tmp_path, capfd):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    arguments = [str(checkpoint), "--output", str(tmp_path), "--formats", "onnx", "--height", "64", "--width", "96"]
-    assert main(arguments) == 0
-    printed = capfd.readouterr()
-    differences = json.loads(re.search(r"\{.*\}", printed.out).group())
-    assert "W:onnxruntime" not in printed.err
-    assert max(differences.values()) < 1e-4
-    assert main(arguments) == 2
-    assert "--overwrite" in capfd.readouterr().err
+def test_a_fused_program_keeps_the_operator(checkpoint, tmp_path):
+    model = stnet.load(checkpoint).eval()
+    program = export_torch(ClipProgram(model, 2, "auto"), ClipSizes(height=64, width=96), tmp_path / "model.pt2")
+    found = parity(model, program, 2, torch.randn(3, 3, 3, 64, 96))
+    assert max(found.logits, found.boxes) < 1e-4
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    assert [node for node in loaded.graph.nodes if "stnet.stda_forward" in str(node.target)]
+
+
+@pytest.mark.slow
+def test_a_package_for_this_processor_equals_the_model(checkpoint, tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    model = stnet.load(checkpoint).eval()
+    program = export_package(ClipProgram(model, 2, "auto"), ClipSizes(height=64, width=96), tmp_path / "model.pt2")
+    found = parity(model, program, 2, torch.randn(3, 3, 3, 64, 96))
+    assert max(found.logits, found.boxes) < 1e-4
 
 
 def test_card_of_the_shipped_model_lists_its_metrics(tmp_path):
@@ -74,7 +92,7 @@ def test_a_place_that_cannot_be_written_is_named(checkpoint, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/x: cannot be written")
 
 
-@pytest.mark.parametrize(("extra", "message"), [(["--targets", "9"], "4 frames"), (["--height", "8"], "--height is 8")])
+@pytest.mark.parametrize(("extra", "message"), [(["--targets", "9"], "3 frames"), (["--height", "8"], "--height is 8")])
 def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, message):
     assert main([str(checkpoint), "--output", str(tmp_path), *extra]) == 2
     assert message in capsys.readouterr().err
@@ -82,14 +100,14 @@ def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, messa
 
 def test_exporting_leaves_the_model_and_the_process_alone(checkpoint, tmp_path, monkeypatch):
     model = stnet.load(checkpoint)
-    portable_program(model, targets=2)
+    ClipProgram(model, 2)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not [m for m in model.modules() if getattr(m, "backend", None) == "reference"]
 
     def broken(*_):
         raise MemoryError
 
-    monkeypatch.setattr("stnet.export.export_torch", broken)
+    monkeypatch.setitem(WRITERS, "torch", broken)
     before = logging.root.manager.disable
     assert main([str(checkpoint), "--output", str(tmp_path), "--formats", "torch"]) == 2
     assert logging.root.manager.disable == before

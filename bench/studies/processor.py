@@ -1,6 +1,6 @@
 """The whole model on a CPU: the engine beside ONNX Runtime and OpenVINO on our export, and beside an earlier commit.
 
-    python -m bench.studies.processor --output bench/results/cpu_model.json --before ../old
+    python -m bench.studies.processor --output bench/results/cpu_model.json --before ../old --onnx model.onnx
 
 Each clip goes through the backbone with all its frames, and three of them are predicted. Rounds alternate between the
 implementations, so that what else the machine does meets all of them; the fastest round counts. `--before` names a
@@ -27,7 +27,7 @@ from stnet import environment
 from stnet.command_line import run
 from stnet.errors import DataError
 from stnet.execution.engine import Engine, EngineOptions
-from stnet.export import export_onnx, portable_program
+from stnet.export import ClipProgram, ClipSizes, export_onnx
 from stnet.files import write_json
 from stnet.model.config import PRESETS, ModelConfig
 from stnet.model.detector import Detector
@@ -107,13 +107,11 @@ def measure(options: argparse.Namespace, config: ModelConfig, folder: Path) -> t
     clips = torch.randn(1, config.frames, 3, options.height, options.width)
     torch.save({"model": model.state_dict(), "clips": clips, "targets": TARGETS}, folder / "weights.pth")
     found: dict[str, Model] = {"stnet": engine_of(model)}
-    missing = {}
-    export_onnx(portable_program(model, TARGETS), clips, folder / "model.onnx")
-    for name, load in (("ONNX Runtime", onnx_runtime), ("OpenVINO", openvino)):
-        try:
-            found[name] = load(folder / "model.onnx")
-        except ImportError as error:
-            missing[name] = str(error)
+    missing: dict[str, str] = {}
+    if options.onnx is None:
+        missing = dict.fromkeys(("ONNX Runtime", "OpenVINO"), "--onnx was not given")
+    else:
+        missing |= _add_runtimes(found, model, options)
     with torch.inference_mode():
         expected = model(clips, targets=TARGETS)
     seconds: dict[str, float] = {}
@@ -139,6 +137,20 @@ def measure(options: argparse.Namespace, config: ModelConfig, folder: Path) -> t
     return results, missing
 
 
+def _add_runtimes(found: dict[str, Model], model: Detector, options: argparse.Namespace) -> dict[str, str]:
+    """Add the runtimes that are installed, on a model that is exported once; return why others are missing."""
+    if not options.onnx.exists():
+        sizes = ClipSizes(clips=1, height=options.height, width=options.width)
+        export_onnx(ClipProgram(model, TARGETS), sizes, options.onnx)
+    missing = {}
+    for name, load in (("ONNX Runtime", onnx_runtime), ("OpenVINO", openvino)):
+        try:
+            found[name] = load(options.onnx)
+        except ImportError as error:
+            missing[name] = str(error)
+    return missing
+
+
 def _scramble(model: Detector) -> None:
     """Give zero-initialized layers weights: what they compute must not be a constant."""
     with torch.no_grad():
@@ -159,6 +171,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.studies.processor", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="result file to write")
     parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of an earlier commit to measure as well")
+    parser.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="measure the runtimes on this model of the same size, made if absent"
+    )
     parser.add_argument("--preset", choices=PRESETS, default="paper", help="the model (default: %(default)s)")
     parser.add_argument("--height", type=int, default=256, help="rows of the frames (default: %(default)s)")
     parser.add_argument("--width", type=int, default=320, help="columns of the frames (default: %(default)s)")

@@ -80,6 +80,22 @@ class EngineOptions:
         return self.dtype
 
 
+def rewritten(model: Detector, options: EngineOptions, device: torch.device, dtype: torch.dtype) -> Detector:
+    """Return a model, which is changed, as it runs in a dtype on any device."""
+    model = model.eval().requires_grad_(False)
+    if options.fold:
+        fold_batch_norms(model)
+    if options.pack:
+        pack_projections(model)
+    model = model.to(device, dtype)
+    if dtype != torch.float32:
+        keep_boxes_in_float32(model)
+    if options.channels_last:
+        model.backbone.to(memory_format=torch.channels_last)
+        model.input_proj.to(memory_format=torch.channels_last)
+    return model
+
+
 class Engine:
     """Runs a `Detector` for inference; the given model is copied and left alone.
 
@@ -100,7 +116,7 @@ class Engine:
         self._lock, self._pool = threading.RLock(), GraphPool()
         # Timers wait for the device in the middle of the model, which a graph cannot hold.
         self.graphed = self.device.type == "cuda" and options.graphs and timer is None
-        self._rewritten = (
+        self._fused = (
             self.device.type == "cpu"
             and options.pack
             and options.channels_last
@@ -181,18 +197,8 @@ class Engine:
         return torch.channels_last if self.options.channels_last else torch.contiguous_format
 
     def _prepared(self, model: Detector) -> Detector:
-        model = copy.deepcopy(model).eval().requires_grad_(False)
-        if self.options.fold:
-            fold_batch_norms(model)
-        if self.options.pack:
-            pack_projections(model)
-        model = model.to(self.device, self.dtype)
-        if self.dtype != torch.float32:
-            keep_boxes_in_float32(model)
-        if self.options.channels_last:
-            model.backbone.to(memory_format=torch.channels_last)
-            model.input_proj.to(memory_format=torch.channels_last)
-        if self._rewritten:
+        model = rewritten(copy.deepcopy(model), self.options, self.device, self.dtype)
+        if self._fused:
             rewrite_for_processor(model)
         if self._timer is not None:
             self._timer.watch(model.encoder, "encoder")
@@ -200,7 +206,7 @@ class Engine:
         return model
 
     def _extract_all(self, inputs: Sequence[Tensor], _: object) -> Sequence[Tensor]:
-        if self._rewritten:
+        if self._fused:
             return extract_in_portions(self._model, inputs[0])
         return self._model.extract_features(inputs[0])
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from stnet.kernels.derivatives import forward_mode_is_wanted
 from stnet.kernels.plans import Memory
 from stnet.kernels.problem import MAX_HEAD_DIM, MsdaTensors, StdaTensors
+from stnet.kernels.triton.architecture import is_assumed
 from stnet.kernels.triton.launch_table import TABLE_VARIABLE
 
 _HAS_TRITON = find_spec("triton") is not None
@@ -75,6 +76,8 @@ def _without_triton(device: torch.device) -> str | None:
     if not _HAS_TRITON:
         return f"needs the triton package, which is not installed; {_REMEDY}"
     if device.type == "cuda":
+        return None
+    if device.type == "cpu" and is_assumed():
         return None
     if device.type != "cpu" or os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return f"needs tensors on a GPU, value is on {device}; {_REMEDY}"

@@ -378,9 +378,15 @@ def _integer_rows(name: str, rows: Sequence[Sequence[int]]) -> tuple[tuple[int, 
     return tuple(_integers(name, row) for row in rows)
 
 
+_INTEGERS = (int, torch.SymInt)
+
+
 def _integers(name: str, numbers: Sequence[int]) -> tuple[int, ...]:
-    """Integers of any type (NumPy's, tensors without dimensions) as Python's; nothing is rounded."""
-    if type(numbers) is tuple and all(type(number) is int for number in numbers):
+    """Integers of any type (NumPy's, tensors without dimensions) as Python's; nothing is rounded.
+
+    Symbols stay what they are: the sizes of a program that is exported for frames of any size.
+    """
+    if type(numbers) is tuple and all(type(number) in _INTEGERS for number in numbers):
         return numbers
     try:
         integers = tuple(int(number) for number in numbers)

@@ -144,14 +144,20 @@ def shared_softmax(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def pixel_positions(reference: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
     """Pixel positions (x, y) [B, T, Q, H, G, P, 2] from reference [B, T, Q, R] and the offsets of one level."""
-    size = reference.new_tensor((width, height))
     reference = reference[:, :, :, None, None, None]
     if reference.shape[-1] == 2:
-        return reference * size + offsets - 0.5
+        return _in_cells(reference, height, width) + offsets - 0.5
     # A product of infinity would turn the gradient 0 of a sample that does not count into NaN.
     finite = (offsets * reference[..., 2:]).isfinite()
     scaled = torch.where(finite, offsets, 0.0) / offsets.shape[-2] * torch.where(finite, reference[..., 2:], 0.0) * 0.5
-    return ((reference[..., :2] + scaled) * size - 0.5).masked_fill(~finite, torch.nan)
+    position = _in_cells(reference[..., :2] + scaled, height, width) - 0.5
+    return position.masked_fill(~finite, torch.nan)
+
+
+def _in_cells(position: Tensor, height: int, width: int) -> Tensor:
+    """(x, y) in units of the frame to cells of a level, whose sizes are symbols in programs for frames of any size."""
+    x, y = position.unbind(-1)
+    return torch.stack([x * width, y * height], dim=-1)
 
 
 def _weighted_samples(
@@ -180,11 +186,9 @@ def _interpolated_by_grid_sample(cells: Tensor) -> bool:
     """Whether `grid_sample` does, many times as fast as `_interpolate`, what is wanted here.
 
     It has no forward-mode derivative, and an infinite cell with weight zero makes it give NaN. Whether there is one
-    can be seen only where the values can be looked at. An exported program keeps `grid_sample` nevertheless, as the one
-    operation that other runtimes know.
+    can be seen only where the values can be looked at. Exported programs gather cells, which every runtime does alike:
+    GridSample of this operator is reported to be compiled wrongly by some without an error.
     """
-    if torch.compiler.is_exporting():
-        return True
     return values_are_readable(cells) and not forward_mode_is_open() and bool(cells.isfinite().all())
 
 
@@ -193,18 +197,17 @@ def _interpolate(
 ) -> Tensor:
     """Bilinear samples [N, D, K, P] at pixel positions [N, K, P, 2]; cells of weight zero do not count."""
     corner = position.detach().floor()
-    right, lower = (position - corner).unbind(-1)
-    left_column, upper_row = corner.unbind(-1)
-    samples = 0.0
-    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        weight = ((right if step_x else 1.0 - right) * (lower if step_y else 1.0 - lower)).unsqueeze(1)
-        column, row = left_column + step_x, upper_row + step_y
-        # Levels given as tensors may claim cells that value does not have.
-        index = start + row.long() * width + column.long()
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (index >= 0)
-        inside = inside & (index < cells.shape[2])
-        index = index.masked_fill(~inside, 0).flatten(1)
-        values = cells.gather(2, index.unsqueeze(1).expand(-1, cells.shape[1], -1)).unflatten(2, row.shape[1:])
-        unread = ~inside.unsqueeze(1) | ((weight == 0) & ~values.isfinite())
-        samples = samples + weight * values.masked_fill(unread, 0.0)
-    return samples
+    after = position - corner
+    (x_weights, y_weights), (columns, rows) = (
+        torch.stack([first, second], dim=-1).unbind(-2)
+        for first, second in ((1.0 - after, after), (corner, corner + 1))
+    )
+    weight = (y_weights.unsqueeze(-1) * x_weights.unsqueeze(-2)).flatten(-2)  # [N, K, P, 4]
+    # Levels given as tensors may claim cells that value does not have.
+    index = (start + rows.long().unsqueeze(-1) * width + columns.long().unsqueeze(-2)).flatten(-2)
+    inside = ((rows >= 0) & (rows < height)).unsqueeze(-1) & ((columns >= 0) & (columns < width)).unsqueeze(-2)
+    inside = inside.flatten(-2) & (index >= 0) & (index < cells.shape[2])
+    places = index.masked_fill(~inside, 0).flatten(1).unsqueeze(1).expand(-1, cells.shape[1], -1)
+    values, weight = cells.gather(2, places).unflatten(2, weight.shape[1:]), weight.unsqueeze(1)
+    unread = ~inside.unsqueeze(1) | ((weight == 0) & ~values.isfinite())
+    return (weight * values.masked_fill(unread, 0.0)).sum(dim=-1)

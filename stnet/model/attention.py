@@ -17,13 +17,23 @@ class SpatialTemporalDeformableAttention(nn.Module):
         points: samples per level and head in the own frame.
         other_frames: W, other frames attended to.
         other_points: samples per level and head in each of them.
+        backend: of the operator, as `spatial_temporal_deform_attn` takes it.
     """
 
-    def __init__(self, dim: int, heads: int, levels: int, points: int, other_frames: int, other_points: int):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        levels: int,
+        points: int,
+        other_frames: int,
+        other_points: int,
+        backend: str = "auto",
+    ):
         super().__init__()
         self.heads, self.levels = heads, levels
         self.points, self.other_frames, self.other_points = points, other_frames, other_points
-        self.backend = "auto"  # of the operator; exports set "reference", which is made of portable operations
+        self.backend = backend
         own, others = heads * levels * points, heads * other_frames * levels * other_points
         self.sampling_offsets = nn.Linear(dim, own * 2)
         self.attention_weights = nn.Linear(dim, own)

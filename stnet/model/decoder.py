@@ -68,7 +68,7 @@ class BoxHead(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among the queries of a frame, STDA into the memory, feed-forward; LayerNorm after each."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, backend: str = "auto"):
         super().__init__()
         self.self_attention = nn.MultiheadAttention(
             config.hidden_dim, config.heads, dropout=config.dropout, batch_first=True
@@ -82,6 +82,7 @@ class DecoderLayer(nn.Module):
             config.decoder_points,
             config.frames - 1,
             config.decoder_other_points,
+            backend,
         )
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -110,11 +111,11 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Decoder layers with their class and box heads, and the learned object queries."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, backend: str = "auto"):
         super().__init__()
         dim = config.hidden_dim
         self.box_refine = config.box_refine
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, backend) for _ in range(config.decoder_layers))
         self.query_embed = nn.Embedding(config.queries, 2 * dim)  # position half, then content half
         self.reference_points = nn.Linear(dim, 2)
         heads = config.decoder_layers if config.box_refine else 1

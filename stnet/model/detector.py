@@ -34,6 +34,7 @@ class Detector(nn.Module):
         config: the architecture.
         recompute: in training keep only the layers' inputs for the backward pass and recompute the rest there, which
             trades time for memory.
+        backend: of the attentions' operator, as `spatial_temporal_deform_attn` takes it.
 
     Attributes:
         operating_points: calibration and thresholds chosen for its weights, None where none were. `forward` gives
@@ -41,7 +42,7 @@ class Detector(nn.Module):
         provenance: what its weights were trained on, None where that is unknown.
     """
 
-    def __init__(self, config: ModelConfig, recompute: bool = False):
+    def __init__(self, config: ModelConfig, recompute: bool = False, backend: str = "auto"):
         super().__init__()
         self.config = config
         self.recompute = recompute
@@ -55,8 +56,8 @@ class Detector(nn.Module):
             nn.Sequential(projection, nn.GroupNorm(GROUP_NORM_GROUPS, dim)) for projection in projections
         )
         self.level_embed = nn.Parameter(torch.randn(config.levels, dim))
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Encoder(config, backend)
+        self.decoder = Decoder(config, backend)
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)

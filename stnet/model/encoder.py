@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """STDA and a feed-forward part, each with residual connection and LayerNorm after it."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, backend: str = "auto"):
         super().__init__()
         self.attention = SpatialTemporalDeformableAttention(
             config.hidden_dim,
@@ -47,6 +47,7 @@ class EncoderLayer(nn.Module):
             config.encoder_points,
             config.frames - 1,
             config.encoder_other_points,
+            backend,
         )
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -79,9 +80,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, backend: str = "auto"):
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config, backend) for _ in range(config.encoder_layers))
 
     def forward(self, x: Tensor, position: Tensor, geometry: ClipGeometry, recompute: bool = False) -> Tensor:
         """Return the memory `[B, F, S, d]`.

@@ -46,6 +46,8 @@ def clip_geometry(
     """
     shapes = tuple(spatial_shapes)
     if padding_mask is None:
+        if torch.compiler.is_exporting():  # sizes may be symbols, which cannot be kept
+            return _computed_without_padding(shapes, hidden_dim, device, dtype)
         return _geometry_without_padding(shapes, hidden_dim, device, dtype)
     masks = [_resize_mask(padding_mask.cpu(), shape) for shape in shapes]
     embedding = torch.cat([_spread_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks], dim=1)
@@ -58,9 +60,15 @@ def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
     with torch.inference_mode(False):  # what is kept must be usable in training too
-        masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
-        embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
-        return _geometry(shapes, masks, embedding.to(device, dtype))
+        return _computed_without_padding(shapes, hidden_dim, device, dtype)
+
+
+def _computed_without_padding(
+    shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
+) -> ClipGeometry:
+    masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
+    embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
+    return _geometry(shapes, masks, embedding.to(device, dtype))
 
 
 def _geometry(shapes: tuple[tuple[int, int], ...], masks: list[Tensor], embedding: Tensor) -> ClipGeometry:

@@ -1,8 +1,13 @@
 """What kernels need to know of a GPU: its architecture as the launch table names it, and what that can do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, lru_cache
 
 import torch
+
+_ASSUMED: ContextVar[str | None] = ContextVar("assumed architecture", default=None)
 
 
 @cache
@@ -15,11 +20,30 @@ def triton_version() -> str:
     return ".".join(triton.__version__.split(".")[:2])
 
 
-@lru_cache
+@contextmanager
+def assumed(arch: str) -> Iterator[None]:
+    """Take the CPU for a GPU of an architecture; see `without_device`."""
+    token = _ASSUMED.set(arch)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
+def is_assumed() -> bool:
+    """Whether the CPU is taken for a GPU."""
+    return _ASSUMED.get() is not None
+
+
 def architecture(device: torch.device) -> str:
     """Architecture of a GPU as the launch table names it; "cpu" under Triton's interpreter."""
     if device.type != "cuda":
-        return device.type
+        return _ASSUMED.get() or device.type
+    return _architecture(device)
+
+
+@lru_cache
+def _architecture(device: torch.device) -> str:
     if torch.version.hip:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)

@@ -24,7 +24,6 @@ from stnet.kernels.triton.architecture import triton_version
 
 TABLE_VARIABLE = "STNET_LAUNCH_TABLE"
 DEFAULT_TABLE = Path(__file__).with_name("launch_table.json")
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 ARITHMETICS = ("float32", "packed", "matrix")
 FEW_QUERIES = 2048  # up to here a call counts as "few" (the decoder), above as "many" (the encoder)
 
@@ -182,7 +181,7 @@ def candidates(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, querie
 
     Args:
         kernel: one of `KERNELS`.
-        arch: "sm_90", "gfx942" ..., see `ARCHITECTURES`; others get the rows that hold for every architecture.
+        arch: "sm_90", "gfx942" ..., one of `ARCHITECTURES`; others get the rows that hold for every architecture.
         dtype: of the values.
         head_dim: channels of a head; the table is looked up at the next power of two.
         queries: queries of one target frame.
