@@ -30,7 +30,7 @@ TEST_LINE = re.compile(rf"^(tests/.*?) ({OUTCOME})\b", re.MULTILINE)
 PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?) *$", re.MULTILINE)
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
 MOST_REASONS = 40
-MOST_TEST_PROCESSES = 8  # the tests mostly wait for the compiler, and every case compiles kernels of its own
+MOST_TEST_PROCESSES = 12  # the tests mostly wait for the compiler, and every case compiles kernels of its own
 # Nearly all that a cold cache has to compile, for widths that the published model does not have: last, as time allows.
 OTHER_WIDTHS = "test_matches_float64 and not (32-2 or 32-4)"
 PHANTOMS = {"cuda": (24, 6, 24), "cpu": (2, 1, 6)}  # training videos, validation videos, frames of each
@@ -114,7 +114,7 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
         options = ["-vv", "-m", "gpu", "-k", selection, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
         cores, processes = os.cpu_count() or 1, 1
         if context.device == "cuda" and find_spec("xdist"):
-            processes = min(MOST_TEST_PROCESSES, max(1, cores // 2))
+            processes = min(MOST_TEST_PROCESSES, max(1, cores * 3 // 4))
             options += ["-n", str(processes)]
         ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
         outcomes = outcomes_in(ended.output)

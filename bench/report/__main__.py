@@ -36,10 +36,9 @@ def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
         folder: of the result files.
         pictures: file names of plots, shown at the end.
     """
-    gpu = next((measured for measured in runs if measured.on_gpu), None)
     parts = ["# Benchmarks", "Written by `python -m bench.report` from the result files beside it."]
-    parts += ["## Targets", summary.targets_table(gpu)]
-    if gpu is None:
+    parts += ["## Targets", summary.targets_table(runs)]
+    if not any(measured.on_gpu for measured in runs):
         parts.append(f"No result file of a GPU is here: every figure below is {tables.UNCONFIRMED}.")
     for measured in runs:
         parts += _run_sections(measured)
@@ -97,7 +96,8 @@ def _run(options: argparse.Namespace) -> int:
         raise DataError(f"--results: {options.results} holds neither {GPU_FILE} nor {CPU_FILE}")
     if options.check:
         return _check(options.figures, runs, options.results)
-    drawn = [path for measured in runs for path in plots.draw_all(measured, options.results)]
+    pictured = {measured.on_gpu: measured for measured in reversed(runs)}  # one GPU and the CPU
+    drawn = [path for measured in pictured.values() for path in plots.draw_all(measured, options.results)]
     report = options.results / REPORT_FILE
     write_text(report, render(runs, options.results, [path.name for path in drawn]))
     print(f"wrote {report} and {len(drawn)} plots")

@@ -42,7 +42,7 @@ def _operator_rows(run: Run, operator: str) -> str:
         baseline = next((m for m in members if m["implementation"] == baseline_name), None)
         for i, m in enumerate(sorted(members, key=lambda m: m.seconds)):
             ratio = tables.speedup(m, baseline)
-            faster = "" if ratio is None else f"{ratio:.2g}x"
+            faster = "" if ratio is None else tables.times(ratio)
             rows.append(["" if i else ", ".join(case), m["implementation"], tables.milliseconds(m.seconds), faster])
     return tables.table(["layer", "implementation", "time", f"vs {baseline_name}"], rows)
 
@@ -60,12 +60,12 @@ def _headline(run: Run, folder: Path) -> str:
         baseline = run.find(suite="operators", implementation=tables.PUBLISHED, **case)
         own = run.find(suite="operators", implementation="stnet", **case)
         if own and (ratio := tables.speedup(own, baseline)):
-            rows.append([title, f"{tables.milliseconds(own.seconds)} ({own['dtype']})", f"{ratio:.2g}x"])
+            rows.append([title, f"{tables.milliseconds(own.seconds)} ({own['dtype']})", tables.times(ratio)])
     video = run.find(suite="inference", implementation="stnet", mode="whole video", batch=1)
     single = run.find(suite="inference", implementation=tables.PUBLISHED, mode="single frame", batch=1)
     if video and single:
         rate, gain = tables.frames_per_second(video), tables.rate_gain(video, single)
-        rows.append(["whole video, the published model", f"{rate:.3g} frames/s", f"{gain:.2g}x"])
+        rows.append(["whole video, the published model", f"{rate:.3g} frames/s", tables.times(gain)])
     counted = machine_code.headline(folder)
     if counted:
         own_count, peer, peer_count = counted
@@ -119,7 +119,7 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
     """
     gpu = next((run for run in runs if run.on_gpu), None)
     if name == TARGETS:
-        return summary.targets_table(gpu) + "\n"
+        return summary.targets_table(runs) + "\n"
     if name in FILES:
         return FILES[name](folder) + "\n"
     if name == HEADLINE:

@@ -11,6 +11,7 @@ from stnet.errors import DataError
 T = TypeVar("T")
 RESULTS = Path(__file__).parents[1] / "results"
 CPU_FILE, GPU_FILE, HOST_FILE = "cpu_benchmark.json", "gpu_suite.json", "host_time.json"
+OTHER_GPUS = "gpu_suite_*.json"
 BENCHMARK_STAGES = ("operators", "inference", "training step")
 
 
@@ -93,8 +94,9 @@ def convert_optional(path: Path, what: str, convert: Callable[[Any], T]) -> T | 
 
 
 def load_folder(folder: Path) -> list[Run]:
-    """The runs a results folder holds, a GPU's first; missing files are left out."""
-    return [load(folder / name) for name in (GPU_FILE, CPU_FILE) if (folder / name).exists()]
+    """Return the runs a results folder holds: the GPU's, those of other GPUs, the CPU's; each may be missing."""
+    others = sorted(path.name for path in folder.glob(OTHER_GPUS))
+    return [load(folder / name) for name in (GPU_FILE, *others, CPU_FILE) if (folder / name).exists()]
 
 
 def grouped(measurements: Iterable[Measurement], key: Callable[[Measurement], Any]) -> dict[Any, list[Measurement]]:

@@ -1,6 +1,6 @@
 """Short text: what a suite run came to, the targets of a GPU and whether they are met."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,16 +157,19 @@ TARGETS = (
 )
 
 
-def targets_table(run: Run | None) -> str:
-    """Every target with the figure measured on a GPU, or that it is unconfirmed."""
-    rows = []
-    for target in TARGETS:
-        figure = target.measure(run) if run is not None and run.on_gpu else None
-        if figure is None:
-            rows.append([target.text, UNCONFIRMED, ""])
-        else:
-            rows.append([target.text, f"{figure:.3g}{target.unit}", "met" if target.met(figure) else "missed"])
-    return table(["target, one H100", "measured", ""], rows)
+def targets_table(runs: Sequence[Run]) -> str:
+    """Every target with the figure measured on each GPU, or that it is unconfirmed."""
+    gpus = [run for run in runs if run.on_gpu]
+    heads = [run.machine["gpu"]["name"] for run in gpus] or ["measured"]
+    rows = [[target.text, *([_judged(target, run) for run in gpus] or [UNCONFIRMED])] for target in TARGETS]
+    return table(["target, one H100", *heads], rows)
+
+
+def _judged(target: Target, run: Run) -> str:
+    figure = target.measure(run)
+    if figure is None:
+        return UNCONFIRMED
+    return f"{figure:.3g}{target.unit}, {'met' if target.met(figure) else 'missed'}"
 
 
 def stage_line(name: str, stage: dict[str, Any]) -> str:
@@ -185,7 +188,7 @@ def suite_summary(run: Run) -> str:
         lines += [f"STDA encoder {direction}: {'; '.join(times)}"] if times else []
     rates = [f"{m['mode']} {m['implementation']} {frames_per_second(m):.3g}" for m in run.select(suite="inference")]
     lines += [f"frames/s: {'; '.join(rates)}"] if rates else []
-    return "\n".join([*lines, "", targets_table(run)])
+    return "\n".join([*lines, "", targets_table([run])])
 
 
 def _detail(result: dict[str, Any]) -> str:

@@ -210,6 +210,11 @@ def _times(m: Measurement) -> list[str]:
     return [milliseconds(m.seconds), milliseconds(m["device_hot"]) if m["device_hot"] else ""]
 
 
+def times(ratio: float) -> str:
+    """A ratio as text, two digits or whole."""
+    return f"{ratio:.2g}x" if ratio < 99.5 else f"{ratio:.0f}x"
+
+
 def milliseconds(seconds: float) -> str:
     """Three significant digits."""
     value = seconds * 1e3

@@ -122,7 +122,7 @@ class FeedRun:
         if self._formats and not self._unwritten:
             self._record(result, form, scale)
         elif not self._watchers:
-            self._feed.stop()  # nobody is left to be told
+            self._feed.stop("nobody is left to be told")
         self._reporter.advance(detail=f"{result.latency * 1000:.0f} ms, {self._live.statistics.dropped} dropped")
 
     def _record(self, result: LiveResult, form: FeedFormat, scale: PixelScale | None) -> None:
@@ -151,14 +151,14 @@ class FeedRun:
         self._troubles.add(troubles)
         if recording is not None:
             frames = recording.tally.frames
-            recording.end(*_verdict(troubles, error, self._feed.lost, frames=frames, dropped=dropped))
+            recording.end(*_verdict(troubles, error, self._feed, frames=frames, dropped=dropped))
 
     def _conclude(self, error: BaseException | None) -> list[VideoSummary]:
         self._reporter.stop()
         rows = [recording.row() for recording in self._recordings]
         statistics = self._live.statistics
         status, problems = _verdict(
-            self._troubles, error, self._feed.lost, frames=statistics.frames, dropped=statistics.dropped
+            self._troubles, error, self._feed, frames=statistics.frames, dropped=statistics.dropped
         )
         end = LiveEnd(status=status, problems=problems, statistics=statistics)
         self._watchers.end(end)
@@ -177,15 +177,17 @@ class FeedRun:
 
 
 def _verdict(
-    troubles: FeedTroubles, error: BaseException | None, lost: bool, *, frames: int, dropped: int
+    troubles: FeedTroubles, error: BaseException | None, feed: Feed, *, frames: int, dropped: int
 ) -> tuple[str, tuple[str, ...]]:
     """Return the status of what was answered, and what is to be told of it."""
     problems = troubles.told()
     if dropped:
         problems = (*problems, f"{dropped} of {frames + dropped} frames were dropped")
+    if feed.stopped is not None:
+        problems = (*problems, f"stopped before its end ({feed.stopped})")
     if error is not None:
         return "corrupt", (*problems, explain(error))
-    if lost:
+    if feed.lost:
         return LOST, problems
     if troubles.damaged or troubles.failed:
         return "corrupt", problems
@@ -226,7 +228,7 @@ def _stopped_by_the_user(feed: Feed) -> Iterator[None]:
 
     def stop(number: int, _: Any) -> None:
         signal.signal(number, former[number])
-        feed.stop()
+        feed.stop(signal.Signals(number).name)
 
     former = {number: signal.signal(number, stop) for number in numbers}
     try:

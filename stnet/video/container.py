@@ -1,5 +1,6 @@
 """Containers of video files, opened so that closing them cannot hang."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,3 +15,17 @@ def open_container(source: Path | BinaryIO, **options: Any) -> Any:
     """
     av.logging.set_level(None)
     return av.open(str(source.absolute()) if isinstance(source, Path) else source, **options)
+
+
+def next_packet(packets: Iterator[Any]) -> Any | None:
+    """Return the next packet that a container's `demux` gives, None at the end of the data.
+
+    Raises:
+        av.FFmpegError, ValueError: unreadable data.
+    """
+    try:
+        return next(packets, None)
+    except (
+        IndexError
+    ):  # PyAV flushes at the end, and does not know streams that appeared on the way, as in damaged data
+        return None

@@ -74,6 +74,7 @@ class Feed:
     Attributes:
         format: of the frames that come next, None where there are none.
         lost: whether it ended by being lost.
+        stopped: why it was stopped, None where it was not.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Feed:
     ) -> None:
         self.format: FeedFormat | None = None
         self.lost = False
+        self.stopped: str | None = None
         self._name, self._on_lost, self._on_back = name, on_lost, on_back
         self._ends_when_closed = name.kind == "stdin" or (name.kind == "fifo" and patience is None)
         self._patience = FEED_PATIENCE if patience is None else patience
@@ -111,8 +113,9 @@ class Feed:
         if self.format is None and not self._stopped.is_set():
             raise VideoError(f"{self._name.shown}: gives no frame ({self._away or CLOSED})")
 
-    def stop(self) -> None:
+    def stop(self, why: str) -> None:
         """Have the feed end with its next frame, or when the wait for it is over; for any thread."""
+        self.stopped = self.stopped or why
         self._stopped.set()
 
     def close(self) -> None:
@@ -213,6 +216,8 @@ class Feed:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+            with self._lock:  # packets after the last frame may have failed, too
+                self._troubles.add(connection)
 
     def _arrived(self) -> None:
         now = time.monotonic()

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from stnet.errors import VideoError
-from stnet.video.container import open_container
+from stnet.video.container import next_packet, open_container
 from stnet.video.feed_names import FeedName
 from stnet.video.feed_pipe import PipeReader
 from stnet.video.geometry import UPRIGHT, Orientation
@@ -160,6 +160,7 @@ class FeedConnection:
     def _film(self) -> Any:
         films = film_streams(self._container)
         if not films or films[0].codec_context is None:
+            self._blame_reader()
             raise FeedLostError("it holds no video that can be decoded")
         context = films[0].codec_context
         context.thread_type = "SLICE"  # threads by frame would hold back a frame each
@@ -184,7 +185,7 @@ class FeedConnection:
     def _packet(self) -> Any:
         try:
             # Of all streams: one that sends sound alone would keep a wait for pictures going for ever.
-            packet = next(self._packets, None)
+            packet = next_packet(self._packets)
         except av.error.ExitError as error:
             raise self._silent() from error
         except (av.FFmpegError, ValueError) as error:
@@ -203,8 +204,12 @@ class FeedConnection:
         return FeedLostError(f"no data for {SILENT_SECONDS:g} s")
 
     def _blame_reader(self) -> None:
-        """Raise what ended the reading of a pipe: PyAV takes errors of its readers for the end of the data."""
-        if self._reader is not None and self._reader.problem is not None:
+        """Raise what ended the reading of a pipe, which FFmpeg takes for the end of the data."""
+        if self._reader is None:
+            return
+        if self._reader.error is not None:
+            raise self._reader.error
+        if self._reader.problem is not None:
             raise FeedLostError(self._reader.problem)
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:

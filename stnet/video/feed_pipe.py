@@ -25,6 +25,7 @@ class PipeReader:
 
     Attributes:
         problem: why there is no more, None where the sender closed the pipe.
+        error: what the reading itself failed with; it gives no more bytes then.
 
     Raises:
         VideoError: it cannot be read from.
@@ -46,12 +47,20 @@ class PipeReader:
         """Wait for the next sender."""
         self._since_packet, self._begun, self._ended = 0, False, False
         self.problem: str | None = None
+        self.error: BaseException | None = None
 
     def read(self, size: int) -> bytes:
-        """Return some bytes, none at the end of the data."""
+        """Return some bytes, none at the end of the data; PyAV calls it and would drop some of what it raises."""
+        try:
+            return self._read(size)
+        except BaseException as error:  # raised by the connection
+            self.error = error
+            return b""
+
+    def _read(self, size: int) -> bytes:
         deadline = time.monotonic() + self._patience
         # After the end FFmpeg asks again, and would take what the next sender sends.
-        while not self._stopped.is_set() and self.problem is None and not self._ended:
+        while not (self._stopped.is_set() or self._ended or self.problem or self.error):
             data = self._available(size)
             if data:
                 self._begun = True

@@ -21,7 +21,7 @@ from av.stream import Disposition
 from stnet.choices import DEFAULT_FPS
 from stnet.contents import misnamed
 from stnet.errors import VideoError
-from stnet.video.container import open_container
+from stnet.video.container import next_packet, open_container
 from stnet.video.cropping import stated_crop
 from stnet.video.depth import DEEP_LEAST, on_black
 from stnet.video.geometry import SQUARE, UPRIGHT, Orientation, aspect_notes, believable_aspect
@@ -261,7 +261,7 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
     ended = False
     while not ended:
         try:
-            packet = next(packets, None)
+            packet = next_packet(packets)
         except (av.FFmpegError, ValueError) as error:
             tally.problems.append(f"reading stopped after {tally.decoded} frames ({reason(error)})")
             packet = None

@@ -149,12 +149,22 @@ def test_report_of_a_cpu_says_what_is_unconfirmed_and_missing(tmp_path):
 def test_report_of_a_gpu_compares_with_the_targets(tmp_path):
     entries = [*ENTRIES, _operator("published over Deformable DETR CUDA", 0.012)]
     run = load(_write_gpu(tmp_path, entries) / GPU_FILE)
-    rows = summary.targets_table(run).splitlines()
-    assert "| 2 ms | missed |" in rows[2]
-    assert "| 6x | met |" in rows[3]
+    rows = summary.targets_table([run]).splitlines()
+    assert "| 2 ms, missed |" in rows[2]
+    assert "| 6x, met |" in rows[3]
     assert "unconfirmed" in rows[4]
     shuffle = next(row for row in rows if "encoder shuffle" in row)
-    assert "| 2.5x | met |" in shuffle
+    assert "| 2.5x, met |" in shuffle
+
+
+def test_every_gpu_has_its_column(tmp_path):
+    folder = _write_gpu(tmp_path)
+    other = json.loads((folder / GPU_FILE).read_text())
+    other["stages"]["environment"]["result"]["gpu"]["name"] = "Other GPU"
+    (folder / "gpu_suite_other.json").write_text(json.dumps(other))
+    runs = load_folder(folder)
+    first = runs[0].machine["gpu"]["name"]
+    assert summary.targets_table(runs).startswith(f"| target, one H100 | {first} | Other GPU |")
 
 
 def test_a_gpu_run_whose_own_training_step_failed_still_has_its_table(tmp_path):
@@ -162,7 +172,7 @@ def test_a_gpu_run_whose_own_training_step_failed_still_has_its_table(tmp_path):
         1.0, suite="training", implementation="published over grid_sample", dtype="bfloat16", peak_bytes=9
     )
     run = load(_write_gpu(tmp_path, [*ENTRIES, published]) / GPU_FILE)
-    row = next(row for row in summary.targets_table(run).splitlines() if "training step" in row)
+    row = next(row for row in summary.targets_table([run]).splitlines() if "training step" in row)
     assert "unconfirmed" in row
 
 

@@ -41,8 +41,12 @@ def test_rules_differ_where_a_video_has_lesions_of_both_classes():
     ]
     found = malignancy(videos, SETTINGS)
     assert found["videos"] == {
-        **{"count": 3, "malignant": 2, "found": 2},
-        **{"by frames": 1.0, "most suspicious lesion": 1.0, "lesion with the highest score": 0.5},
+        "count": 3,
+        "malignant": 2,
+        "found": 2,
+        "by frames": 1.0,
+        "most suspicious lesion": 1.0,
+        "lesion with the highest score": 0.5,
     }
     assert found["lesions"] == {"count": 4, "malignant": 2, "found": 3, "score of their video": 0.875, "own track": 1.0}
 

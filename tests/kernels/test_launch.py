@@ -79,7 +79,8 @@ def test_shipped_defaults_of_the_forward_keep_four_lanes_on_a_row():
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         for kernel in ("stda_forward", "msda_forward"):
             default = choose(kernel, "sm_90", dtype, 32, 5440)
-            held = default.block_queries * default.block_channels // (32 * default.num_warps)  # elements of a lane
+            rows = default.block_queries * default.block_heads
+            held = rows * default.block_channels // (32 * default.num_warps)  # elements of a lane
             lanes = default.block_channels // (16 // dtype.itemsize)
             assert lanes >= 4
             assert held >= 16 // dtype.itemsize
@@ -205,9 +206,9 @@ if arch.startswith("sm"):
     numbers = {key: x for key, x in call.arguments.items() if isinstance(x, int)}
     found = analyse_kernel(compiled, numbers, grid=call.grid)
     samples = layer.samples if kernel.startswith("stda") else layer.levels * layer.points
-    samples *= candidate.block_queries
+    samples *= candidate.block_queries * candidate.block_heads
     assert found.loads[16] >= (0.5 if dtype.itemsize == 2 else 1.0) * samples, found.loads
-    limit = {"float16": 7.5, "bfloat16": 7.5, "float32": 9.5}[name]
+    limit = {"float16": 7.7, "bfloat16": 7.7, "float32": 9.5}[name]
     assert (kernel, arch) != ("stda_forward", "sm_90") or found.executed / samples <= limit, found.executed / samples
 """
 

@@ -1,19 +1,23 @@
 """Feeds: what names one, frames in order as they arrive, loss and return, and senders that mean harm."""
 
+import io
 import os
 import socket
 import threading
 import time
-from contextlib import suppress
-from itertools import pairwise
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
 from stnet.errors import VideoError
 from stnet.video import feed as feeds
-from stnet.video import feed_connection
+from stnet.video import feed_connection, feed_pipe
 from stnet.video.feed import Feed
 from stnet.video.feed_names import find_feed, without_secrets
 from tests.video.feed_senders import free_port, named_pipe, noise, picture, recorded, send, sending
@@ -225,6 +229,76 @@ def test_damage_is_counted(tmp_path):
     assert troubles.damaged + troubles.failed > 0 and troubles.told()
 
 
+@pytest.fixture
+def standard_input(tmp_path, monkeypatch):
+    """Has a feed read bytes from standard input; `read` stands for the system's call, and gets its number first."""
+    with ExitStack() as stack:
+
+        def feed(data: bytes, read=lambda number, *arguments: os.read(*arguments)) -> Feed:
+            (tmp_path / "stdin").write_bytes(data)
+            calls = count(1)
+            monkeypatch.setattr("sys.stdin", stack.enter_context(open(tmp_path / "stdin")))
+            monkeypatch.setattr(feed_pipe, "os", SimpleNamespace(read=lambda *given: read(next(calls), *given)))
+            return Feed(find_feed("-"))
+
+        yield feed
+
+
+@pytest.mark.parametrize("good", [1, 9])
+def test_packets_that_fail_after_the_last_frame_are_counted(standard_input, good):
+    made = io.BytesIO()
+    with av.open(made, "w", format="nut") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for number in range(12):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(noise(number, 48, 64), format="rgb24")):
+                sent = packet if number < good else av.Packet(bytes(500))
+                sent.stream, sent.pts, sent.dts, sent.time_base = stream, number, number, Fraction(1, 25)
+                output.mux(sent)
+    feed = standard_input(made.getvalue())
+    feed.start()
+    assert len(list(feed.frames())) == good
+    assert feed.take_troubles().told() == (f"{12 - good} packets could not be decoded",)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), ValueError("no"), MemoryError(), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("call", [1, 2, 9])
+def test_a_reading_that_fails_is_no_end(tmp_path, standard_input, error, call):
+    def read(number: int, *arguments) -> bytes:
+        if number == call:
+            raise error
+        return os.read(*arguments)
+
+    feed = standard_input(recorded(tmp_path, 100, show=noise), read)
+    with pytest.raises(type(error)) as caught:
+        feed.start()
+        list(feed.frames())
+    assert caught.value is error
+
+
+def test_a_pipe_that_trickles(tmp_path, standard_input):
+    def read(number: int, descriptor: int, size: int) -> bytes:
+        if number % 3 == 0:
+            raise BlockingIOError  # nothing there, though `select` said so
+        return os.read(descriptor, 1 + number % 400)
+
+    feed = standard_input(recorded(tmp_path, 30), read)
+    feed.start()
+    assert numbers(feed.frames()) == list(range(30)) and not feed.take_troubles().told()
+
+
+def test_streams_that_appear_on_the_way(tmp_path, standard_input):
+    data = bytearray(recorded(tmp_path, 100, show=noise))
+    late = len(data) // 188 * 9 // 10 * 188
+    for at in range(late, len(data), 188):
+        data[at + 13 : at + 188] = bytes(175)  # tables, too: they seem to name other streams
+    feed = standard_input(bytes(data))
+    feed.start()
+    assert 80 < len(list(feed.frames())) < 100
+
+
 def test_a_connection_that_is_refused_names_no_password():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -236,10 +310,11 @@ def test_a_connection_that_is_refused_names_no_password():
 
 def test_stopping_ends_a_wait(tmp_path):
     feed = Heard().feed(named_pipe(tmp_path), patience=60)
-    threading.Timer(0.2, feed.stop).start()
+    threading.Timer(0.2, feed.stop, ["enough"]).start()
     began = time.monotonic()
     feed.start()
     assert feed.format is None and list(feed.frames()) == [] and time.monotonic() - began < 20
+    assert feed.stopped == "enough"
 
 
 def test_frames_too_large_are_refused(tmp_path, monkeypatch):
