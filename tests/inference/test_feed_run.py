@@ -175,6 +175,14 @@ def test_ctrl_c_ends_a_feed_in_order(infer, tmp_path, interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_feed_says_what_its_model_was_trained_on(stdin, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stdin(recorded(tmp_path, 1))
+    assert cli.main(["--live", "-", "--json-lines", "--no-files", "--checkpoint", "tiny", "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "model tiny, trained on 240 phantoms" in said.err and lines(said.out)[0]["model"]["trained_on"]
+
+
 def test_a_feed_that_was_stopped_says_so(infer, stdin, tmp_path, monkeypatch):
     # As `timeout` does on a busy machine while all is prepared: one frame of twelve is no whole feed.
     monkeypatch.setattr(feed_run.LiveDetector, "warm_up", lambda *_: signal.raise_signal(signal.SIGTERM))
