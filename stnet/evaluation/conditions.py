@@ -256,12 +256,18 @@ def _compare(options: argparse.Namespace) -> None:
                 if name == "unchanged":
                     threshold = threshold_at_rate(_matched(frames), RATE)
                 results[source][name] = judge_condition(frames, names, threshold)
+                _write(options, results)
             reporter.stop()
             _show(source, count, results[source], reporter)
-    if options.output is not None:
-        content = {source: {name: asdict(r) for name, r in found.items()} for source, found in results.items()}
-        facts = {"data": [str(file) for file in options.data], "limit": options.limit, "rate": RATE}
-        files.write_json(options.output, facts | {"models": content})
+
+
+def _write(options: argparse.Namespace, results: dict[str, dict[str, ConditionResult]]) -> None:
+    """Write what is known so far: each condition takes minutes."""
+    if options.output is None:
+        return
+    content = {source: {name: asdict(r) for name, r in found.items()} for source, found in results.items()}
+    facts = {"data": [str(file) for file in options.data], "limit": options.limit, "rate": RATE}
+    files.write_json(options.output, facts | {"models": content})
 
 
 def _thinned(stills: Stills, limit: int | None) -> Stills:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from stnet.data.clips.transforms import FrameStack
 from stnet.data.still_sets.stills import read_coco_stills
+from stnet.evaluation import conditions
 from stnet.evaluation.conditions import CONDITIONS, changed_stills, main
 
 BOX = (30, 20, 60, 50)
@@ -75,3 +76,16 @@ def test_the_command_compares_models_under_conditions(file, tmp_path, capsys, mo
     assert [found["several"] for found in written.values()] == [0, 0, 4]
     assert main(options) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_conditions_that_are_done_are_kept_when_the_command_is_interrupted(file, tmp_path, monkeypatch):
+    def interrupted(model, sets, name, advance):
+        if name != "unchanged":
+            raise KeyboardInterrupt
+        return predict(model, sets, name, advance)
+
+    predict = conditions.predict_condition
+    monkeypatch.setattr(conditions, "predict_condition", interrupted)
+    out = tmp_path / "conditions.json"
+    assert main(["tiny", "--data", str(file), "--device", "cpu", "--limit", "1", "--output", str(out)]) == 130
+    assert list(json.loads(out.read_text())["models"]["tiny"]) == ["unchanged"]
