@@ -60,6 +60,7 @@ FORWARD = [
     slow(STDA, "sm_90", "float32", {}, {"queries": 33}, name="float32"),
     slow(STDA, "sm_90", "float16", {**PAIRS, "maxnreg": 160, "unroll_points": False}, POSITIONS, name="shipped"),
     slow(STDA, "sm_90", "float16", {**MATRIX, "block_queries": 16, "block_heads": 2}, BOXES, name="matrix-of-heads"),
+    slow(STDA, "sm_90", "float16", {**PAIRS, "load_ahead": True}, {**POSITIONS, "other_points": 2}, name="load-ahead"),
     slow(STDA, "sm_90", "float16", FOURS, {"heads": 4, **POSITIONS}, name="four-heads"),
     slow(STDA, "sm_90", "float16", DECODER, {"heads": 8, "queries": 2}, name="eight-heads"),
     slow(

@@ -86,6 +86,18 @@ def test_programs_of_several_heads(stda_case, msda_case, error, heads, block_hea
         assert error(output, expected) <= 5e-6
 
 
+@pytest.mark.parametrize(("others", "points"), [(0, 1), (2, 1), (2, 2), (2, 3)])
+def test_offsets_loaded_ahead(stda_case, error, others, points):
+    """The same numbers; more than two points are loaded as ever."""
+    sizes = {"clips": 1, "targets": 1, "heads": 1, "queries": 3}
+    case = on_device(stda_case(other_frames=others, other_points=points, components=4, **sizes))
+    output, lse = run(case, Candidate(block_queries=2, load_ahead=True))
+    assert error(output, truth(case)) <= 5e-6
+    expected = run(case, Candidate(block_queries=2))
+    assert torch.equal(output, expected[0])
+    assert torch.equal(lse, expected[1])
+
+
 def test_lse_of_a_row_of_minus_infinity(stda_case):
     case = on_device(stda_case(clips=1))
     case.tensors["logits"][0, 1, 2, 1] = -torch.inf
