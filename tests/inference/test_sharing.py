@@ -105,7 +105,8 @@ def test_processes_share_a_list_and_go_on_after_one_was_killed(infer, study, mon
     for rank in ranks:
         rank.join()
     assert statuses == [0, 0]
-    assert sorted(done) == sorted(set(ALL) - {ended[0]}) and done[-1] == ended[1]  # where one died comes last
+    assert sorted(done) == sorted(set(ALL) - {ended[0]})
+    assert ended[1] in done[-2:]  # where one died comes last; the other rank may still have another in hand
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
