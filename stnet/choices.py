@@ -33,3 +33,15 @@ CLASS_LOSSES = ("focal", "quality")
 
 DEFENCE_GROUPS = ("marks", "pasting", "free", "machines", "screens")
 """Groups of defences against what stills tell falsely, compared with one another by these names."""
+
+ANNOTATION_FORMATS = ("coco", "cvat", "label-studio", "labelme", "voc", "yolo")
+"""Annotations of other tools that are read."""
+
+PROGRAM_FILES = {"safetensors": ("model.safetensors", "README.md"), "torch": ("model.pt2",), "onnx": ("model.onnx",)}
+"""What a model is exported to, and the files of each format."""
+
+KERNELS = ("stda_forward", "msda_forward", "stda_backward", "msda_backward")
+"""Kernels with a launch table."""
+
+TUNED_DTYPES = ("float16", "bfloat16", "float32")
+"""Element types that launch tables tell apart."""

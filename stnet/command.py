@@ -11,13 +11,13 @@ COMMANDS = {
     "infer": ("stnet.inference.cli", "command", "find lesions in videos or stills"),
     "train": ("stnet.training.cli", "main", "train a model on annotated videos"),
     "evaluate": ("stnet.training.cli", "evaluate", "evaluate a model on annotated videos or stills"),
-    "check": ("stnet.data.check", "main", "find what is wrong with a data set, and repair it"),
-    "convert": ("stnet.data.convert", "main", "turn frames or videos with annotations into a data set"),
-    "phantoms": ("stnet.data.phantom", "main", "write synthetic videos with known lesions as a data set"),
-    "stills": ("stnet.data.stills", "main", "write still images with boxes as a data set"),
-    "export": ("stnet.export", "main", "export a model to torch.export, ONNX and safetensors"),
-    "tune": ("stnet.kernels.tune", "main", "measure launch tables of the kernels on this GPU"),
-    "demo": ("stnet.demo", "main", "find lesions in phantom videos"),
+    "check": ("stnet.data.check_command", "main", "find what is wrong with a data set, and repair it"),
+    "convert": ("stnet.data.convert_command", "main", "turn frames or videos with annotations into a data set"),
+    "phantoms": ("stnet.data.phantom_command", "main", "write synthetic videos with known lesions as a data set"),
+    "stills": ("stnet.data.stills_command", "main", "write still images with boxes as a data set"),
+    "export": ("stnet.export_command", "main", "export a model to torch.export, ONNX and safetensors"),
+    "tune": ("stnet.kernels.tune_command", "main", "measure launch tables of the kernels on this GPU"),
+    "demo": ("stnet.demo_command", "main", "find lesions in phantom videos"),
 }
 """Module, function and purpose of each command. A function takes the arguments and how it was called."""
 

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from stnet import command_line, files
-from stnet.choices import DEFAULT_MODEL
+from stnet import files
 from stnet.data.phantom import PhantomVideo, render_phantom
 from stnet.errors import ConfigError
 from stnet.inference import cli as infer
@@ -26,7 +25,6 @@ from stnet.video.writer import VideoWriter
 
 UNSEEN = 2  # data sets render from (seed, 0 or 1, number); this place is the demo's own
 FPS = Fraction(12)
-FRAMES = 48
 MIN_IOU = 0.5
 CASES = {"benign": ("benign",), "malignant": ("malignant",), "both": ("benign", "malignant"), "normal": ()}
 
@@ -95,23 +93,12 @@ def _match(boxes: np.ndarray, labels: np.ndarray, row: dict, threshold: float) -
     return used, right
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m stnet.demo") -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Find lesions in phantom videos.")
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: demo)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the videos (default: 0)")
-    parser.add_argument("--frames", type=int, default=FRAMES, help=f"frames per video (default: {FRAMES})")
-    parser.add_argument(
-        "--checkpoint", default=DEFAULT_MODEL, help="checkpoint file or shipped model (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _run(options))
+def demonstrate(options: argparse.Namespace) -> int:
+    """Render the demo's videos, find their lesions and tell how well; return the exit status.
 
-
-def _run(options: argparse.Namespace) -> int:
-    for name, value, least in (("--seed", options.seed, 0), ("--frames", options.frames, 1)):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -159,4 +146,6 @@ def _write_video(path: Path, phantom: PhantomVideo) -> Path:
 
 
 if __name__ == "__main__":
+    from stnet.demo_command import main
+
     sys.exit(main())

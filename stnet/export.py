@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import stnet
-from stnet import command_line, files
+from stnet import files
+from stnet.choices import PROGRAM_FILES
 from stnet.console import printable
 from stnet.errors import ConfigError
 from stnet.model.attention import SpatialTemporalDeformableAttention
@@ -33,7 +34,6 @@ from stnet.model.detector import Detector
 
 ONNX_OPSET = 20  # GridSample of opset 20 knows bilinear interpolation by the name PyTorch exports
 TOLERANCE = 1e-3
-FORMATS = ("safetensors", "torch", "onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,35 +128,18 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export") -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Export a detector to torch.export, ONNX and safetensors.")
-    parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
-    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)")
-    parser.add_argument("--height", type=int, help="rows of the frames (default: the model's image size)")
-    parser.add_argument("--width", type=int, help="columns of the frames (default: the model's image size)")
-    parser.add_argument("--clips", type=int, default=1, help="clips per call (default: 1)")
-    parser.add_argument("--targets", type=int, default=3, help="frames predicted per clip (default: 3)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _export(options))
+def export(options: argparse.Namespace) -> int:
+    """Write what the options of `stnet export` ask for; return the exit status.
 
-
-def _export(options: argparse.Namespace) -> int:
+    Raises:
+        StnetError: the model cannot be loaded, or not be exported so.
+        OSError: a file cannot be written.
+    """
     model = stnet.load(options.checkpoint)
     size = model.config.image_size
     height, width = options.height or size, options.width or size
-    for name, value, least in (("--height", height, 32), ("--width", width, 32), ("--clips", options.clips, 1)):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; it must be at least {least}")
     if not 1 <= options.targets <= model.config.frames:
         raise ConfigError(f"--targets is {options.targets}; clips of this model have {model.config.frames} frames")
-    names = {"safetensors": ("model.safetensors", "README.md"), "torch": ("model.pt2",), "onnx": ("model.onnx",)}
-    paths = [options.output / name for kind in options.formats for name in names[kind]]
-    taken = [str(path) for path in paths if path.exists()]
-    if taken and not options.overwrite:
-        raise ConfigError(f"{', '.join(taken)} exist; choose another --output or pass --overwrite")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,13 +156,13 @@ def _export(options: argparse.Namespace) -> int:
     program = portable_program(model, options.targets)
     clips = torch.randn(options.clips, model.config.frames, 3, height, width)
     worst = 0.0
-    for kind, export in (("torch", export_torch), ("onnx", export_onnx)):
+    for kind, write in (("torch", export_torch), ("onnx", export_onnx)):
         if kind not in options.formats:
             continue
-        path = options.output / names[kind][0]
+        path = options.output / PROGRAM_FILES[kind][0]
         print(f"writing {path}; this can take minutes", file=sys.stderr)
         with _quiet():
-            parity = export(program, clips, path)
+            parity = write(program, clips, path)
         worst = max((worst, parity.logits, parity.boxes), key=lambda x: (math.isnan(x), x))
         print(f"{path}: clips {list(clips.shape)}, differences to PyTorch {json.dumps(vars(parity))}")
     if not worst <= TOLERANCE:  # nor where it is not a number
@@ -191,4 +174,6 @@ def _export(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    from stnet.export_command import main
+
     sys.exit(main())

@@ -1,5 +1,6 @@
 """The command `stnet`: its subcommands, and how little it takes until arguments are understood."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,57 +9,97 @@ import pytest
 
 import stnet
 from stnet import command
+from stnet.choices import ANNOTATION_FORMATS
 from stnet.command import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "torchvision", "triton", "numba", "scipy", "matplotlib", "pycocotools", "pydicom", "safetensors"}
+COMPUTING = {"torch", "torchvision", "triton", "numba", "scipy", "matplotlib", "pycocotools", "pydicom", "safetensors"}
+OPENING = {"numpy", "av", "PIL"}
 
-LOOK = f"""
-import sys
+ASK = """
+import contextlib, io, json, sys
 from stnet.command import main
-try:
-    status = main(sys.argv[1:])
-except SystemExit as exit:
-    status = exit.code
-print("status", status, "heavy", sorted({HEAVY} & set(sys.modules)))
+for line in sys.stdin:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main(line.split())
+        except SystemExit as exit:
+            status = exit.code
+    print(json.dumps([status, said.getvalue(), [name for name in sys.modules if "." not in name]]))
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        ("infer --help", 0, "usage: stnet infer"),
-        ("infer missing.mp4", 2, "error: missing.mp4: no such file or folder"),
-        ("infer . --checkpoint missing.pth", 2, "error: missing.pth: no such file; shipped checkpoints are"),
-        ("infer clip.mp4 --batch 0", 2, "argument --batch: 0 must be at least 1"),
-        ("train --help", 0, "usage: stnet train"),
-        ("train --data missing --output x", 2, "error: missing: no such folder; give the folder"),
-        ("evaluate --help", 0, "usage: stnet evaluate"),
-        ("evaluate missing.pth --data .", 2, "error: missing.pth: no such file"),
-        ("--help", 0, "usage: stnet COMMAND"),
-        ("--version", 0, f"stnet {stnet.__version__}"),
-        ("bogus", 2, "'bogus' is no command; choose from infer, train"),
-    ],
-)
-def test_nothing_heavy_is_imported_before_arguments_are_understood(tmp_path, arguments, status, said):
-    (tmp_path / "clip.mp4").touch()
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK, *arguments.split()],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.endswith(f"status {status} heavy []\n"), done.stdout + done.stderr
-    assert said in done.stdout + done.stderr and "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What one process answers to calls of the command, one after the other, and which packages it has by then."""
+
+    def ask(*calls: str) -> list[tuple[int, str, set[str]]]:
+        folder = tmp_path_factory.mktemp("calls")
+        (folder / "clip.mp4").touch()
+        (folder / "there").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", ASK],
+            input="\n".join(calls),
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr == ""
+        return [(status, said, set(names)) for status, said, names in map(json.loads, done.stdout.splitlines())]
+
+    return ask
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("infer", "train", "evaluate")])
-def test_each_command_tells_of_itself(name, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([name, "--help"])
-    assert ended.value.code == 0 and f"usage: stnet {name}" in capsys.readouterr().out
+def test_help_and_mistaken_options_import_nothing_heavy(answers):
+    helped, mistaken = [f"{name} --help" for name in COMMANDS], [f"{name} --bogus" for name in COMMANDS]
+    calls = ["--help", "--version", "bogus", *helped, *mistaken]
+    for call, (status, said, packages) in zip(calls, answers(*calls), strict=True):
+        assert not packages & (COMPUTING | OPENING), call
+        assert status == (2 if "bogus" in call else 0) and "Traceback" not in said, call
+        if call in helped:
+            assert said.startswith(f"usage: stnet {call.split()[0]} "), call
+        elif call in mistaken:
+            assert f"usage: stnet {call.split()[0]} " in said and " error: " in said, call
+
+
+MISTAKES = {
+    "infer clip.mp4 --batch 0": "argument --batch: 0 must be at least 1",
+    "train --data missing --output x": "error: missing: no such folder; give the folder",
+    "evaluate missing.pth --data there": "error: missing.pth: no such file; shipped checkpoints are",
+    "check missing": "error: missing: no such folder; give the folder that holds the annotation files",
+    "convert missing there out --split train": "error: missing: no such file or folder; check the path",
+    "convert clip.mp4 missing out --split train": "error: missing: no such file or folder; check the path",
+    "convert clip.mp4 there out --split train --video-from (": "error: --video-from '(': no regular expression",
+    "phantoms out --height 7": "error: height 7: give 48 to 1024 pixels",
+    "stills out --sets missing": "error: missing: no such file or folder; check the path",
+    "stills out --train missing.json": "error: missing.json: no such file or folder; check the path",
+    "export missing.pth": "error: missing.pth: no such file; shipped checkpoints are",
+    "export lite0 --height 7": "error: --height is 7; it must be at least 32",
+    "tune --kernels bogus": "argument --kernels: invalid choice: 'bogus'",
+    "demo --checkpoint missing.pth": "error: missing.pth: no such file; shipped checkpoints are",
+    "demo --frames 0": "error: --frames is 0; it must be at least 1",
+}
+
+MISTAKES_IN_INPUTS = {
+    "infer missing.mp4": "error: missing.mp4: no such file or folder",
+    "infer there clip.mp4 --checkpoint missing.pth": "error: missing.pth: no such file; shipped checkpoints are",
+}
+
+
+def test_mistaken_names_and_values_are_told_before_anything_that_computes_is_imported(answers):
+    asked = MISTAKES | MISTAKES_IN_INPUTS
+    for (call, expected), (status, said, packages) in zip(asked.items(), answers(*asked), strict=True):
+        assert status == 2 and expected in said and "Traceback" not in said, (call, said)
+        assert not packages & (COMPUTING if call in MISTAKES_IN_INPUTS else COMPUTING | OPENING), call
+
+
+def test_names_of_options_are_those_of_what_reads_them():
+    from stnet.data.formats.reading import FORMATS
+
+    assert sorted((*FORMATS, "yolo")) == sorted(ANNOTATION_FORMATS)
 
 
 def test_interruption_while_modules_are_imported(monkeypatch, capsys):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import stnet
-from stnet.demo import main as demo
-from stnet.export import export_torch, main, portable_program
+from stnet.demo_command import main as demo
+from stnet.export import export_torch, portable_program
+from stnet.export_command import main
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
 

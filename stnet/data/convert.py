@@ -17,26 +17,24 @@ with tracks are named like their video.
 - Converting train and then val into the same OUT gives one data set with both splits.
 """
 
-import argparse
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stnet import command_line, files
-from stnet.console import Reporter
+from stnet import files
 from stnet.data.annotations.entries import relative_path_problem
 from stnet.data.formats.account import Account
-from stnet.data.formats.classes import choose_classes
+from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.conversion import VideoConversion
 from stnet.data.formats.placing import Owned, Rules, assign
-from stnet.data.formats.reading import FORMAT_NAMES, read_marks
+from stnet.data.formats.reading import read_marks
 from stnet.data.index import FRAMES_FOLDER
 from stnet.data.layout import write_annotations
-from stnet.errors import ConfigError, DataError, VideoError
+from stnet.data.named import require_files
+from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput, find_inputs
 from stnet.video.dicom import is_dicom
 from stnet.video.reader import VIDEO_SUFFIXES
@@ -66,9 +64,7 @@ def convert(
     out: str | Path,
     *,
     split: str,
-    class_names: Sequence[str] | None = None,
-    class_map: Mapping[str, str] | None = None,
-    ignored_classes: Sequence[str] = (),
+    classes: ClassRules | None = None,
     format_name: str | None = None,
     rules: Rules | None = None,
     empty_unknown: bool = False,
@@ -83,10 +79,8 @@ def convert(
         annotations: an annotation file or a folder of them.
         out: the folder to write: new, or converted before and without this split.
         split: `train` or `val`.
-        class_names: the classes in order; by default benign and malignant, those of the other split, or those found.
-        class_map: the class of the data set for class names of the file.
-        ignored_classes: class names of the file whose marks are no lesions.
-        format_name: one of `FORMAT_NAMES`; by default the contents tell.
+        classes: the classes, and what class names of the file become.
+        format_name: one of `ANNOTATION_FORMATS` of `stnet.choices`; by default the contents tell.
         rules: how entries are placed that no exact name places.
         empty_unknown: whether frames without boxes are not annotated rather than negatives.
         allow_left_out: whether most of the entries may be left out.
@@ -103,17 +97,17 @@ def convert(
     if not allow_left_out:
         account.judge()
     _check_every_video(owned, Path(annotations), account)
-    classes = choose_classes(owned, class_names, class_map or {}, ignored_classes, out, account)
+    chosen = choose_classes(owned, classes or ClassRules(), out, account)
     with _writing(out, split) as made:
         records = []
         for video in videos:
             made.append(_claim(out, video.name))
-            conversion = VideoConversion(video, out, classes, account, full_frame)
+            conversion = VideoConversion(video, out, chosen, account, full_frame)
             records.append(conversion.write(owned[video.name], rules, empty_unknown))
             if not allow_left_out:
                 account.judge()
             on_video()
-        write_annotations(out / f"{split}.json", records, classes.names)
+        write_annotations(out / f"{split}.json", records, chosen.names)
     states = [
         (len(boxes), seen) for record in records for boxes, seen in zip(record.boxes, record.annotated, strict=True)
     ]
@@ -123,7 +117,7 @@ def convert(
         frames_with_boxes=sum(boxes > 0 for boxes, _ in states),
         negatives=sum(seen and not boxes for boxes, seen in states),
         boxes=sum(boxes for boxes, _ in states),
-        classes=classes.names,
+        classes=chosen.names,
         placed=account.placed_entries,
         entries=account.listed_entries,
         remarks=tuple(account.lines()),
@@ -135,14 +129,13 @@ def find_videos(source: Path) -> list[VideoInput]:
 
     Raises:
         DataError: names that clash or are no file names.
-        VideoError: there is none.
+        VideoError: there is none that can be read.
     """
+    require_files(source)
     try:
         folders = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] != ".")
     except NotADirectoryError:
         folders = []
-    except FileNotFoundError as error:
-        raise VideoError(f"{source}: no such file or folder") from error
     if folders:
         _check_folders_alone(source)
     videos = find_inputs(folders or [source])
@@ -225,113 +218,7 @@ def _claim(out: Path, name: str) -> Path:
     return folder
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.convert") -> int:
-    """Run the command line; return the exit status."""
-    options = _parser(prog).parse_args(arguments)
-    return command_line.run(lambda: _run(options))
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Turn frames or video files with annotations of common tools into a data set.",
-        epilog="docs/data-formats.md lists what is honoured, converted and refused of each format.",
-    )
-    parser.add_argument("source", type=Path, help="video file, or folder of frames, of videos, or of folders of frames")
-    parser.add_argument("annotations", type=Path, help="annotation file, or folder of them (VIDEO.xml for each video)")
-    parser.add_argument("out", type=Path, help="folder to write: new, or converted before and without this split")
-    parser.add_argument("--split", choices=("train", "val"), required=True, help="which split to write")
-    parser.add_argument(
-        "--format", choices=sorted(FORMAT_NAMES), help="format of the annotations (default: seen in them)"
-    )
-    classes = parser.add_argument_group("classes")
-    classes.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="class names in order (default: benign malignant, or those found)"
-    )
-    classes.add_argument(
-        "--class",
-        dest="class_map",
-        action="append",
-        default=[],
-        metavar="NAME=CLASS",
-        help="class of the data set for a class name of the file, e.g. fibroadenoma=benign; may be repeated",
-    )
-    classes.add_argument(
-        "--ignore-class", action="append", default=[], metavar="NAME", help="marks of this class are no lesions"
-    )
-    placing = parser.add_argument_group("entries that no exact name places")
-    placing.add_argument(
-        "--numbering", type=int, choices=(0, 1), help="the number that ends a name is its frame, counted from 0 or 1"
-    )
-    placing.add_argument(
-        "--frame-step", type=int, metavar="N", help="numbers count frames that were taken N apart: n is frame n times N"
-    )
-    placing.add_argument(
-        "--video-from",
-        metavar="REGEX",
-        help="finds the video in a name: its first group, or groups (?P<video>), (?P<name>) of the frame, "
-        "(?P<frame>) number; without a group, a match means the only video",
-    )
-    placing.add_argument("--allow-left-out", action="store_true", help="convert the rest even if most is left out")
-    parser.add_argument(
-        "--empty-unknown", action="store_true", help="frames without boxes are not annotated rather than negatives"
-    )
-    parser.add_argument("--full-frame", action="store_true", help="DICOM: write whole frames, burned-in text included")
-    return parser
-
-
-def _run(options: argparse.Namespace) -> None:
-    with Reporter(stderr=True) as reporter:
-        reporter.start("Converting videos", None)
-        done = convert(
-            options.source,
-            options.annotations,
-            options.out,
-            split=options.split,
-            class_names=options.classes,
-            class_map=_class_map(options.class_map),
-            ignored_classes=options.ignore_class,
-            format_name=options.format,
-            rules=_rules(options),
-            empty_unknown=options.empty_unknown,
-            allow_left_out=options.allow_left_out,
-            full_frame=options.full_frame,
-            on_video=reporter.advance,
-        )
-        reporter.stop()
-        for remark in done.remarks:
-            reporter.message(f"note: {remark}")
-    unknown = done.frames - done.frames_with_boxes - done.negatives
-    Reporter().message(
-        f"{options.out}: {options.split} split of {done.videos} videos, {done.frames} frames, {done.boxes} boxes\n"
-        f"  {done.frames_with_boxes} frames with boxes, {done.negatives} negatives, {unknown} not annotated; "
-        f"{done.placed} of {done.entries} entries placed; classes {', '.join(done.classes)}"
-    )
-
-
-def _class_map(pairs: Sequence[str]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for pair in pairs:
-        name, separator, target = (part.strip() for part in pair.partition("="))
-        if not separator or not name or not target:
-            raise ConfigError(f"--class {pair!r}: give NAME=CLASS, e.g. fibroadenoma=benign")
-        if named.setdefault(name, target) != target:
-            raise ConfigError(f"--class {pair!r}: {name} is mapped to {named[name]} already")
-    return named
-
-
-def _rules(options: argparse.Namespace) -> Rules:
-    if options.frame_step is not None and options.frame_step < 1:
-        raise ConfigError(f"--frame-step {options.frame_step}: give 1 or more")
-    try:
-        pattern = re.compile(options.video_from) if options.video_from is not None else None
-    except re.error as error:
-        raise ConfigError(f"--video-from {options.video_from!r}: no regular expression ({error})") from error
-    if pattern is not None and not pattern.groupindex.keys() <= {"video", "name", "frame"}:
-        unknown = min(pattern.groupindex.keys() - {"video", "name", "frame"})
-        raise ConfigError(f"--video-from: a group {unknown!r:.40} means nothing; call groups video, name or frame")
-    return Rules(numbering=options.numbering, video_from=pattern, frame_step=options.frame_step)
-
-
 if __name__ == "__main__":
+    from stnet.data.convert_command import main
+
     sys.exit(main())

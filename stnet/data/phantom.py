@@ -11,8 +11,6 @@ A lesion has a box in a frame where its section is at least 4 mm wide and high a
 its surroundings; elsewhere it has faded. The same seed and options give the same bytes on the same platform.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,19 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stnet import command_line
-from stnet.console import Reporter
 from stnet.data.index import LESION_CLASSES
 from stnet.data.layout import VideoRecord, filling, write_annotations, write_frames
 from stnet.data.synthetic.phantom_anatomy import Breast, Lesion, draw_lesion
 from stnet.data.synthetic.phantom_render import Pose, Renderer, Scanner, draw_scanner
+from stnet.data.synthetic.phantom_size import FRAMES, HEIGHT, WIDTH, check_size
 from stnet.data.synthetic.smooth import wander
 from stnet.errors import ConfigError
 
-FRAMES = 24
-HEIGHT = 128
-WIDTH = 160
-MIN_SIDE, MAX_SIDE = 48, 1024
 MARKER = "phantom.json"
 
 # The lesions of the videos of a data set, in turn: small sets hold both classes, two lesions and none.
@@ -69,6 +62,11 @@ class PhantomVideo:
     labels: tuple[np.ndarray, ...]
     instances: tuple[np.ndarray, ...]
 
+    def __repr__(self) -> str:
+        height, width = self.frames.shape[1:3]
+        shown = sum(len(boxes) > 0 for boxes in self.boxes)
+        return f"PhantomVideo({len(self.frames)} frames of {width} x {height} pixels, {shown} with a lesion)"
+
 
 def render_phantom(
     seed: int | Sequence[int],
@@ -83,7 +81,7 @@ def render_phantom(
     `lesions` holds the class names of none, one or two lesions; by default they are drawn. Raises
     `ConfigError` for sizes and classes that cannot be rendered.
     """
-    _check_size(frames, height, width)
+    check_size(frames, height, width)
     seed = (seed,) if isinstance(seed, int) else tuple(seed)
     rng = np.random.default_rng(seed)
     if lesions is None:
@@ -127,7 +125,7 @@ def write_phantoms(
     replaces an earlier phantom data set, and nothing else. After any error nothing that was written is left.
     """
     root = Path(root)
-    _check_size(frames, height, width)
+    check_size(frames, height, width)
     if min(videos_train, videos_val) < 0 or videos_train + videos_val == 0:
         raise ConfigError(f"{videos_train} train and {videos_val} val videos: give at least one in all")
     options = {"seed": seed, "frames": frames, "height": height, "width": width}
@@ -225,60 +223,12 @@ def _draw_sweep(rng: np.random.Generator, lesions: tuple[Lesion, ...], frames: i
     ]
 
 
-def _check_size(frames: int, height: int, width: int) -> None:
-    if frames < 1:
-        raise ConfigError(f"frames {frames}: give at least 1")
-    for name, side in (("height", height), ("width", width)):
-        if not MIN_SIDE <= side <= MAX_SIDE:
-            raise ConfigError(f"{name} {side}: give {MIN_SIDE} to {MAX_SIDE} pixels")
-    if not 1 / 2 <= width / height <= 2:
-        raise ConfigError(f"{width}x{height}: neither side may be more than twice the other")
-
-
 def _check_lesions(lesions: Sequence[str]) -> None:
     if len(lesions) > 2 or not set(lesions) <= set(LESION_CLASSES):
         raise ConfigError(f"lesions {list(lesions)}: give at most two of {', '.join(LESION_CLASSES)}")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.data.phantom") -> int:
-    """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Write synthetic breast ultrasound videos with known lesions as a data set.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, help="folder to write, new or empty")
-    parser.add_argument("--train-videos", type=int, default=60, help="videos of the train split")
-    parser.add_argument("--val-videos", type=int, default=12, help="videos of the val split")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each video")
-    parser.add_argument("--height", type=int, default=HEIGHT, help="height of the frames in pixels")
-    parser.add_argument("--width", type=int, default=WIDTH, help="width of the frames in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="not negative; same seed, same videos")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier phantom data set")
-    options = parser.parse_args(arguments)
-    return command_line.run(lambda: _write_with_progress(options))
-
-
-def _write_with_progress(options: argparse.Namespace) -> None:
-    if options.seed < 0 or options.workers < 1:
-        raise ConfigError(f"seed {options.seed}, workers {options.workers}: give a seed from 0, workers from 1")
-    with Reporter(stderr=True) as reporter:
-        reporter.start("Rendering videos", options.train_videos + options.val_videos)
-        write_phantoms(
-            options.out,
-            options.train_videos,
-            options.val_videos,
-            options.seed,
-            frames=options.frames,
-            height=options.height,
-            width=options.width,
-            overwrite=options.overwrite,
-            workers=options.workers,
-            on_video=reporter.advance,
-        )
-    Reporter().message(f"{options.out}: {options.train_videos} train and {options.val_videos} val videos")
-
-
 if __name__ == "__main__":
+    from stnet.data.phantom_command import main
+
     sys.exit(main())

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from stnet import command_line
 from stnet.console import Reporter
 from stnet.inference.background import THREAD_PREFIX
-from stnet.inference.named_feed import the_feed
-from stnet.inference.names import find_names
 from stnet.inference.options import build_parser
 from stnet.model.shipped import require_checkpoint
 
@@ -36,6 +34,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
 
 
 def _infer(arguments: argparse.Namespace, reporter: Reporter) -> int:
+    from stnet.inference.named_feed import the_feed  # opens files, which takes NumPy and PyAV: a fifth of a second
+    from stnet.inference.names import find_names
+
     feed = the_feed(arguments)
     names = None if feed is not None else find_names(arguments.inputs, arguments.output, arguments.stills)
     require_checkpoint(arguments.checkpoint)

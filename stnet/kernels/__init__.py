@@ -1,12 +1,14 @@
 """Deformable attention: the spatial-temporal operator of STNet and the classic one of Deformable DETR."""
 
-from stnet.kernels.inspection import SamplingPoints, sampling_points
-from stnet.kernels.operators import ms_deform_attn, ms_deform_attn_backward, spatial_temporal_deform_attn
+from stnet.lazy import lazy
 
-__all__ = [
-    "SamplingPoints",
-    "ms_deform_attn",
-    "ms_deform_attn_backward",
-    "sampling_points",
-    "spatial_temporal_deform_attn",
-]
+_HOMES = {
+    "SamplingPoints": "stnet.kernels.inspection",
+    "ms_deform_attn": "stnet.kernels.operators",
+    "ms_deform_attn_backward": "stnet.kernels.operators",
+    "sampling_points": "stnet.kernels.inspection",
+    "spatial_temporal_deform_attn": "stnet.kernels.operators",
+}
+
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -12,7 +12,6 @@ model stores them. Keys that are used most come first; the table is written afte
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +20,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stnet import command_line
 from stnet.errors import ConfigError
 from stnet.kernels import published_layers
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
@@ -36,7 +33,6 @@ from stnet.kernels.triton.architecture import architecture
 from stnet.kernels.triton.launch_table import (
     DEFAULT_TABLE,
     FEW_QUERIES,
-    KERNELS,
     Candidate,
     Row,
     candidates,
@@ -45,7 +41,6 @@ from stnet.kernels.triton.launch_table import (
     write_table,
 )
 
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Relative L2 error of the forward pass on the tuner's own small problem; gradients may have ten times as much.
 _LIMITS = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 _INPUT_SETS = 4
@@ -346,7 +341,7 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     deadline = time.monotonic() + limit
     table, measured, failed = read_table(DEFAULT_TABLE), [], 0
     wanted = [
-        Key(kernel=kernel, dtype=_DTYPES[dtype], head_dim=head_dim, many=many, device=device)
+        Key(kernel=kernel, dtype=getattr(torch, dtype), head_dim=head_dim, many=many, device=device)
         for kernel, dtype, head_dim, many in keys(options.kernels, options.dtypes, options.head_dims)
     ]
     write_table(options.output, table)
@@ -369,13 +364,12 @@ def tune(options: argparse.Namespace, device: torch.device, report: Callable[[st
     return failed
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.kernels.tune") -> int:
-    """Run the command line; return the exit status."""
-    options = _parser(prog).parse_args(arguments)
-    return command_line.run(lambda: _command(options))
+def tune_here(options: argparse.Namespace) -> int:
+    """Tune on this machine's GPU; return the exit status.
 
-
-def _command(options: argparse.Namespace) -> int:
+    Raises:
+        ConfigError: there is none.
+    """
     if not torch.cuda.is_available():
         raise ConfigError("the tuner measures on a GPU, and PyTorch finds none here (torch.cuda.is_available())")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -383,34 +377,7 @@ def _command(options: argparse.Namespace) -> int:
     return 1 if tune(options, device, partial(print, flush=True)) else 0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.partition("\n")[0],
-        epilog="Exit status: 0 fine; 1 a key could not be tuned; 2 nothing could be measured or written.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("launch_table.json"), help="file to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="how long each candidate is timed (default: %(default)s)"
-    )
-    parser.add_argument("--minutes", type=float, help="begin no key after this time (default: measure all)")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=max(1, (os.cpu_count() or 1) // 2),
-        metavar="N",
-        help="how many compile ahead of measuring; 1: none does (default: half of the cores, here %(default)s)",
-    )
-    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS), help="(default: all)")
-    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="(default: all)")
-    parser.add_argument(
-        "--head-dims", nargs="+", type=int, default=[32], metavar="D", help="channels of a head (default: 32)"
-    )
-    return parser
-
-
 if __name__ == "__main__":
+    from stnet.kernels.tune_command import main
+
     sys.exit(main())

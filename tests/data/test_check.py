@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stnet.data.check import check_dataset, main, repair_dataset
+from stnet.data.check import check_dataset, repair_dataset
+from stnet.data.check_command import main
 from stnet.data.clips.dataset import ClipDataset
 from stnet.data.clips.transforms import evaluation_transform
 from stnet.data.index import load_index

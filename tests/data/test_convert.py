@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stnet.data.convert import convert, main
+from stnet.data.convert import convert
+from stnet.data.convert_command import main
+from stnet.data.formats.classes import ClassRules
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.index import load_index
 from stnet.errors import ConfigError, DataError
@@ -150,7 +152,13 @@ def test_other_classes(tmp_path):
     convert(tmp_path / "clip", tmp_path / "clip.xml", tmp_path / "one", split="train")
     assert load_index(tmp_path / "one", "train").class_names == ("cyst", "malignant")
     with pytest.raises(ConfigError, match="cyst, malignant are not among lesion"):
-        convert(tmp_path / "clip", tmp_path / "clip.xml", tmp_path / "two", split="train", class_names=["lesion"])
+        convert(
+            tmp_path / "clip",
+            tmp_path / "clip.xml",
+            tmp_path / "two",
+            split="train",
+            classes=ClassRules(names=["lesion"]),
+        )
 
 
 def test_boxes_beyond_the_video_are_reported(tmp_path):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from stnet.data.convert import convert, main
+from stnet.data.convert import convert
+from stnet.data.convert_command import main
 from stnet.data.formats.fitting import Picture, fit
 from stnet.data.index import load_index
 from stnet.errors import DataError

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from stnet.data import convert as command
-from stnet.data.convert import convert, main
+from stnet.data.convert import convert
+from stnet.data.convert_command import main
+from stnet.data.formats.classes import ClassRules
 from stnet.data.formats.placing import Rules
 from stnet.data.index import load_index
 from stnet.errors import ConfigError, DataError
@@ -304,9 +306,9 @@ def test_classes_are_mapped_ignored_and_alike_in_both_splits(tmp_path):
         text.replace('"id": 1, "image_id": 1, "category_id": 1', '"id": 1, "image_id": 1, "category_id": 2')
     )
     with pytest.raises(ConfigError, match=r"Fibroadenoma, nobody uses this are not among .*--class NAME=CLASS"):
-        table(tmp_path, source, file, class_names=["benign", "malignant"])
-    options = {"class_map": {"fibroadenoma": "benign"}, "ignored_classes": ["nobody uses this", "cyst"]}
-    states, remarks = table(tmp_path, source, file, **options)
+        table(tmp_path, source, file, classes=ClassRules(names=["benign", "malignant"]))
+    rules = ClassRules(renamed={"fibroadenoma": "benign"}, ignored=["nobody uses this", "cyst"])
+    states, remarks = table(tmp_path, source, file, classes=rules)
     assert states == [*squares(0), "-"] and "ignored classes" in remarks and "no mark is of the class 'cyst'" in remarks
     assert load_index(tmp_path / "out0", "train").class_names == ("benign", "malignant")
     frame_folder(tmp_path / "b", 1)
@@ -412,13 +414,16 @@ def test_folders_beside_files_are_not_taken_for_the_videos(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_map": {"benign": "malignant", "Benign": "benign"}}, "Benign is mapped to malignant, too"),
         (
-            {"class_map": {"benign": "malignant"}, "ignored_classes": ["BENIGN"]},
+            {"classes": ClassRules(renamed={"benign": "malignant", "Benign": "benign"})},
+            "Benign is mapped to malignant, too",
+        ),
+        (
+            {"classes": ClassRules(renamed={"benign": "malignant"}, ignored=["BENIGN"])},
             "benign is mapped by --class and ignored",
         ),
-        ({"class_names": ["benign", "Benign"]}, "--classes benign Benign: give each class once"),
-        ({"class_names": ["benign", " "]}, "none without a name"),
+        ({"classes": ClassRules(names=["benign", "Benign"])}, "--classes benign Benign: give each class once"),
+        ({"classes": ClassRules(names=["benign", " "])}, "none without a name"),
         ({"rules": Rules(frame_step=3)}, "--frame-step needs --numbering"),
     ],
 )

@@ -10,7 +10,8 @@ from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
 from stnet.data.augment import Augmentation, TimeJitter, improved_training_transform
-from stnet.data.check import check_dataset, main, repair_dataset
+from stnet.data.check import check_dataset, repair_dataset
+from stnet.data.check_command import main
 from stnet.data.clips.dataset import ClipDataset, collate_clips
 from stnet.data.clips.transforms import evaluation_transform, paper_training_transform
 from stnet.data.frames import FrameReader

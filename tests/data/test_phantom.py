@@ -11,7 +11,8 @@ import pytest
 
 from stnet.data import layout
 from stnet.data.index import load_index
-from stnet.data.phantom import PhantomVideo, main, render_phantom, write_phantoms
+from stnet.data.phantom import PhantomVideo, render_phantom, write_phantoms
+from stnet.data.phantom_command import main
 from stnet.data.synthetic.phantom_anatomy import MIN_SECTION_MM, Breast, draw_lesion
 from stnet.data.synthetic.phantom_render import Pose, Renderer, draw_scanner
 from stnet.errors import ConfigError

@@ -7,7 +7,8 @@ from PIL import Image
 from stnet.data.index import load_index
 from stnet.data.still_sets.published import components, published_reader
 from stnet.data.still_sets.splits import split_by_patient
-from stnet.data.stills import main, read_sets
+from stnet.data.stills import read_sets
+from stnet.data.stills_command import main
 from stnet.errors import DataError
 
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from stnet.data.index import load_index
+from stnet.data.still_sets.made import Held, Moving
 from stnet.data.still_sets.repeats import leave_out_repeats
 from stnet.data.still_sets.stills import read_coco_stills
-from stnet.data.stills import Held, Moving, main, write_stills
+from stnet.data.stills import write_stills
+from stnet.data.stills_command import main
 from stnet.data.synthetic.pseudo_video import render_still
 from stnet.errors import ConfigError, DataError
 

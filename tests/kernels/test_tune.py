@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from stnet.errors import ConfigError
-from stnet.kernels import published_layers, tune
+from stnet.kernels import published_layers, tune, tune_command
 from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table, write_table
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -177,7 +177,7 @@ def test_keys_are_measured_while_there_is_time_and_written_after_each(tmp_path, 
     monkeypatch.setattr(tune, "tune_key", tune_key)
     options = ["--output", str(path), "--minutes", "2", "--kernels", "stda_forward", "--dtypes", "float16", "float32"]
     options += ["--processes", "1"]
-    assert tune.tune(tune._parser("tune").parse_args(options), torch.device("cpu"), lines.append) == 2
+    assert tune.tune(tune_command._parser("tune").parse_args(options), torch.device("cpu"), lines.append) == 2
     assert lines[0].startswith("error: stda_forward float16") and lines[-1].startswith("measured 1 of 4 keys")
     assert read_table(path)[0].candidates[0].milliseconds == 1
 
@@ -193,7 +193,7 @@ def test_measured_rows_stand_first_and_replace_older_ones():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
-    assert tune.main(["--output", str(tmp_path / "table.json")]) == 2
+    assert tune_command.main(["--output", str(tmp_path / "table.json")]) == 2
     assert "error: the tuner measures on a GPU" in capsys.readouterr().err
     assert not (tmp_path / "table.json").exists()
 
@@ -205,7 +205,7 @@ def test_the_command_writes_a_table_that_can_be_used(tmp_path, monkeypatch):
     monkeypatch.setenv("STNET_LAUNCH_TABLE", str(tmp_path / "few.json"))
     path = tmp_path / "table.json"
     options = ["--kernels", "stda_forward", "--dtypes", "float16", "--seconds", "0.05"]
-    assert tune.main(["--output", str(path), *options]) == 0
+    assert tune_command.main(["--output", str(path), *options]) == 0
     monkeypatch.setenv("STNET_LAUNCH_TABLE", str(path))
     arch = tune.architecture(torch.device("cuda", torch.cuda.current_device()))
     found = candidates("stda_forward", arch, torch.float16, 32, 10_000)

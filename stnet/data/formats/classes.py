@@ -1,7 +1,7 @@
 """What becomes of the class names of annotation files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stnet.data.annotations.entries import load_json
@@ -10,6 +10,21 @@ from stnet.data.formats.marks import FrameMarks
 from stnet.data.formats.placing import Owned
 from stnet.data.index import LESION_CLASSES
 from stnet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRules:
+    """What a user says of class names.
+
+    Attributes:
+        names: the classes in order; by default benign and malignant, those of the other split, or those found.
+        renamed: the class of the data set for class names of the file.
+        ignored: class names of the file whose marks are no lesions.
+    """
+
+    names: Sequence[str] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,32 +42,23 @@ class Classes:
     ignored: frozenset[str]
 
 
-def choose_classes(
-    owned: dict[str, Owned],
-    names: Sequence[str] | None,
-    class_map: Mapping[str, str],
-    ignored: Sequence[str],
-    out: Path,
-    account: Account,
-) -> Classes:
+def choose_classes(owned: dict[str, Owned], rules: ClassRules, out: Path, account: Account) -> Classes:
     """Decide on the classes of a data set.
 
     Args:
         owned: the marks of each video.
-        names: the classes in order, where the user gives them.
-        class_map: the class of the data set for class names of the file.
-        ignored: class names of the file whose marks are no lesions.
+        rules: what the user says.
         out: the data set, which may have another split already.
         account: takes what concerns no mark.
 
     Raises:
         ConfigError: marks of a class that is not among them, or classes that differ from the other split's.
     """
-    renamed: dict[str, str] = {}
-    for name, target in class_map.items():
+    names, renamed = rules.names, dict[str, str]()
+    for name, target in rules.renamed.items():
         if renamed.setdefault(name.lower(), target).lower() != target.lower():
             raise ConfigError(f"--class {name}={target}: {name} is mapped to {renamed[name.lower()]}, too (any case)")
-    skipped = frozenset(name.lower() for name in ignored)
+    skipped = frozenset(name.lower() for name in rules.ignored)
     if renamed.keys() & skipped:
         raise ConfigError(
             f"{min(renamed.keys() & skipped)} is mapped by --class and ignored by --ignore-class; choose one"

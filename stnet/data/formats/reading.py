@@ -27,15 +27,13 @@ FORMATS: dict[str, Callable[[Path, str], MarksFile]] = {
 """The reader of each format by the name that `--format` takes: the file, and the folder that it lies in below the one
 that is converted. `yolo`, whose labels make sense only together, is beside these."""
 
-FORMAT_NAMES = (*FORMATS, "yolo")
-
 
 def read_marks(path: Path, format_name: str | None = None) -> list[MarksFile]:
     """Read an annotation file, or all of those in a folder and the folders in it.
 
     Args:
         path: the file or folder.
-        format_name: one of `FORMAT_NAMES`; by default the contents tell.
+        format_name: one of `ANNOTATION_FORMATS` of `stnet.choices`; by default the contents tell.
 
     Raises:
         DataError: naming the file.

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
+from stnet.choices import KERNELS
 from stnet.errors import ConfigError
 from stnet.files import write_text
 from stnet.kernels.triton.architecture import triton_version
 
 TABLE_VARIABLE = "STNET_LAUNCH_TABLE"
 DEFAULT_TABLE = Path(__file__).with_name("launch_table.json")
-KERNELS = ("stda_forward", "msda_forward", "stda_backward", "msda_backward")
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 ARITHMETICS = ("float32", "packed", "matrix")
 FEW_QUERIES = 2048  # up to here a call counts as "few" (the decoder), above as "many" (the encoder)

@@ -1,0 +1,46 @@
+"""The command `stnet export`: what is misspelt is told before anything that computes is imported."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stnet import command_line
+from stnet.choices import PROGRAM_FILES
+from stnet.errors import ConfigError
+from stnet.model.shipped import require_checkpoint
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export") -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Export a detector to torch.export, ONNX and safetensors.")
+    parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
+    parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")
+    parser.add_argument(
+        "--formats", nargs="+", choices=PROGRAM_FILES, default=tuple(PROGRAM_FILES), help="what to write (default: all)"
+    )
+    parser.add_argument("--height", type=int, help="rows of the frames (default: the model's image size)")
+    parser.add_argument("--width", type=int, help="columns of the frames (default: the model's image size)")
+    parser.add_argument("--clips", type=int, default=1, help="clips per call (default: 1)")
+    parser.add_argument("--targets", type=int, default=3, help="frames predicted per clip (default: 3)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    options = parser.parse_args(arguments)
+    return command_line.run(lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> int:
+    for name, least in (("height", 32), ("width", 32), ("clips", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    paths = [options.output / name for kind in options.formats for name in PROGRAM_FILES[kind]]
+    taken = [str(path) for path in paths if path.exists()]
+    if taken and not options.overwrite:
+        raise ConfigError(f"{', '.join(taken)} exist; choose another --output or pass --overwrite")
+    require_checkpoint(options.checkpoint)
+    from stnet.export import export  # takes seconds
+
+    return export(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
