@@ -10,6 +10,17 @@ from stnet.errors import ConfigError
 Settings = TypeVar("Settings")
 
 
+def changed_settings(settings: Any) -> str:
+    """Return how to make settings: the name of their class, and what differs from its defaults."""
+    fields = [field for field in dataclasses.fields(settings) if field.init]
+    changed = [field.name for field in fields if getattr(settings, field.name) != _default(field)]
+    return f"{type(settings).__name__}({', '.join(f'{name}={getattr(settings, name)!r}' for name in changed)})"
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def settings_from_json(cls: type[Settings], text: str, what: str) -> Settings:
     """Build the data class `cls` from a JSON object; absent keys keep their defaults.
 

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import figures, machine_code, plots, recipes, summary, tables
+from bench.report import conditions, figures, lesions, machine_code, plots, recipes, shipped_model, summary, tables
 from bench.report.results import CPU_FILE, GPU_FILE, HOST_FILE, RESULTS, Run, load, load_folder
 from stnet.command_line import run
 from stnet.errors import DataError
 from stnet.files import write_text
 
 REPORT_FILE = "REPORT.md"
-RESULT_FILES = (GPU_FILE, CPU_FILE, HOST_FILE, "accuracy.json")
+RESULT_FILES = (
+    *(GPU_FILE, CPU_FILE, HOST_FILE, "accuracy.json"),
+    *(shipped_model.FILE, conditions.FILE, lesions.TRACKING_FILE, lesions.MALIGNANCY_FILE),
+)
 HOST_TIME = (
     "Python, PyTorch and Triton until a kernel would be launched, without a GPU (`bench/timing/bench_host_time.py`): "
     "minima of thread CPU time, the calls taken in turn; a launch itself comes on top for all alike."
@@ -66,6 +69,7 @@ def _run_sections(run: Run) -> list[str]:
     sections += [
         ("Layers", tables.layer_table(run)),
         ("Inference", tables.inference_table(run)),
+        ("Live mode", tables.live_table(run)),
         ("Training step", tables.training_table(run)),
         ("Growth of cost, with linear fits", tables.growth_table(run)),
         ("Without a time", tables.without_time_table(run)),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.report import machine_code, recipes, shipped_model, summary, tables
+from bench.report import conditions, lesions, machine_code, recipes, shipped_model, summary, tables
 from bench.report.results import Run
 from stnet.errors import DataError
 
@@ -90,10 +90,21 @@ BLOCKS: dict[str, Block] = {
     "classic": _classic,
     "layers": tables.layer_table,
     "inference": tables.inference_table,
+    "live": tables.live_table,
     "training": tables.training_table,
     "growth": tables.growth_table,
 }
-TARGETS, RECIPES, MACHINE_CODE, HEADLINE, MODEL = "targets", "recipes", "machine_code", "headline", "model"
+FILES: dict[str, Callable[[Path], str]] = {
+    "recipes": recipes.sections,
+    "machine_code": machine_code.section,
+    "model": shipped_model.section,
+    "conditions": conditions.section,
+    "malignancy": lesions.malignancy,
+    "tracking": lesions.tracking,
+}
+"""Blocks of result files that are of no run of the suites."""
+
+TARGETS, HEADLINE = "targets", "headline"
 
 
 def block(name: str, runs: Sequence[Run], folder: Path) -> str:
@@ -110,17 +121,13 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
     gpu = next((run for run in runs if run.on_gpu), None)
     if name == TARGETS:
         return summary.targets_table(runs) + "\n"
-    if name == RECIPES:
-        return recipes.sections(folder) + "\n"
-    if name == MACHINE_CODE:
-        return machine_code.section(folder) + "\n"
-    if name == MODEL:
-        return shipped_model.section(folder) + "\n"
+    if name in FILES:
+        return FILES[name](folder) + "\n"
     if name == HEADLINE:
         text = _headline(gpu or runs[0], folder)
         return text + "\n" + ("" if gpu else "\nNo GPU has confirmed any statement about GPUs.\n")
     if name not in BLOCKS:
-        known = ", ".join([*BLOCKS, TARGETS, RECIPES, MACHINE_CODE, HEADLINE, MODEL])
+        known = ", ".join([*BLOCKS, *FILES, TARGETS, HEADLINE])
         raise DataError(f"no figures named {name!r}; known are {known}")
     parts = [text for run in runs if (text := BLOCKS[name](run))]
     if gpu is None or not BLOCKS[name](gpu):

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import tables
-from bench.report.results import read_optional
-from stnet.errors import DataError
+from bench.report.results import convert_optional
 
 FILE = "compile_report.json"
+WHAT = "a compile report"
 TARGET, HEAD_DIM, LAYERS = "sm_90", 32, ("encoder", "classic")
 KERNELS = {
     "stda_forward": "spatial-temporal, forward",
@@ -23,26 +23,29 @@ def section(folder: Path) -> str:
     Raises:
         DataError: the file is no compile report.
     """
-    report = read_optional(folder / FILE, "a compile report")
-    if report is None:
-        return ""
-    try:
-        sentence = (
-            f"Counted in the machine code, not timed: warp instructions per (query, head, sample) for an H100, heads "
-            f"of {HEAD_DIM} channels, the published encoder layer at 512 x 512, Triton {report['triton']}. The "
-            "classic operator is given attention weights; deformops computes their softmax in its forward kernel."
-        )
-        rows = _own_rows(report["rows"]) + _peer_rows(report["peers"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / FILE}: not a compile report ({type(error).__name__}: {error})") from error
-    return f"{sentence}\n\n{tables.table(['kernel', 'dtype', 'instructions', 'registers', 'spilled bytes'], rows)}"
+    return convert_optional(folder / FILE, WHAT, _table) or ""
 
 
 def headline(folder: Path) -> tuple[float, str, float] | None:
-    """Instructions of the classic float16 forward kernel, and name and instructions of the best other one."""
-    report = read_optional(folder / FILE, "a compile report")
-    if report is None:
-        return None
+    """Instructions of the classic float16 forward kernel, and name and instructions of the best other one.
+
+    Raises:
+        DataError: the file is no compile report.
+    """
+    return convert_optional(folder / FILE, WHAT, _best)
+
+
+def _table(report: dict[str, Any]) -> str:
+    sentence = (
+        f"Counted in the machine code, not timed: warp instructions per (query, head, sample) for an H100, heads "
+        f"of {HEAD_DIM} channels, the published encoder layer at 512 x 512, Triton {report['triton']}. The "
+        "classic operator is given attention weights; deformops computes their softmax in its forward kernel."
+    )
+    rows = _own_rows(report["rows"]) + _peer_rows(report["peers"])
+    return f"{sentence}\n\n{tables.table(['kernel', 'dtype', 'instructions', 'registers', 'spilled bytes'], rows)}"
+
+
+def _best(report: dict[str, Any]) -> tuple[float, str, float] | None:
     own = [row["instructions"] for row in report["rows"] if row["kernel"] == "msda_forward" and _shown(row)
            and row["dtype"] == "float16"]  # fmt: skip
     peers = [(peer["instructions"], f"{peer['package']} {peer['version']}") for peer in report["peers"]

@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stnet.errors import DataError
 
+T = TypeVar("T")
 RESULTS = Path(__file__).parents[1] / "results"
 CPU_FILE, GPU_FILE, HOST_FILE = "cpu_benchmark.json", "gpu_suite.json", "host_time.json"
 OTHER_GPUS = "gpu_suite_*.json"
@@ -73,17 +74,22 @@ def load(path: Path) -> Run:
         raise DataError(f"{path}: not a result file of the benchmarks ({type(error).__name__}: {error})") from error
 
 
-def read_optional(path: Path, what: str) -> dict[str, Any] | None:
-    """Read a result file that need not be there; `what` it is, for messages.
+def convert_optional(path: Path, what: str, convert: Callable[[Any], T]) -> T | None:
+    """Return what a result file that need not be there is converted to; None where it is not.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+        convert: its content.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is something else.
     """
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return convert(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not {what} ({type(error).__name__}: {error})") from error
 
 

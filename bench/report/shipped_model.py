@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import tables
-from bench.report.results import read_optional
-from stnet.errors import DataError
+from bench.report.results import convert_optional
 from stnet.evaluation.figures_table import RATES, percent, rate
 from stnet.evaluation.image_metrics import FIGURES, Figure
 
 FILE = "model_stills.json"
+WHAT = "an evaluation on stills"
 
 SHOWN = (
     "ap50",
@@ -37,23 +37,7 @@ def section(folder: Path) -> str:
     Raises:
         DataError: a file that is no such result.
     """
-    content = read_optional(folder / FILE, "an evaluation on stills")
-    if content is None:
-        return ""
-    try:
-        columns = {"all": content["images"], **content["sets"]}
-        rows = [[name.replace("_", " "), *(str(part[name]) for part in columns.values())] for name in COUNTS]
-        rows += [[FIGURES[name], *(_shown(name, part["figures"][name]) for part in columns.values())] for name in SHOWN]
-        rows.append(["malignant against benign, AUC of found lesions", *(_auc(part) for part in columns.values())])
-        points = [
-            [name, *_point(result), str(result["lesion_free_boxes"])]
-            for name, result in content["chosen_on_the_other_half"]["points"].items()
-        ]
-        figures = tables.table(["percent, or a count per image; 95 % intervals by patient", *columns], rows)
-        header = ["operating point", "recall, %", "false positives an image", "boxes in images without lesion"]
-        return f"{figures}\n\n{tables.table(header, points)}"
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / FILE}: not of an evaluation on stills ({type(error).__name__}: {error})") from error
+    return convert_optional(folder / FILE, WHAT, _tables) or ""
 
 
 def headline(folder: Path) -> tuple[str, str] | None:
@@ -62,13 +46,22 @@ def headline(folder: Path) -> tuple[str, str] | None:
     Raises:
         DataError: a file that is no such result.
     """
-    content = read_optional(folder / FILE, "an evaluation on stills")
-    if content is None:
-        return None
-    try:
-        return _point(content["chosen_on_the_other_half"]["points"]["balanced"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / FILE}: not of an evaluation on stills ({type(error).__name__}: {error})") from error
+    return convert_optional(folder / FILE, WHAT, lambda content: _point(_points(content)["balanced"]))
+
+
+def _tables(content: Mapping[str, Any]) -> str:
+    columns = {"all": content["images"], **content["sets"]}
+    rows = [[name.replace("_", " "), *(str(part[name]) for part in columns.values())] for name in COUNTS]
+    rows += [[FIGURES[name], *(_shown(name, part["figures"][name]) for part in columns.values())] for name in SHOWN]
+    rows.append(["malignant against benign, AUC of found lesions", *(_auc(part) for part in columns.values())])
+    points = [[name, *_point(result), str(result["lesion_free_boxes"])] for name, result in _points(content).items()]
+    figures = tables.table(["percent, or a count per image; 95 % intervals by patient", *columns], rows)
+    header = ["operating point", "recall, %", "false positives an image", "boxes in images without lesion"]
+    return f"{figures}\n\n{tables.table(header, points)}"
+
+
+def _points(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return content["chosen_on_the_other_half"]["points"]
 
 
 def _point(result: Mapping[str, Any]) -> tuple[str, str]:

@@ -14,21 +14,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torchvision.ops import box_iou
 
+from bench.studies.phantoms import study_parser, unseen_phantoms, write_study
 from stnet.command_line import run
-from stnet.data.phantom import LESION_PATTERN, PhantomVideo, render_phantom
-from stnet.environment import describe
+from stnet.data.phantom import PhantomVideo
+from stnet.devices import resolve_device
 from stnet.evaluation.coco import ScoredFrame, evaluate_frames
-from stnet.files import write_json
 from stnet.inference.detector import VideoDetector
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.live import LiveDetector
 from stnet.model.postprocess import Detections
 
 OUTPUT = Path("runs/bench/accuracy.json")
-UNSEEN = 3  # phantoms of data sets come from (seed, 0 or 1, number) and those of the demo from (seed, 2, number)
+SOURCE = 3
+"""Of the phantoms, see `unseen_phantoms`."""
+
 SCORE = 0.3
 MIN_IOU = 0.5
 
@@ -97,42 +98,21 @@ def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str,
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.studies.accuracy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", default="tiny", help="default: %(default)s")
-    parser.add_argument("--videos", type=int, default=24, help="default: %(default)s")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    parser = study_parser("bench.studies.accuracy", __doc__, videos=24, output=OUTPUT)
     options = parser.parse_args(arguments)
     return run(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    runs = ways(options.checkpoint, options.device)
-    videos = [
-        render_phantom((options.seed, UNSEEN, number), lesions=LESION_PATTERN[number % len(LESION_PATTERN)])
-        for number in range(options.videos)
-    ]
+    runs = ways(options.checkpoint, str(resolve_device(options.device)))
+    videos = unseen_phantoms(options, SOURCE)
     results, baseline = {}, None
     for name, way in runs.items():
         metrics, detections = measure(way, videos, ("benign", "malignant"))
         baseline = baseline or detections
         results[name] = metrics | {"against_float32": box_shifts(baseline, detections)}
         print(f"{name:14} {json.dumps(results[name])}", flush=True)
-    report = {
-        "machine": describe(options.device),
-        "checkpoint": options.checkpoint,
-        "videos": options.videos,
-        "frames": sum(len(video.frames) for video in videos),
-        "score_threshold": SCORE,
-        "results": results,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, report)
+    write_study(options, {"score_threshold": SCORE, "results": results})
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ class Video:
     video_id: int
     frames: tuple[Frame, ...]
 
+    def __repr__(self) -> str:
+        return f"Video({self.name}, {len(self.frames)} frames)"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetIndex:
@@ -100,6 +103,11 @@ class DatasetIndex:
     class_names: tuple[str, ...]
     videos: tuple[Video, ...]
     repairs: tuple[Repair, ...]
+
+    def __repr__(self) -> str:
+        frames = sum(len(video.frames) for video in self.videos)
+        classes = ", ".join(self.class_names)
+        return f"DatasetIndex({self.annotation_file}: {len(self.videos)} videos, {frames} frames of {classes})"
 
 
 def load_index(

@@ -62,6 +62,11 @@ class PhantomVideo:
     labels: tuple[np.ndarray, ...]
     instances: tuple[np.ndarray, ...]
 
+    def __repr__(self) -> str:
+        height, width = self.frames.shape[1:3]
+        shown = sum(len(boxes) > 0 for boxes in self.boxes)
+        return f"PhantomVideo({len(self.frames)} frames of {width} x {height} pixels, {shown} with a lesion)"
+
 
 def render_phantom(
     seed: int | Sequence[int],

@@ -3,9 +3,10 @@
     python -m stnet.evaluation.conditions MODEL [MODEL ...] --data val.json ... --output conditions.json
 
 Every still is changed in one way only, the same way for every model: marks painted over, marks painted where nothing
-is, an interface around the scan, gain lowered and raised, another machine's grain, a smaller scan. Give several models
-to compare what each defence of the training brings. Recall and false positives are told at a fixed score, as a user
-has it: what marks and margins cause by themselves shows there.
+is, an interface around the scan, gain lowered and raised, another machine's grain, a smaller scan, the scan and its
+mirror image side by side (stills with several lesions are rare). Give several models to compare what each defence of
+the training brings. Recall and false positives are told at a fixed score, as a user has it: what marks and margins
+cause by themselves shows there.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from stnet.data.synthetic.screens import draw_layout, place_on_screen
 from stnet.devices import resolve_device
 from stnet.errors import ConfigError
 from stnet.evaluation.coco import FALSE_POSITIVE_IOU, ScoredFrame, in_order, merge_classes
-from stnet.evaluation.image_metrics import evaluate_images, recall, threshold_at_rate
+from stnet.evaluation.image_metrics import evaluate_images, recall, small_lesions, threshold_at_rate
 from stnet.evaluation.matches import Matches, match
 from stnet.evaluation.predict import predict_frames
 from stnet.evaluation.scored_stills import read_still_files, scored_set
@@ -89,6 +90,20 @@ def _smaller(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
     return FrameStack(frames=frames, boxes=tuple(boxes + offset for boxes in small.boxes), labels=stack.labels)
 
 
+def _twice(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+    """The scan, and to the right of it its mirror image, as screens show two views: twice as many lesions."""
+    width = stack.width
+    mirrored = tuple(
+        np.stack([2 * width - boxes[:, 2], boxes[:, 1], 2 * width - boxes[:, 0], boxes[:, 3]], axis=1)
+        for boxes in stack.boxes
+    )
+    return FrameStack(
+        frames=np.concatenate([stack.frames, stack.frames[:, :, ::-1]], axis=2),
+        boxes=tuple(np.concatenate(pair) for pair in zip(stack.boxes, mirrored, strict=True)),
+        labels=tuple(np.concatenate([labels, labels]) for labels in stack.labels),
+    )
+
+
 def _gained(power: float) -> Change:
     def change(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
         brighter = BrightnessJitter(gain=0.0, gamma=0.0, contrast=0.0, depth=0.4)(stack, rng)
@@ -107,6 +122,7 @@ CONDITIONS: dict[str, Change] = {
     "range cut": DynamicRange(cut=0.25),
     "other grain": Texture(probability=1.0),
     "half the size": _smaller,
+    "beside its mirror image": _twice,
 }
 """Changes of a stack of one frame, by name."""
 
@@ -117,16 +133,22 @@ class ConditionResult:
 
     Attributes:
         ap50, ap75, small_ap50: see `image_metrics.FIGURES`.
-        recall, alarms, lesion_free_alarms: share of the lesions found, false positives an image, detections an image
-            without lesion; all at the score that makes `RATE` false positives an image of the unchanged stills.
+        recall, small_recall, several_recall, alarms, lesion_free_alarms: share of the lesions found, of the small ones,
+            of those in stills with several; false positives an image, detections an image without lesion; all at the
+            score that makes `RATE` false positives an image of the unchanged stills.
+        small, several: how many small lesions there are, and how many in stills with several.
     """
 
     ap50: float | None
     ap75: float | None
     small_ap50: float | None
     recall: float | None
+    small_recall: float | None
+    several_recall: float | None
     alarms: float
     lesion_free_alarms: float | None
+    small: int
+    several: int
 
 
 def changed_stills(index: DatasetIndex, name: str, folder: Path) -> DatasetIndex:
@@ -166,15 +188,21 @@ def judge_condition(frames: Sequence[ScoredFrame], class_names: Sequence[str], t
     """Compute the figures of one condition, at a score."""
     figures = evaluate_images(frames, class_names, {}, samples=0).figures
     matches = _matched(frames)
-    free = np.array([not len(frame.true_boxes) for frame in frames], dtype=bool)
+    counts = np.array([len(frame.true_boxes) for frame in frames])
+    free, several = counts == 0, np.repeat(counts, counts) > 1
+    small = small_lesions(frames)
     above = matches.scores >= threshold
     return ConditionResult(
         ap50=figures["ap50"].value,
         ap75=figures["ap75"].value,
         small_ap50=figures["small_ap50"].value,
         recall=recall(matches, threshold),
+        small_recall=recall(matches, threshold, lesions=small),
+        several_recall=recall(matches, threshold, lesions=several),
         alarms=float((above & ~matches.hits[0]).sum() / len(frames)),
         lesion_free_alarms=float((above & free[matches.image]).sum() / free.sum()) if free.any() else None,
+        small=int(small.sum()),
+        several=int(several.sum()),
     )
 
 
@@ -228,12 +256,18 @@ def _compare(options: argparse.Namespace) -> None:
                 if name == "unchanged":
                     threshold = threshold_at_rate(_matched(frames), RATE)
                 results[source][name] = judge_condition(frames, names, threshold)
+                _write(options, results)
             reporter.stop()
             _show(source, count, results[source], reporter)
-    if options.output is not None:
-        content = {source: {name: asdict(r) for name, r in found.items()} for source, found in results.items()}
-        facts = {"data": [str(file) for file in options.data], "limit": options.limit, "rate": RATE}
-        files.write_json(options.output, facts | {"models": content})
+
+
+def _write(options: argparse.Namespace, results: dict[str, dict[str, ConditionResult]]) -> None:
+    """Write what is known so far: each condition takes minutes."""
+    if options.output is None:
+        return
+    content = {source: {name: asdict(r) for name, r in found.items()} for source, found in results.items()}
+    facts = {"data": [str(file) for file in options.data], "limit": options.limit, "rate": RATE}
+    files.write_json(options.output, facts | {"models": content})
 
 
 def _thinned(stills: Stills, limit: int | None) -> Stills:
@@ -252,9 +286,11 @@ def _show(source: str, count: int, results: dict[str, ConditionResult], reporter
 
     reporter.table(
         f"{source}: {count} stills; recall and false positives at the score that makes {RATE:g} of unchanged stills",
-        ("condition", "AP50", "AP75", "AP50, small", "recall", "false positives", "without lesion"),
+        ("condition", "AP50", "AP75", "AP50, small")
+        + ("recall", "small", "several", "false positives", "without lesion"),
         [
-            (name, *(percent(value) for value in (r.ap50, r.ap75, r.small_ap50, r.recall)))
+            (name, *(percent(value) for value in (r.ap50, r.ap75, r.small_ap50)))
+            + tuple(percent(value) for value in (r.recall, r.small_recall, r.several_recall))
             + (number(r.alarms), number(r.lesion_free_alarms))
             for name, r in results.items()
         ],

@@ -123,8 +123,7 @@ class _Tables:
         self.several, self.lesion_free = lesions > 1, lesions == 0
         names = [frame.video for frame in ordered]
         _, self.first, self.video = np.unique(names, return_index=True, return_inverse=True)
-        shares = [_shares(frame) for frame in ordered]
-        self.is_small = np.concatenate([np.zeros(0), *shares]) < SMALL
+        self.is_small = small_lesions(ordered)
 
     def figures(self, weights: np.ndarray) -> dict[str, float | None]:
         every = self.one_class
@@ -197,6 +196,11 @@ def recall(
     weights = np.ones(matches.images) if weights is None else weights
     weight = weights[matches.lesion_image] * (1 if lesions is None else lesions)
     return float((weight * (matches.found_at[0] >= threshold)).sum() / weight.sum()) if weight.sum() else None
+
+
+def small_lesions(frames: Sequence[ScoredFrame]) -> np.ndarray:
+    """Return which lesions of all frames together are small, bool `[lesions]`."""
+    return np.concatenate([np.zeros(0), *(_shares(frame) for frame in frames)]) < SMALL
 
 
 def _last_of_equal(scores: np.ndarray) -> np.ndarray:

@@ -36,6 +36,14 @@ class Report:
     images: ImageMetrics
     curves: LesionCurves
 
+    def __repr__(self) -> str:
+        found = self.metrics
+        recall = "" if found.recall is None else f"recall {found.recall:.3f} and "
+        ap = "no AP" if found.overall.ap is None else f"AP {found.overall.ap:.3f}, AP50 {found.overall.ap50:.3f}"
+        rates = f"{recall}{found.false_positives_per_frame:.2f} false positives a frame"
+        counts = f"{found.frames} frames, {found.lesions} lesions"
+        return f"Report({counts}: {ap}; {rates} from score {found.score_threshold:.3g})"
+
     def to_dict(self) -> dict:
         """Plain numbers, ready for JSON."""
         return {

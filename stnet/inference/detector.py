@@ -30,6 +30,7 @@ from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.model.postprocess import Detections, select_detections
 from stnet.video.scale import PixelScale
+from stnet.video.value_range import ValueRange
 
 TOP_DETECTIONS = 100
 """Detections kept per frame, as in the published evaluation."""
@@ -92,6 +93,7 @@ class VideoDetector:
         options.resolved_dtype()
         self.timer = StageTimer(options.resolved_device()) if profile else None
         detector = model if isinstance(model, Detector) else load(model)
+        self._name = detector.config.backbone if isinstance(model, Detector) else os.path.basename(model)
         self.provenance, self.operating_points = detector.provenance, detector.operating_points
         self.operating_point, self.score_threshold = _operating_point(detector, operating_point)
         self.engine = Engine(detector, options, targets, self.timer)
@@ -105,6 +107,12 @@ class VideoDetector:
         if self.provenance is not None and self.provenance.caution:
             warnings.warn(self.provenance.caution, stacklevel=2)
 
+    def __repr__(self) -> str:
+        engine, point = self.engine, f", {self.operating_point}" if self.operating_point else ""
+        threshold = f"from score {self.score_threshold:.3g}{point}"
+        classes = ", ".join(self.config.class_names)
+        return f"VideoDetector({self._name} on {engine.device} in {engine.dtype_name}: {classes} {threshold})"
+
     @property
     def class_names(self) -> dict[int, str]:
         """Class names by label."""
@@ -116,22 +124,29 @@ class VideoDetector:
         return self._runner.batch
 
     def __call__(
-        self, videos: Any, *, fps: float | Fraction = DEFAULT_FPS, images: bool = False
+        self,
+        videos: Any,
+        *,
+        fps: float | Fraction = DEFAULT_FPS,
+        images: bool = False,
+        value_range: ValueRange | None = None,
     ) -> Iterator[FrameResult]:
         """Yield the result of every frame, in order, as soon as it is ready.
 
         Args:
             videos: a path (video file, folder of frames or of videos, pattern such as "frames/*.png"); frames as
-                a uint8 array or tensor `[N, H, W, 3]` or `[N, H, W]`; an iterable of frames, which is written
-                to a temporary file until it ends because clips reach over the whole video (feeds without an
-                end: `stnet.inference.live`); or a list of such videos, whose results follow each other.
+                an array or tensor `[N, H, W, 3]` or `[N, H, W]`; a picture of PIL; an iterable of frames or pictures,
+                which is written to a temporary file until it ends because clips reach over the whole video (feeds
+                without an end: `stnet.inference.live`); or a list of such videos, whose results follow each other.
             fps: frame rate where the input states none.
             images: keep the frame in every result.
+            value_range: the values of black and white in arrays, tensors and pictures, such as (0, 1) or (0, 4095).
+                uint8 needs none; what else states no range is refused without one.
 
         Raises:
             VideoError: a video cannot be used. One that is damaged gives its readable frames and a warning.
         """
-        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
+        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6), value_range), images=images)
         with closing(events):
             for event in events:
                 if isinstance(event, FrameResult):
@@ -146,6 +161,7 @@ class VideoDetector:
         fps: float | Fraction = DEFAULT_FPS,
         images: bool = False,
         score_threshold: float | None = None,
+        value_range: ValueRange | None = None,
     ) -> Iterator[VideoResult]:
         """Yield the result of every video with its lesions, once it was read to its end.
 
@@ -156,6 +172,7 @@ class VideoDetector:
             fps: frame rate where the input states none.
             images: keep the frame in every result.
             score_threshold: a lesion has a detection of at least this score; default: the detector's.
+            value_range: as for a call.
 
         Raises: `VideoError` when a video cannot be used. One that is damaged gives its readable frames and a
             warning.
@@ -163,7 +180,7 @@ class VideoDetector:
         threshold = self.score_threshold if score_threshold is None else score_threshold
         frames: list[FrameResult] = []
         scale: PixelScale | None = None
-        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6)), images=images)
+        events = self.events(open_videos(videos, Fraction(fps).limit_denominator(10**6), value_range), images=images)
         with closing(events):
             for event in events:
                 if isinstance(event, FrameResult):

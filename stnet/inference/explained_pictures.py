@@ -18,14 +18,17 @@ from stnet.inference.sink import RunFacts, Sink, VideoFacts
 OWN, OTHER = (255, 209, 102), (94, 201, 255)
 """Colours of points in the frame of the detection, and in the other frames."""
 
-TILE = 320
-"""Longer side of a frame in the picture, in pixels."""
+TILE, LARGEST_TILE = 320, 480
+"""Longer side of a frame in the picture, in pixels; the larger one where there are few."""
 
 COLUMNS = 6
-"""Frames side by side."""
+"""Frames side by side; all of them may be as large as fits into the width that these take."""
 
 LEAST_WIDTH = 820
 """Pixels that the longest line above the frames takes."""
+
+LARGEST_POINT, SMALLEST_POINT = 7.5, 1.3
+"""Radii in pixels of the point with the most weight, and of those with hardly any."""
 
 MARGIN, TITLE, CAPTION = 12, 20, 15
 """Pixels between frames, and heights of letters."""
@@ -33,9 +36,10 @@ MARGIN, TITLE, CAPTION = 12, 20, 15
 GROUND, TEXT, QUIET = (14, 17, 22), (232, 237, 243), (154, 167, 181)
 
 BANDS = (
-    ("decoder", "Decoder: where the query of this detection sampled (last layer)"),
-    ("encoder", "Encoder: where the positions under the box sampled (last layer)"),
+    ("decoder", "Decoder: where the query of this detection sampled (last layer)", 160),
+    ("encoder", "Encoder: where the positions under the box sampled (last layer)", 80),
 )
+"""What is shown, its title, and the least opacity of a point in 255ths: those of the encoder are many and overlap."""
 
 
 class ExplainedPictures(Sink):
@@ -85,9 +89,9 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
     """
     frames = explanation.frames
     height, width = frames[0].image.shape[:2]
-    scale = TILE / max(height, width)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
     columns = min(COLUMNS, len(frames))
+    scale = min(LARGEST_TILE, COLUMNS * TILE // columns) / max(height, width)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
     rows = -(-len(frames) // columns)
     tile_height = high + CAPTION + MARGIN + 6
     band_height = TITLE + MARGIN + rows * tile_height
@@ -99,7 +103,7 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
     pen.text((MARGIN, MARGIN), title, fill=TEXT, font=letters(TITLE))
     place = f"frame {explanation.frame}, {explanation.time:.2f} s"
     pen.text((MARGIN + 16 + pen.textlength(title, letters(TITLE)), MARGIN + 3), place, QUIET, letters(CAPTION + 1))
-    for band, (part, text) in enumerate(BANDS):
+    for band, (part, text, opacity) in enumerate(BANDS):
         top = head + band * band_height
         samples = [getattr(frame, part) for frame in frames]
         most = max(points[:, 2].max(initial=0.0) for points in samples)
@@ -109,7 +113,8 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
         for number, (frame, points) in enumerate(zip(frames, samples, strict=True)):
             x = MARGIN + number % columns * (wide + MARGIN)
             y = top + TITLE + 8 + number // columns * tile_height
-            sheet.paste(_tile(frame, points, (wide, high), scale, most, colour(explanation.label)), (x, y))
+            tile = _with_points(frame, points, (wide, high), scale, most, opacity)
+            sheet.paste(_with_box(tile, frame, scale, colour(explanation.label)), (x, y))
             share = f"{points[:, 2].sum():.0%}"
             # Short videos repeat frames in a clip.
             name = "own frame" if frame.own else "again frame" if frame.frame == explanation.frame else "frame"
@@ -118,26 +123,31 @@ def draw_explanation(explanation: Explanation, class_name: str) -> Image.Image:
     return sheet
 
 
-def _tile(
-    frame: LookedAt, points: np.ndarray, size: tuple[int, int], scale: float, most: float, edge: tuple[int, int, int]
+def _with_points(
+    frame: LookedAt, points: np.ndarray, size: tuple[int, int], scale: float, most: float, opacity: int
 ) -> Image.Image:
-    """Return a frame with points and the box of the lesion."""
+    """Return a frame with points; `most` is the weight of the heaviest one of the clip."""
     tile = Image.fromarray(frame.image).resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     # Twice as large, for edges without steps.
     cover = Image.new("RGBA", (2 * size[0], 2 * size[1]), (*(OWN if frame.own else OTHER), 0))
     pen = ImageDraw.Draw(cover)
     for x, y, weight in sorted(points.tolist(), key=lambda point: point[2]):
-        radius = 2 * max(1.0, TILE / 45 * (weight / most) ** 0.5)
+        radius = 2 * max(SMALLEST_POINT, LARGEST_POINT * (weight / most) ** 0.5)
         x, y = x * scale * 2, y * scale * 2
-        fill = (*(OWN if frame.own else OTHER), 80 + round(110 * weight / most))
+        fill = (*(OWN if frame.own else OTHER), opacity + round((190 - opacity) * weight / most))
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
     tile.alpha_composite(cover.resize(size, Image.Resampling.BOX))
-    tile = tile.convert("RGB")
-    if frame.box is not None:
-        x0, y0, x1, y1 = (round(value * scale) for value in frame.box)
-        pen = ImageDraw.Draw(tile)
-        if frame.own:
-            pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=edge, width=2)
-        else:
-            dashed_rectangle(pen, (x0, y0, max(x0, x1), max(y0, y1)), edge, 1)
+    return tile.convert("RGB")
+
+
+def _with_box(tile: Image.Image, frame: LookedAt, scale: float, edge: tuple[int, int, int]) -> Image.Image:
+    """Return a frame with the box of the lesion: dashed in other frames than that of the detection."""
+    if frame.box is None:
+        return tile
+    x0, y0, x1, y1 = (round(value * scale) for value in frame.box)
+    pen = ImageDraw.Draw(tile)
+    if frame.own:
+        pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=edge, width=2)
+    else:
+        dashed_rectangle(pen, (x0, y0, max(x0, x1), max(y0, y1)), edge, 1)
     return tile

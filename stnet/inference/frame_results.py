@@ -12,7 +12,7 @@ from stnet.lesions import LesionInFrame
 from stnet.model.postprocess import Detections
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FrameResult:
     """The detections in one frame of a video.
 
@@ -32,6 +32,11 @@ class FrameResult:
     file: str | None = None
     origin: tuple[int, int] = (0, 0)
     lesions: tuple[LesionInFrame, ...] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        lesions = "" if self.lesions is None else f", {len(self.lesions)} lesions in sight"
+        where = f"frame {self.index} of {self.video} at {self.time:.2f} s"
+        return f"{type(self).__name__}({where}, {self.detections!r}{lesions})"
 
     @property
     def detections_in_image(self) -> Detections:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stnet.errors import ConfigError, VideoError
@@ -28,6 +29,7 @@ from stnet.lesions.linking import link_settings
 from stnet.model.postprocess import Detections, select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
+from stnet.video.value_range import ValueRange, checked_range
 
 Policy = Literal["drop-oldest", "wait"]
 
@@ -45,7 +47,7 @@ MOMENT = 1e-4
 """Seconds the feed waits for room before a frame is dropped."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LiveResult(FrameResult):
     """A frame's detections, and its lesions as far as known by then.
 
@@ -116,6 +118,9 @@ class LiveDetector:
         self._answered = self._dropped = 0
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"LiveDetector({self._detector!r}, delay {self._delay}, {self._policy})"
+
     @property
     def statistics(self) -> LiveStatistics:
         """Of all feeds of this object so far."""
@@ -136,21 +141,24 @@ class LiveDetector:
         for _ in range(WARM_UP_FRAMES):
             self._find(black, [[level[0] for level in self._features(black)]] * frames, "warm-up")
 
-    def __call__(self, feed: Iterable[Any], *, name: str = "live", images: bool = False) -> Iterator[LiveResult]:
+    def __call__(
+        self, feed: Iterable[Any], *, name: str = "live", images: bool = False, value_range: ValueRange | None = None
+    ) -> Iterator[LiveResult]:
         """Yield results until the feed ends.
 
         Args:
-            feed: uint8 images `[H, W, 3]` or `[H, W]` (arrays or tensors, timed by their arrival) or
+            feed: images `[H, W, 3]` or `[H, W]` (arrays, tensors or pictures of PIL, timed by their arrival) or
                 `VideoFrame`s, all of one size. It is iterated in a thread of its own.
             name: the feed's name in the results.
             images: keep the frame in every result.
+            value_range: the values of black and white of images that are not uint8.
 
         Raises:
             VideoError: frames that cannot be used; and whatever the feed raises.
         """
         window = _Window(self._detector.config.frames, self._delay)
         linker = LiveLinker(self._link)
-        arrivals = _Arrivals(feed, name, self._waiting, self._policy)
+        arrivals = _Arrivals(feed, name, self._waiting, self._policy, checked_range(value_range))
         size: tuple[int, ...] | None = None
         dropped = 0
         try:
@@ -273,8 +281,10 @@ class _Window:
 class _Arrivals:
     """Frames of a feed, received in a thread, at most `waiting` of them not yet taken."""
 
-    def __init__(self, feed: Iterable[Any], name: str, waiting: int, policy: Policy) -> None:
-        self._feed, self._name, self._policy = feed, name, policy
+    def __init__(
+        self, feed: Iterable[Any], name: str, waiting: int, policy: Policy, value_range: ValueRange | None
+    ) -> None:
+        self._feed, self._name, self._policy, self._range = feed, name, policy, value_range
         self._queue: queue.Queue = queue.Queue(maxsize=waiting)
         self._stopped = threading.Event()
         self._dropped, self._lock = 0, threading.Lock()
@@ -306,7 +316,7 @@ class _Arrivals:
             start = time.perf_counter()
             for index, item in enumerate(self._feed):
                 now = time.perf_counter()
-                if not self._put(_Arrival(frame=_frame(item, index, now - start, self._name), at=now)):
+                if not self._put(_Arrival(frame=_frame(item, index, now - start, self._name, self._range), at=now)):
                     return
         except BaseException as caught:  # raised again where the results are read
             error = caught
@@ -331,9 +341,9 @@ class _Arrivals:
             self._dropped += 1
 
 
-def _frame(item: Any, index: int, seconds: float, name: str) -> VideoFrame:
+def _frame(item: Any, index: int, seconds: float, name: str, value_range: ValueRange | None) -> VideoFrame:
     if isinstance(item, VideoFrame):
         return item
-    if not isinstance(item, np.ndarray | torch.Tensor):
+    if not isinstance(item, np.ndarray | torch.Tensor | Image.Image):
         raise VideoError(f"{name}: frame {index} is a {type(item).__name__}; expected an image [H, W, 3] or [H, W]")
-    return VideoFrame(index=index, time=seconds, image=as_rgb(as_array(item), f"{name}, frame {index}"))
+    return VideoFrame(index=index, time=seconds, image=as_rgb(as_array(item), f"{name}, frame {index}", value_range))

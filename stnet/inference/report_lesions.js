@@ -107,8 +107,9 @@ class LesionCard {
     this.part("name").append(swatch(entry), `#${lesion.number} ${entry.name} ${score(lesion.score)}`);
     const others = run.classes.filter((one) => one.label !== lesion.label);
     this.part("others").textContent = others.map((one) => `${one.name} ${score(lesion.classScores[one.label - 1])}`).join(", ");
-    const facts = [
-      ["Seen", `frames ${lesion.first + 1} to ${lesion.last + 1}, ${clock(lesion.firstTime)} to ${clock(lesion.lastTime)}`],
+    const seen = `frames ${lesion.first + 1} to ${lesion.last + 1}, ${clock(lesion.firstTime)} to ${clock(lesion.lastTime)}`;
+    const facts = this.player.video.frames === 1 ? [["Size", sizeText(best)]] : [
+      ["Seen", seen],
       ["Found in", `${lesion.count} ${lesion.count === 1 ? "frame" : "frames"}`],
       ["Best in", `frame ${best.number + 1}, ${clock(best.time)}`],
       ["Size there", sizeText(best)],
@@ -141,7 +142,7 @@ class LesionCard {
       button.dataset.number = number;
       button.setAttribute("aria-label", `Show frame ${number + 1}`);
       button.append(picture(video, player.images[at], [...corner, side, side], box, this.entry.colour, found));
-      button.append(make("span", "text quiet", clock(video.times[at])));
+      if (video.frames > 1) button.append(make("span", "text quiet", clock(video.times[at])));
       button.addEventListener("click", () => player.show(number));
       this.part("film").append(button);
     }

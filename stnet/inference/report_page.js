@@ -6,9 +6,10 @@ function addVideo(video, index) {
   badge.textContent = video.status;
   badge.classList.add(video.status === "ok" ? "ok" : "trouble");
   const shape = section.querySelector('[data-part="shape"]');
-  shape.textContent = video.frames
-    ? `${video.frames} ${video.frames === 1 ? "frame" : "frames"}, ${video.width} × ${video.height} pixels, ${video.fps} frames per second`
-    : "No frame could be used.";
+  const size = `${video.width} × ${video.height} pixels`;
+  shape.textContent = video.frames > 1
+    ? `${video.frames} frames, ${size}, ${video.fps} frames per second`
+    : video.frames ? `1 frame, ${size}` : "No frame could be used.";
   if (video.region) {
     const [x, y, width, height] = video.region;
     if (width !== video.width || height !== video.height) {

@@ -5,6 +5,7 @@ class Player {
     this.video = video;
     this.images = frames.slice(1);
     this.section = section;
+    section.classList.toggle("still", video.frames === 1);  // what only moves in time is not shown
     this.position = 0;
     this.extra = null;  // a strongest frame that is not among those of the slider
     this.timer = null;
@@ -118,9 +119,12 @@ class Player {
       track.append(bar);
       verdict.append(name, track, make("strong", "", score(this.video.scores[index])));
     });
+    const still = this.video.frames === 1;
+    this.part("verdict").textContent = still ? "Score of the image" : "Score of the video";
     const count = Math.max(1, Math.floor(run.strongestShare * this.video.frames));
     const what = count === 1 ? "The highest score of any frame" : `Mean of the ${count} highest frame scores`;
-    this.part("rule").textContent = `${what}, class by class (a tenth of the frames). Not a probability of disease.`;
+    const rule = still ? "The highest score of each class" : `${what}, class by class (a tenth of the frames)`;
+    this.part("rule").textContent = `${rule}. Not a probability of disease.`;
   }
 
   x(number) { return PLOT.left + (PLOT.right - PLOT.left) * (this.video.frames > 1 ? number / (this.video.frames - 1) : 0.5); }

@@ -26,6 +26,12 @@ class VideoResult:
     class_names: dict[int, str]
     scale: PixelScale | None = None
 
+    def __repr__(self) -> str:
+        lesions = ", ".join(f"{self.class_names.get(one.label, one.label)} {one.score:.2f}" for one in self.lesions[:5])
+        more = ", ..." if len(self.lesions) > 5 else ""
+        told = f": {lesions}{more}" if lesions else ""
+        return f"VideoResult({self.name}, {len(self.frames)} frames, {len(self.lesions)} lesions{told})"
+
     def to_pandas(self) -> Any:
         """Return all detections as a `pandas.DataFrame`: `conversions.detections_to_pandas`."""
         from stnet.inference.conversions import detections_to_pandas

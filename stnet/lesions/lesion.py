@@ -23,6 +23,11 @@ class LesionInFrame:
     row: int
     class_scores: np.ndarray
 
+    def __repr__(self) -> str:
+        seen = "found" if self.found else "missed"
+        box = ", ".join(f"{value:.1f}" for value in self.box)
+        return f"LesionInFrame({self.number}: class {self.label}, score {self.score:.2f}, {seen} at [{box}])"
+
     @property
     def label(self) -> int:
         """Its class, from 1: the one with the highest score."""
@@ -59,6 +64,10 @@ class Lesion:
     rows: np.ndarray
     scores: np.ndarray
     class_scores: np.ndarray
+
+    def __repr__(self) -> str:
+        when = f"frames {self.first_frame} to {self.last_frame}, best {self.best_frame}"
+        return f"Lesion({self.number}: class {self.label}, score {self.score:.2f}, {when})"
 
     @property
     def label(self) -> int:

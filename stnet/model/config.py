@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 from stnet.errors import ConfigError
-from stnet.json_settings import settings_from_json
+from stnet.json_settings import changed_settings, settings_from_json
 
 BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50", "lite0", "lite1", "lite2")
 BACKBONE_NORMS = ("frozen_batch", "batch", "group")
@@ -43,6 +43,9 @@ class ModelConfig:
     image_size: int = 512  # short side of the frames at test time, in pixels
     max_image_size: int = 1333  # longest side at test time, in pixels
     duplicate_iou: float = 1.0  # a detection that overlaps a better one by more is dropped; 1: none is, as published
+
+    def __repr__(self) -> str:
+        return changed_settings(self)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -62,6 +62,12 @@ class Detector(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
+    def __repr__(self) -> str:
+        """Return what it is; `torch.nn.Module.__repr__(model)` has the tree of its modules."""
+        parameters = sum(parameter.numel() for parameter in self.parameters()) / 1e6
+        shape = f"{self.config.backbone}, {parameters:.1f} M parameters, clips of {self.config.frames} frames"
+        return f"Detector({shape}: {', '.join(self.config.class_names)})"
+
     def forward(
         self,
         clips: Tensor,

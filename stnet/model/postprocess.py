@@ -17,6 +17,10 @@ class Detections:
     scores: Tensor  # float32 [N] in [0, 1]
     labels: Tensor  # int64 [N] category ids; 1 is the first class name
 
+    def __repr__(self) -> str:
+        best = f", best score {float(self.scores[0]):.3g}" if len(self.scores) else ""
+        return f"Detections({len(self.scores)}{best})"
+
     def above(self, threshold: float) -> "Detections":
         """The detections with at least this score."""
         keep = self.scores >= threshold

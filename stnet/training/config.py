@@ -10,7 +10,7 @@ from typing import Any
 
 from stnet.choices import CLASS_LOSSES, DEFENCE_GROUPS
 from stnet.errors import ConfigError
-from stnet.json_settings import settings_from_json
+from stnet.json_settings import changed_settings, settings_from_json
 from stnet.model.config import ModelConfig
 
 AUGMENTATIONS = ("none", "paper", "improved", "stills")
@@ -76,6 +76,9 @@ class TrainConfig:
     best_metric: str = setting("ap", "decides which checkpoint is the best", BEST_METRICS)
     score_threshold: float = setting(0.5, "operating point of recall and false positives per frame")
     video_threshold: float = setting(0.5, "operating point of sensitivity and specificity of whole videos")
+
+    def __repr__(self) -> str:
+        return changed_settings(self)
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "auxiliary_repeats"):

@@ -9,12 +9,29 @@ import numpy as np
 from stnet.choices import DEFAULT_FPS
 from stnet.errors import VideoError
 from stnet.video.source import Scan, VideoFrame, VideoSource, check_size
+from stnet.video.value_range import ValueRange, checked_range, to_bytes
 
 
 class ArraySource(VideoSource):
-    """An array of frames: uint8 `[N, H, W, 3]` (RGB) or `[N, H, W]` (gray); `[H, W, 3]` is a single frame."""
+    """An array of frames: `[N, H, W, 3]` (RGB) or `[N, H, W]` (gray); `[H, W, 3]` is a single frame.
 
-    def __init__(self, array: np.ndarray, name: str = "array", fps: Fraction = DEFAULT_FPS) -> None:
+    Args:
+        array: uint8, or numbers whose range is stated.
+        name: what results and messages call it.
+        fps: frames per second.
+        value_range: the values of black and white.
+
+    Raises:
+        VideoError: frames that cannot be used. Values beyond the range are told when their frame is read.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        name: str = "array",
+        fps: Fraction = DEFAULT_FPS,
+        value_range: ValueRange | None = None,
+    ) -> None:
         super().__init__()
         if array.ndim == 3 and array.shape[-1] == 3:
             array = array[None]
@@ -22,10 +39,10 @@ class ArraySource(VideoSource):
             raise VideoError(
                 f"{name}: frames of shape {list(array.shape)}; expected [N, H, W, 3], [N, H, W] or [H, W, 3]"
             )
-        if array.dtype != np.uint8:
-            raise VideoError(f"{name}: frames of type {array.dtype}; expected uint8 with values 0 to 255")
         if len(array) == 0:
             raise VideoError(f"{name}: holds no frame")
+        self._range = checked_range(value_range)
+        to_bytes(array[:0], self._range, name)
         self.array, self.name, self.fps = array, name, fps
         self.declared_frames, self.height, self.width = array.shape[:3]
         check_size(name, self.height, self.width)
@@ -40,7 +57,8 @@ class ArraySource(VideoSource):
         return Scan(length=len(self.array), frames={i: self._frame(i) for i in keep if i < len(self.array)})
 
     def _frame(self, index: int) -> VideoFrame:
-        return VideoFrame(index=index, time=float(index / self.fps), image=as_rgb(self.array[index], self.name))
+        image = as_rgb(self.array[index], f"{self.name}, frame {index}", self._range)
+        return VideoFrame(index=index, time=float(index / self.fps), image=image)
 
 
 class SpooledSource(VideoSource):
@@ -48,16 +66,22 @@ class SpooledSource(VideoSource):
 
     Needed because clips reach over the whole video: nothing is known of it before the iterable has ended.
     Memory stays at one frame; the file takes 3 bytes a pixel and disappears with this object. Frames are
-    uint8 `[H, W, 3]` or `[H, W]`, all of one size. For feeds without an end see the live mode.
+    `[H, W, 3]` or `[H, W]`, all of one size, uint8 or with a stated range. For feeds without an end see the live mode.
     """
 
-    def __init__(self, frames: Iterable[np.ndarray], name: str = "frames", fps: Fraction = DEFAULT_FPS) -> None:
+    def __init__(
+        self,
+        frames: Iterable[np.ndarray],
+        name: str = "frames",
+        fps: Fraction = DEFAULT_FPS,
+        value_range: ValueRange | None = None,
+    ) -> None:
         super().__init__()
         self.name, self.fps = name, fps
         self._file = tempfile.TemporaryFile(prefix="stnet-")  # noqa: SIM115 (lives as long as the source)
-        shape, count = None, 0
+        shape, count, value_range = None, 0, checked_range(value_range)
         for frame in frames:
-            image = as_rgb(np.asarray(frame), f"{name}, frame {count}")
+            image = as_rgb(np.asarray(frame), f"{name}, frame {count}", value_range)
             shape = shape or image.shape
             if image.shape != shape:
                 raise VideoError(f"{name}: frame {count} has shape {list(image.shape)}, the first one {list(shape)}")
@@ -85,10 +109,18 @@ class SpooledSource(VideoSource):
         return VideoFrame(index=index, time=float(index / self.fps), image=image)
 
 
-def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    """uint8 RGB `[H, W, 3]` of an image `[H, W, 3]`, `[H, W, 1]` or `[H, W]`; others raise `VideoError`."""
-    if image.dtype != np.uint8:
-        raise VideoError(f"{name}: image of type {image.dtype}; expected uint8 with values 0 to 255")
+def as_rgb(image: np.ndarray, name: str, value_range: ValueRange | None = None) -> np.ndarray:
+    """Return uint8 RGB `[H, W, 3]`.
+
+    Args:
+        image: `[H, W, 3]`, `[H, W, 1]` or `[H, W]`.
+        name: what messages call it.
+        value_range: the values of black and white; None: the type says it, uint8 alone.
+
+    Raises:
+        VideoError: another shape or type, or values beyond the range.
+    """
+    image = to_bytes(image, value_range, name)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3):

@@ -27,7 +27,7 @@ class VideoFrame:
 
     index: int
     time: float
-    image: np.ndarray
+    image: np.ndarray = field(repr=False)
     name: str | None = None  # file name, where the frame is a file of its own
     origin: tuple[int, int] = (0, 0)  # x, y of the image's corner in the original frame, where that was cut
     stored: int | None = None  # position in a DICOM file, beyond the index where frames before cannot be decoded
@@ -74,6 +74,11 @@ class VideoSource(ABC):
     def __init__(self) -> None:
         self.status: Status = "unread"
         self.problems: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        count = "" if self.declared_frames is None else f"{self.declared_frames} frames of "
+        size = f"{count}{self.width} x {self.height} pixels, {float(self.fps):.4g} frames/s"
+        return f"{type(self).__name__}({self.name}: {size}, {self.status})"
 
     @abstractmethod
     def __iter__(self) -> Iterator[VideoFrame]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.report import __main__ as report
-from bench.report import figures, shipped_model, summary, tables
+from bench.report import conditions, figures, lesions, machine_code, shipped_model, summary, tables
 from bench.report.results import CPU_FILE, GPU_FILE, Run, load, load_folder
 from stnet.errors import DataError
 
@@ -296,10 +296,21 @@ def test_the_headline_is_of_the_gpu_where_there_is_one(tmp_path):
     assert "No GPU has confirmed" in text
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"images": 1, "sets": {}}'])
-def test_a_damaged_evaluation_of_the_shipped_model_is_named(tmp_path, text):
-    assert shipped_model.section(tmp_path) == "" and shipped_model.headline(tmp_path) is None
-    (tmp_path / shipped_model.FILE).write_text(text)
-    for read in (shipped_model.section, shipped_model.headline):
-        with pytest.raises(DataError, match=shipped_model.FILE):
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        (shipped_model.FILE, shipped_model.section),
+        (shipped_model.FILE, shipped_model.headline),
+        (machine_code.FILE, machine_code.section),
+        (machine_code.FILE, machine_code.headline),
+        (conditions.FILE, conditions.section),
+        (lesions.TRACKING_FILE, lesions.tracking),
+        (lesions.MALIGNANCY_FILE, lesions.malignancy),
+    ],
+)
+def test_a_damaged_result_file_of_a_study_is_named(tmp_path, file, read):
+    assert not read(tmp_path)
+    for text in ("{", "{}", "[]", '{"images": 1, "sets": {}, "rows": 1, "models": 1, "results": {}}'):
+        (tmp_path / file).write_text(text)
+        with pytest.raises(DataError, match=file):
             read(tmp_path)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from stnet.data.clips.transforms import FrameStack
 from stnet.data.still_sets.stills import read_coco_stills
+from stnet.evaluation import conditions
 from stnet.evaluation.conditions import CONDITIONS, changed_stills, main
 
 BOX = (30, 20, 60, 50)
@@ -41,10 +42,11 @@ def test_boxes_stay_on_their_lesions_and_changes_repeat(name, file, tmp_path):
         pixels = np.array(Image.open(still.path))
         assert (pixels == np.array(Image.open(again.frames[0].path))).all()
         assert pixels.shape[:2] == (still.height, still.width)
-        assert len(still.boxes) == len(old.frames[0].boxes) == (number > 0)
+        assert len(old.frames[0].boxes) == (number > 0)
+        assert len(still.boxes) == len(still.labels) == (number > 0) * (1 + (name == "beside its mirror image"))
         before = np.array(Image.open(old.frames[0].path))
         changed += before.shape != pixels.shape or bool((before != pixels).any())
-        if name in ("interface around", "half the size", "unchanged", "other grain"):
+        if name in ("interface around", "half the size", "beside its mirror image", "unchanged", "other grain"):
             for x0, y0, x1, y1 in still.boxes.astype(int):
                 assert np.median(pixels[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3]) > 180
     if name == "unchanged":
@@ -64,11 +66,26 @@ def test_the_command_compares_models_under_conditions(file, tmp_path, capsys, mo
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "conditions.json"
     options = ["tiny", "--data", str(file), "--device", "cpu", "--limit", "3", "--output", str(out)]
-    assert main([*options, "--conditions", "half the size", "gain x 0.5"]) == 0
+    assert main([*options, "--conditions", "half the size", "beside its mirror image"]) == 0
     said = capsys.readouterr().out
     assert "tiny: 3 stills" in said and "half the size" in said
     written = json.loads(out.read_text())["models"]["tiny"]
-    assert list(written) == ["unchanged", "half the size", "gain x 0.5"]
+    assert list(written) == ["unchanged", "half the size", "beside its mirror image"]
     assert written["unchanged"]["alarms"] <= 0.1
+    assert written["unchanged"]["several_recall"] is None
+    assert [found["several"] for found in written.values()] == [0, 0, 4]
     assert main(options) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_conditions_that_are_done_are_kept_when_the_command_is_interrupted(file, tmp_path, monkeypatch):
+    def interrupted(model, sets, name, advance):
+        if name != "unchanged":
+            raise KeyboardInterrupt
+        return predict(model, sets, name, advance)
+
+    predict = conditions.predict_condition
+    monkeypatch.setattr(conditions, "predict_condition", interrupted)
+    out = tmp_path / "conditions.json"
+    assert main(["tiny", "--data", str(file), "--device", "cpu", "--limit", "1", "--output", str(out)]) == 130
+    assert list(json.loads(out.read_text())["models"]["tiny"]) == ["unchanged"]

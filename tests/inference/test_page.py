@@ -360,12 +360,13 @@ class Browser:
 
 @pytest.fixture
 def browse(tmp_path):
-    """Opens a page of two videos, one of them short and damaged."""
+    """Opens a page of two videos, one of them short and damaged, and a still."""
     if CHROMIUM is None:
         pytest.skip("needs chromium")
-    report = page(tmp_path, videos=2)
+    report = page(tmp_path, videos=3)
     add_video(report, HOSTILE, pictures(20), explained=True)
     add_video(report, "second", pictures(4), "truncated")
+    add_video(report, "still", pictures(1))
     end(report, "lost", "unreadable", "lost: no such file")
     finish(report, tmp_path)
     address = (tmp_path / REPORT_NAME).as_uri()
@@ -444,6 +445,9 @@ def test_page_in_a_browser(browse):
     browser.js(f"{looked}.querySelectorAll('.tiles button')[2].click()")
     assert browser.js(STATE % 0)["frame"] == 19
     assert browser.js("players[1].section.querySelector('.looked').hidden")
+    seen = "[...players[%d].section.querySelectorAll('.moving')].filter((one) => one.offsetParent).length"
+    assert browser.js(seen % 1) == 5 and browser.js(seen % 2) == 0  # nothing to play in a still
+    assert "per second" not in browser.js("players[2].section.textContent")
     browser.js("document.querySelectorAll('.film button')[1].click()")
     assert browser.js(STATE % 0)["frame"] == 3
     assert browser.js("players[0].section.querySelectorAll('.film button[aria-current=\"true\"]').length") == 1
@@ -463,8 +467,8 @@ def test_page_in_a_browser(browse):
     assert browser.js(STATE % 1)["frame"] == 3
 
     assert browser.js("document.querySelectorAll('section.video h2')[0].textContent") == HOSTILE
-    assert browser.js("document.querySelectorAll('#overview tbody tr').length") == 3
-    assert browser.js("getComputedStyle(document.querySelectorAll('.columns')[2]).display") == "none"
+    assert browser.js("document.querySelectorAll('#overview tbody tr').length") == 4
+    assert browser.js("getComputedStyle(document.querySelectorAll('.columns')[3]).display") == "none"
     assert browser.js("fetch('https://example.org').then(() => 1, () => 0)") is not None  # refused by the policy
     browser.js("document.title")
     refused = [c for c in browser.complaints if "Content Security Policy" in json.dumps(c)]

@@ -159,7 +159,9 @@ def test_arrays(shape):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 4, 4), np.float32), "expected uint8"),
+        (np.zeros((2, 4, 4), np.float32), r"pass value_range=\(black, white\), such as \(0, 1\), or uint8"),
+        (np.zeros((2, 4, 4), np.uint16), r"such as \(0, 4095\) for 12 bits"),
+        (np.zeros((2, 4, 4), bool), "expected numbers"),
         (np.zeros((2, 4, 4, 4), np.uint8), "expected"),
         (np.zeros((0, 4, 4), np.uint8), "no frame"),
         (np.zeros((2, 0, 4), np.uint8), "no pixels"),
@@ -169,6 +171,39 @@ def test_arrays(shape):
 def test_unusable_arrays(array, message):
     with pytest.raises(VideoError, match=message):
         ArraySource(array)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+def test_arrays_with_a_stated_range(kind):
+    black, white = (-100, 3995) if kind == np.int16 else (0, 200) if kind == np.uint8 else (0, 4095)
+    array = np.linspace(black, white, 48).astype(kind).reshape(2, 4, 6)
+    expected = np.rint((array.astype(float) - black) / (white - black) * 255)
+    for source in (
+        ArraySource(array, value_range=(black, white)),
+        SpooledSource(iter(array), value_range=(black, white)),
+    ):
+        frames = np.stack([frame.image for frame in source])
+        np.testing.assert_array_equal(frames, np.repeat(expected[..., None], 3, axis=3))
+
+
+@pytest.mark.parametrize(
+    ("value", "value_range", "message"),
+    [
+        (1.01, (0, 1), "values from 0 to 1.01, but value_range says 0 to 1; state the range"),
+        (-1, (0, 1), "values from -1 to 0"),
+        (np.nan, (0, 1), "not finite"),
+        (0.5, (1, 0), r"value_range \(1, 0\): expected \(black, white\)"),
+        (0.5, 1, "value_range 1: expected"),
+        (0.5, (0, np.inf), "value_range"),
+    ],
+)
+def test_values_beyond_the_stated_range(value, value_range, message):
+    array = np.zeros((2, 4, 4), np.float32)
+    array[1, 2, 3] = value
+    with pytest.raises(VideoError, match=message):
+        list(ArraySource(array, value_range=value_range))
+    array[1, 2, 3] = 1.001  # rounding
+    assert list(ArraySource(array, value_range=(0, 1)))[1].image.max() == 255
 
 
 def test_one_shot_iterables_are_spooled():

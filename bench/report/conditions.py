@@ -1,0 +1,51 @@
+"""What models reach on stills under changed conditions: tables from files of `stnet.evaluation.conditions`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.report import tables
+from bench.report.results import convert_optional
+
+FILE = "conditions.json"
+
+COLUMNS = {
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "small AP50": "small_ap50",
+    "recall": "recall",
+    "of small ones": "small_recall",
+    "of several": "several_recall",
+}
+"""Percentages, by title."""
+
+
+def section(folder: Path) -> str:
+    """Return a table for each model; empty where there is no result file.
+
+    Raises:
+        DataError: a file that is no such result.
+    """
+    return convert_optional(folder / FILE, "a result of stnet.evaluation.conditions", _tables) or ""
+
+
+def _tables(content: Mapping[str, Any]) -> str:
+    return "\n\n".join(_table(model, found) for model, found in content["models"].items())
+
+
+def _table(model: str, conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [name, *(_percent(result[key]) for key in COLUMNS.values()), f"{result['small']}, {result['several']}"]
+        + [_count(result["alarms"]), _count(result["lesion_free_alarms"])]
+        for name, result in conditions.items()
+    ]
+    header = [f"`{model}`, %", *COLUMNS, "small, several", "false positives", "boxes without lesion"]
+    return tables.table(header, rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
