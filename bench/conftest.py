@@ -17,6 +17,7 @@ from stnet import environment
 STARTED = pytest.StashKey[float]()
 LONGEST_REASON = 300  # characters
 WITHOUT_TIME = pytest.StashKey[list]()
+LESS_WORTH = ("bench_growth", "bench_layers")  # what they measure is in the other suites' figures too
 
 
 def pytest_addoption(parser):
@@ -100,13 +101,17 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """In order of worth, should time run out: compilation last, then by batch and dtype; else as they stand."""
+    """In order of worth, should time run out, else as they stand.
+
+    Last what torch.compile makes, before it LESS_WORTH and large batches of others; then by dtype and batch.
+    """
     names = {name: i for i, name in enumerate(_dtypes(config, settings_of(config).device))}
 
     def worth(item: pytest.Item) -> tuple:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        compiled = "compiled" in params.get("implementation", "")
-        return compiled, params.get("batch", 1), names.get(params.get("dtype"), 0)
+        implementation, batch = params.get("implementation", "stnet"), params.get("batch", 1)
+        last = item.path.stem in LESS_WORTH or (batch > 1 and not implementation.startswith("stnet"))
+        return "compiled" in implementation, last, names.get(params.get("dtype"), 0), batch
 
     items.sort(key=worth)
     if config.getoption("bench_compiled"):

@@ -3,9 +3,10 @@
     python -m bench.gpu_suite --output gpu_results --minutes 9
     python -m bench.gpu_suite --output gpu_results --minutes 9 --resume --stages inference,training
 
-Stages run in order of worth. Each stage's result is in gpu_suite.json when it ends, so a time-out loses the stage under
-way alone; --resume keeps what is done and runs the rest. The folder holds three files: gpu_suite.json, suite.log and
-pictures.zip. Nothing outside of the installed package and this folder is needed.
+Stages run in order of worth. Each stage's result is in gpu_suite.json when it ends. Told to stop (Ctrl-C, or SIGTERM as
+`timeout` sends it), the suite keeps what the stage under way has by then; --resume keeps what is done and runs the
+rest. The folder holds three files: gpu_suite.json, suite.log and pictures.zip. Nothing outside of the installed package
+and this folder is needed.
 """
 
 import argparse
@@ -21,7 +22,15 @@ from typing import Any
 
 import torch
 
-from bench.gpu_suite.stages import STAGES, Context, Stage, StageError, add_pictures, restore_launch_table
+from bench.gpu_suite.stages import (
+    STAGES,
+    Context,
+    Stage,
+    StageError,
+    add_pictures,
+    restore_launch_table,
+    seconds_of,
+)
 from bench.report import plots, summary
 from bench.report.results import GPU_FILE, load
 from bench.timing.shapes import DTYPES, SIZES
@@ -36,28 +45,39 @@ SETTINGS = ("device", "size")  # have to agree between a run and its resumption
 
 
 def run_stages(chosen: Sequence[Stage], context: Context, results: dict[str, Any], path: Path, deadline: float) -> None:
-    """Run stages until the deadline (of `time.monotonic`), saving the results after each."""
+    """Run stages until the deadline (of `time.monotonic`), saving the results after each.
+
+    Raises:
+        KeyboardInterrupt: told to stop; the results of the stage under way, as far as there are some, are saved.
+    """
     for number, stage in enumerate(chosen):
         left = deadline - time.monotonic()
-        share = stage.share / sum(later.share for later in chosen[number:])
         if left < stage.least:
             results["stages"][stage.name] = {"status": "skipped", "reason": f"{left:.0f} s left", "seconds": 0.0}
         else:
             print(f"{stage.name} ...", flush=True)
-            results["stages"][stage.name] = _run_stage(stage, context, max(stage.least, left * share))
+            seconds = max(stage.least, seconds_of(stage, chosen[number + 1 :], left))
+            results["stages"][stage.name] = _run_stage(stage, context, seconds)
         write_json(path, results)
         print(f"{stage.name}: {summary.stage_line(stage.name, results['stages'][stage.name])}", flush=True)
+        if context.interrupted.is_set():
+            raise KeyboardInterrupt
 
 
 def _run_stage(stage: Stage, context: Context, seconds: float) -> dict[str, Any]:
     begun = time.monotonic()
-    outcome: dict[str, Any] = {"status": "done"}
+    outcome: dict[str, Any] = {"status": "done", "result": None}
     try:
         outcome["result"] = stage.run(context, seconds)
     except StageError as error:
         outcome |= {"status": "failed", "reason": str(error), "result": error.result}
+    except KeyboardInterrupt:
+        context.interrupted.set()
     except Exception as error:  # whatever it is, the stages after it are worth their time
-        outcome |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "result": None}
+        outcome |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    if context.interrupted.is_set():
+        reason = f"interrupted ({outcome['reason']})" if outcome.get("reason") else "interrupted"
+        outcome |= {"status": "failed", "reason": reason}
     return {**outcome, "seconds": round(time.monotonic() - begun, 1)}
 
 
@@ -99,6 +119,8 @@ def _choose(names: str | None, results: dict[str, Any]) -> list[Stage]:
 
 
 def _interrupt(number, frame):
+    """Stop once: `timeout` sends its signal twice, and the second would end what saves the results."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -6,10 +6,11 @@ import os
 import re
 import shlex
 import sys
+import threading
 import time
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +32,12 @@ PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
 MOST_REASONS = 40
 MOST_TEST_PROCESSES = 12  # the tests mostly wait for the compiler, and every case compiles kernels of its own
-# Nearly all that a cold cache has to compile, for widths that the published model does not have: last, as time allows.
-OTHER_WIDTHS = "test_matches_float64 and not (32-2 or 32-4)"
+# Nearly all that a cold cache has to compile, for widths that the published model does not have and, of candidates, for
+# bfloat16, which has the rows of float16: last, as time allows.
+OTHER_WIDTHS = (
+    "(test_matches_float64 and not (32-2 or 32-4)) or "
+    "(test_every_candidate_on_the_device and not (32-torch.float16 or 32-torch.float32))"
+)
 PHANTOMS = {"cuda": (24, 6, 24), "cpu": (2, 1, 6)}  # training videos, validation videos, frames of each
 PHANTOM_SIZE = {"cuda": (128, 160), "cpu": (64, 64)}
 TRAINING = {
@@ -62,6 +67,7 @@ class Context:
         scratch: folder for files that are not results.
         pictures: archive of pictures to add to.
         log: everything the stages print.
+        interrupted: set when a stage's command was stopped because the suite was told to stop.
     """
 
     device: str
@@ -72,6 +78,7 @@ class Context:
     scratch: Path
     pictures: Path
     log: BinaryIO
+    interrupted: threading.Event = field(default_factory=threading.Event)
 
     @property
     def launch_table(self) -> Path:
@@ -82,17 +89,38 @@ class Context:
         """A Python module or script with arguments, with the tuned launch table in force; `threads` for PyTorch."""
         variables = {TABLE_VARIABLE: str(self.launch_table)} if self.launch_table.exists() else {}
         variables |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return run_logged([sys.executable, *command], self.log, seconds, folder=ROOT, variables=variables)
+        ended = run_logged([sys.executable, *command], self.log, seconds, folder=ROOT, variables=variables)
+        if ended.interrupted:
+            self.interrupted.set()
+        return ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """`share`: of the time left for it and those after it, relative to theirs; `least`: seconds it needs to begin."""
+    """A part of the suite.
+
+    Attributes:
+        name: its key in the results.
+        share: seconds that it needs with a cold cache; less where time is short, more where it is ample.
+        least: seconds without which it does not begin.
+        spare: it gets only what the others do not need.
+        run: gives its result, from the context and its seconds.
+    """
 
     name: str
     share: float
     least: float
     run: Callable[[Context, float], dict[str, Any]]
+    spare: bool = False
+
+
+def seconds_of(stage: Stage, later: Sequence[Stage], left: float) -> float:
+    """Return the seconds of a stage, of those left for it and the later ones."""
+    remaining = (stage, *later)
+    wanted = sum(x.share for x in remaining)
+    if stage.spare or left >= wanted:
+        return left * stage.share / wanted
+    return stage.share * min(1.0, left / sum(x.share for x in remaining if not x.spare))
 
 
 def environment(context: Context, seconds: float) -> dict[str, Any]:
@@ -115,7 +143,7 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
         cores, processes = os.cpu_count() or 1, 1
         if context.device == "cuda" and find_spec("xdist"):
             processes = min(MOST_TEST_PROCESSES, max(1, cores * 3 // 4))
-            options += ["-n", str(processes)]
+            options += ["-n", str(processes), "--dist", "loadgroup"]
         ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
         outcomes = outcomes_in(ended.output)
         counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
@@ -216,14 +244,25 @@ def training(context: Context, seconds: float) -> dict[str, Any]:
 
 
 STAGES = (
-    Stage(name="environment", share=1, least=1, run=environment),
-    Stage(name="gpu tests", share=5, least=20, run=gpu_tests(f"not ({OTHER_WIDTHS})", decisive=True)),
-    Stage(name="tuning", share=4, least=30, run=tuning),
-    Stage(name="operators", share=5, least=30, run=benchmarks("bench_operators")),
-    Stage(name="inference", share=5, least=30, run=benchmarks("bench_inference", "bench_growth", "bench_layers")),
-    Stage(name="training step", share=2, least=30, run=benchmarks("bench_training")),
-    Stage(name="training", share=3, least=45, run=training),
-    Stage(name="gpu tests of other widths", share=3, least=20, run=gpu_tests(OTHER_WIDTHS, decisive=False)),
+    Stage(name="environment", share=6, least=1, run=environment),
+    Stage(name="gpu tests", share=150, least=20, run=gpu_tests(f"not ({OTHER_WIDTHS})", decisive=True)),
+    Stage(name="tuning", share=75, least=30, run=tuning),
+    Stage(name="operators", share=90, least=30, run=benchmarks("bench_operators")),
+    Stage(
+        name="inference",
+        share=80,
+        least=30,
+        run=benchmarks("bench_inference", "bench_live", "bench_growth", "bench_layers"),
+    ),
+    Stage(name="training step", share=50, least=30, run=benchmarks("bench_training")),
+    Stage(name="training", share=60, least=45, run=training, spare=True),
+    Stage(
+        name="gpu tests of other widths",
+        share=90,
+        least=20,
+        run=gpu_tests(OTHER_WIDTHS, decisive=False),
+        spare=True,
+    ),
 )
 
 

@@ -69,6 +69,7 @@ def _run_sections(run: Run) -> list[str]:
     sections += [
         ("Layers", tables.layer_table(run)),
         ("Inference", tables.inference_table(run)),
+        ("Live mode", tables.live_table(run)),
         ("Training step", tables.training_table(run)),
         ("Growth of cost, with linear fits", tables.growth_table(run)),
         ("Without a time", tables.without_time_table(run)),

@@ -90,6 +90,7 @@ BLOCKS: dict[str, Block] = {
     "classic": _classic,
     "layers": tables.layer_table,
     "inference": tables.inference_table,
+    "live": tables.live_table,
     "training": tables.training_table,
     "growth": tables.growth_table,
 }

@@ -132,6 +132,20 @@ def inference_table(run: Run) -> str:
     return _without_empty_columns(headers, rows)
 
 
+def live_table(run: Run) -> str:
+    """Latencies of the live mode, from a frame's arrival to its result."""
+    rows = [
+        [
+            f"{m['dtype']}, {m['rate']:g} frames/s",
+            milliseconds(m["latency_median"]),
+            milliseconds(m["latency_99"]),
+            f"{m['dropped']} of {m['frames'] + m['dropped']}",
+        ]
+        for m in run.select(suite="live")
+    ]
+    return table(["live feed", "median", "99th percentile", "dropped"], rows)
+
+
 def training_table(run: Run) -> str:
     """Clips per second of a training step."""
     rows = []

@@ -218,6 +218,8 @@ def _command(options: argparse.Namespace, name: str, changes: Mapping[str, Any],
     if folder.config_file.exists():
         return [*command, "--resume"]
     command += ["--no-check", "--preset", options.preset, "--seed", str(options.seed)]
+    if options.jobs > 1:
+        command += ["--processes", str(_share(options.jobs))]
     command += ["--minutes", str(options.minutes), "--epochs", str(ENDLESS), "--evaluate-every", str(ENDLESS)]
     for name, value in changes.items():
         flag = name.replace("_", "-")
@@ -244,13 +246,18 @@ def _train(command: list[str], jobs: int, log: Path) -> int:
     """Runs a training, alone on the terminal or with its share of the processor and its output in a file."""
     if jobs == 1:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(_share(jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
         return subprocess.run(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
+
+
+def _share(jobs: int) -> int:
+    """Cores of each of several trainings."""
+    return max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _outcome(folder: RunFolder, scored: RunFolder, plain: RunFolder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_video_length(video_frames, dtype, device, settings, measure):
 
     def make(frames: int) -> Subject:
         sets = [(video(frames, settings.sizes.image, seed),) for seed in range(ROTATED_SETS)]
-        return Action(run=lambda frames: sum(1 for _ in detector(frames))), sets
+        return Action(run=lambda frames: sum(1 for _ in detector(frames)), by_device=False), sets
 
     _measure(measure, make, "frames of the video", video_frames, settings.sizes.growth_frames, dtype)
 
@@ -69,7 +69,7 @@ def _measure(measure, make: Callable[[int], Subject], axis: str, amount: int, am
 
     def smallest() -> Action:
         first, (inputs, *_) = make(amounts[0])
-        return Action(run=lambda *_: first.run(*inputs))
+        return Action(run=lambda *_: first.run(*inputs), by_device=first.by_device)
 
     measure(
         action,

@@ -130,11 +130,11 @@ def test_feature_cache(dtype, batch, device, settings, measure):
 
 
 def test_whole_video(dtype, batch, device, settings, measure):
-    config, frames = settings.sizes.config, settings.sizes.growth_frames[-1]
+    config, frames = settings.sizes.config, settings.sizes.video_frames
     detector = VideoDetector(models.detector(config), device=device, dtype=dtype, batch=batch)
     videos = [(video(frames, settings.sizes.image, seed),) for seed in range(2)]
     measure(
-        Action(run=lambda frames: [result.index for result in detector(frames)]),
+        Action(run=lambda frames: [result.index for result in detector(frames)], by_device=False),
         videos,
         group=f"inference whole video {dtype} batch {batch}",
         info=_info(models.STNET, WHOLE_VIDEO, dtype, batch, frames),

@@ -26,6 +26,8 @@ class Sizes:
         model: preset of layers, clips and inference.
         training_model: preset of the training step.
         training_batch: clips per training step.
+        video_frames: length of the video that a whole pass is measured on.
+        live_frames: frames of the feed of the live mode.
         growth_frames: lengths of video the whole pipeline is measured on.
         growth_images: image sides; cost is plotted against their area.
         growth_batches: clips per call.
@@ -40,6 +42,8 @@ class Sizes:
     model: str
     training_model: str
     training_batch: int
+    video_frames: int
+    live_frames: int
     growth_frames: tuple[int, ...]
     growth_images: tuple[int, ...]
     growth_batches: tuple[int, ...]
@@ -74,6 +78,8 @@ SIZES = {
         model="paper",
         training_model="paper",
         training_batch=2,
+        video_frames=240,
+        live_frames=150,
         growth_frames=(60, 120, 240, 480),
         growth_images=(256, 384, 512, 640),
         growth_batches=(1, 2, 4, 8),
@@ -88,6 +94,8 @@ SIZES = {
         model="paper",
         training_model="tiny",
         training_batch=1,
+        video_frames=18,
+        live_frames=15,
         growth_frames=(6, 9, 12, 18),
         growth_images=(64, 96, 128, 160),
         growth_batches=(1, 2, 3, 4),
@@ -103,6 +111,8 @@ SIZES = {
         model="tiny",
         training_model="tiny",
         training_batch=1,
+        video_frames=9,
+        live_frames=4,
         growth_frames=(3, 6, 9),
         growth_images=(32, 48, 64),
         growth_batches=(1, 2, 3),

@@ -31,10 +31,14 @@ def _as_they_are(*arguments: Any) -> tuple:
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What is timed: `run`, called with what `prepare` (not timed) makes of one set of inputs."""
+    """What is timed: `run`, called with what `prepare` (not timed) makes of one set of inputs.
+
+    With `by_device` a GPU's own time is measured too; without, the host takes part, and wall time alone says something.
+    """
 
     run: Callable[..., Any]
     prepare: Callable[..., tuple] = _as_they_are
+    by_device: bool = True
 
     def whole(self, *inputs: Any) -> Any:
         """Both at once; returns the result of `run`."""
@@ -84,9 +88,9 @@ def time_action(
         baseline: timed in turn with the action; for a CPU, whose speed drifts when it is shared.
 
     Returns:
-        On a GPU: `device_cold` and `device_hot`, median seconds between events with the L2 cache flushed or the same
-        inputs as in the run before, and `peak_bytes` allocated by preparation and run. On a CPU with a baseline:
-        `ratio`, the 20, 50 and 80 % quantiles of baseline time over own time, round by round.
+        On a GPU: `peak_bytes` allocated by preparation and run and, `by_device`, `device_cold` and `device_hot`, median
+        seconds between events with the L2 cache flushed or the same inputs as in the run before. On a CPU with a
+        baseline: `ratio`, the 20, 50 and 80 % quantiles of baseline time over own time, round by round.
     """
     inputs = cycle(sets)
     round_seconds = _warm_up(action, inputs, device)
@@ -108,11 +112,11 @@ def time_action(
 
     benchmark.pedantic(target, setup=setup, rounds=rounds)
     if device.type == "cuda":
-        return {
-            "device_cold": _device_seconds(action, inputs, rounds, round_seconds, flush=True),
-            "device_hot": _device_seconds(action, cycle(sets[:1]), rounds, round_seconds, flush=False),
-            "peak_bytes": _peak_bytes(action, next(inputs)),
-        }
+        found = {"peak_bytes": _peak_bytes(action, next(inputs))}
+        if action.by_device:
+            found["device_cold"] = _device_seconds(action, inputs, rounds, round_seconds, flush=True)
+            found["device_hot"] = _device_seconds(action, cycle(sets[:1]), rounds, round_seconds, flush=False)
+        return found
     if baseline is None:
         return {}
     return {"ratio": quantiles([b / own for b, own in zip(baseline_seconds, benchmark.stats.stats.data, strict=True)])}

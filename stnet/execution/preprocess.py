@@ -3,12 +3,14 @@
 On the CPU it is that transform. On a GPU frames are uploaded as they are and resized there. Training resizes with
 Pillow's antialiased bilinear filter: a horizontal and a vertical pass, each a weighted mean of the pixels under a
 triangle that widens with the reduction, with weights of 22 bits after the point, each rounded to whole gray levels.
-Here both passes are products with the matrices of those weights. Split into upper and lower bits, every product and
-sum is a whole number below 2^24 and so exact in float32: the result is Pillow's, bit for bit, for reductions up to 15
-times (beyond, sums may round, and a gray level be one off).
+Here both passes are products with the matrices of those weights, a band of outputs at a time, since an output needs a
+few neighbouring pixels alone. Split into upper and lower bits, every product and sum is a whole number below 2^24 and
+so exact in float32: the result is Pillow's, bit for bit, for reductions up to 15 times (beyond, sums may round, and a
+gray level be one off).
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from stnet.execution.precision import products_in_tf32
 
 WEIGHT_BITS = 22
 LOWER_BITS = 11
+BAND = 64  # outputs of a product: fewer waste less, more keep a GPU's matrix product busy
 
 
 class Preprocessor:
@@ -55,10 +58,12 @@ class Preprocessor:
 
     def _prepare(self, images: list[np.ndarray], size: tuple[int, int]) -> Tensor:
         """Frames of one size."""
-        frames = np.stack(images)
         if self._device.type == "cpu":
-            return transforms.normalize(transforms.resize(frames, *size))
-        uploaded = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
+            return transforms.normalize(transforms.resize(np.stack(images), *size))
+        frames = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+        for place, image in zip(frames.numpy(), images, strict=True):
+            np.copyto(place, image)
+        uploaded = frames.to(self._device, non_blocking=True)
         return self._normalize(resize(uploaded.permute(0, 3, 1, 2).float(), size))
 
     def _normalize(self, images: Tensor) -> Tensor:
@@ -88,15 +93,18 @@ def _vertical_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
 def _resize_width(images: Tensor, width: int) -> Tensor:
     if images.shape[-1] == width:
         return images
-    upper, lower = _weights(images.shape[-1], width, images.device)
-    return _rounded(_product(images, upper.T), _product(images, lower.T))
+    lines = images.reshape(-1, images.shape[-1])
+    bands = _bands(images.shape[-1], width, images.device)
+    sums = [_product(lines[:, band.pixels], band.weights.T).chunk(2, dim=1) for band in bands]
+    return _rounded(sums, dim=1).view(*images.shape[:-1], width)
 
 
 def _resize_height(images: Tensor, height: int) -> Tensor:
     if images.shape[-2] == height:
         return images
-    upper, lower = _weights(images.shape[-2], height, images.device)
-    return _rounded(_product(upper, images), _product(lower, images))
+    bands = _bands(images.shape[-2], height, images.device)
+    sums = [_product(band.weights, images[..., band.pixels, :]).chunk(2, dim=-2) for band in bands]
+    return _rounded(sums, dim=-2)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -107,15 +115,38 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
 
-def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
-    """Gray levels from sums over the upper and the lower bits of the weights, rounded half up."""
+def _rounded(sums: list[tuple[Tensor, Tensor]], dim: int) -> Tensor:
+    """Gray levels from sums over the upper and the lower bits of the weights, band by band, rounded half up."""
+    upper, lower = (torch.cat(parts, dim) for parts in zip(*sums, strict=True))
     total = upper.int() * 2**LOWER_BITS + lower.int() + 2 ** (WEIGHT_BITS - 1)
     return (total >> WEIGHT_BITS).clamp_(0, 255).float()
 
 
+class Band(NamedTuple):
+    """Neighbouring outputs: the source pixels they need, and their weights `[2 * outputs, pixels]`.
+
+    Weights are whole numbers as float32: of all outputs the upper bits, then of all the lower bits.
+    """
+
+    pixels: slice
+    weights: Tensor
+
+
 @lru_cache(maxsize=32)
-def _weights(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Upper and lower bits of the triangle filter's weights, whole numbers as float32 `[target, source]`."""
+def _bands(source: int, target: int, device: torch.device) -> tuple[Band, ...]:
+    weights = _weights(source, target)
+    bands = []
+    for first in range(0, target, BAND):
+        rows = weights[first : first + BAND]
+        used = np.flatnonzero(rows.any(axis=0))
+        pixels = slice(int(used[0]), int(used[-1]) + 1)
+        parts = np.concatenate([rows >> LOWER_BITS, rows & (2**LOWER_BITS - 1)])[:, pixels]
+        bands.append(Band(pixels, torch.from_numpy(parts.astype(np.float32)).to(device)))
+    return tuple(bands)
+
+
+def _weights(source: int, target: int) -> np.ndarray:
+    """Weights of the triangle filter times 2^WEIGHT_BITS, int64 `[target, source]`."""
     scale = source / target
     support = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
@@ -126,6 +157,4 @@ def _weights(source: int, target: int, device: torch.device) -> tuple[Tensor, Te
     weights = np.maximum(1.0 - distance, 0.0)
     weights[(pixels[None] < first[:, None]) | (pixels[None] >= last[:, None])] = 0.0
     weights *= 1.0 / weights.sum(axis=1, keepdims=True)
-    whole = np.floor(weights * 2**WEIGHT_BITS + 0.5).astype(np.int64)
-    upper, lower = whole >> LOWER_BITS, whole & (2**LOWER_BITS - 1)
-    return tuple(torch.from_numpy(part.astype(np.float32)).to(device) for part in (upper, lower))
+    return np.floor(weights * 2**WEIGHT_BITS + 0.5).astype(np.int64)

@@ -64,11 +64,7 @@ def infer(arguments: argparse.Namespace, names: Names, reporter: Reporter) -> in
     if arguments.dicom_key is not None and group.rank == 0:
         write_dicom_key(arguments.dicom_key, [(job.name, job.video.paths[0]) for job in jobs if job.video.dicom])
     model = load(arguments.checkpoint)
-    detector = _detector(model, group, arguments)
-    if detector.provenance is not None and group.rank == 0:
-        reporter.message(
-            f"model {Path(arguments.checkpoint).name}, trained on {printable(detector.provenance.trained_on)}"
-        )
+    detector = _detector(model, group, arguments, reporter)
     facts = _facts(arguments, detector, len(jobs))
     made_by = {"model": fingerprint(model), **_made_by(detector, facts, arguments)}
     study = Study(jobs, missing, mine, Records(arguments.output, made_by, formats), facts, reporter)
@@ -117,7 +113,7 @@ def answer_feed(arguments: argparse.Namespace, feed: FeedName, reporter: Reporte
     group = Group.from_environment()
     if group.launched:
         raise ConfigError(f"{feed.shown}: a feed goes to one process; leave torchrun out")
-    detector = _detector(load(arguments.checkpoint), group, arguments)
+    detector = _detector(load(arguments.checkpoint), group, arguments, reporter)
     facts = _facts(arguments, detector, 1)
     rows, told = play_feed(feed, arguments, detector, facts, _formats(arguments), reporter)
     return EXIT_OK if told and all(row.status == "ok" for row in rows) else EXIT_PARTLY
@@ -132,8 +128,9 @@ def _check_live(arguments: argparse.Namespace) -> None:
         raise ConfigError("--live does not work with --stills, which have no frame rate to be played at")
 
 
-def _detector(model: Detector, group: Group, arguments: argparse.Namespace) -> VideoDetector:
-    return VideoDetector(
+def _detector(model: Detector, group: Group, arguments: argparse.Namespace, reporter: Reporter) -> VideoDetector:
+    """Return what finds lesions; tell once what it was trained on."""
+    detector = VideoDetector(
         model,
         device=str(resolve_device(arguments.device or "auto", group.local_rank)),
         dtype=arguments.dtype,
@@ -144,6 +141,10 @@ def _detector(model: Detector, group: Group, arguments: argparse.Namespace) -> V
         options=EngineOptions(compile=arguments.compile),
         profile=arguments.profile,
     )
+    if detector.provenance is not None and group.rank == 0:
+        trained_on = printable(detector.provenance.trained_on)
+        reporter.message(f"model {Path(arguments.checkpoint).name}, trained on {trained_on}")
+    return detector
 
 
 def _order(group: Group, stills: bool) -> Callable[[Sequence[Job]], Sequence[int]]:

@@ -2,8 +2,9 @@
 
 All of it depends on the level shapes and the padding alone. It is computed in float32 on the CPU whatever the model's
 dtype and device, because in fully padded rows the phase of the embedding is so large (about -3e6) that its sine turns
-on the last bit; without padding it is computed once per shape and kept. With padding only the sines of the phases that
-occur are computed there, a few hundred per clip, and spread out on the device.
+on the last bit. Only the sines of the phases that occur are computed there, a few hundred per clip, and spread out on
+the device: making it costs little, so that few shapes are kept (training at many sizes sees hundreds). No transfer
+waits for what the device has yet to do.
 """
 
 import functools
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 TEMPERATURE = 10000.0
+KEPT_SHAPES = 8  # of clips without padding; one of 600 x 800 takes 8 MB of the device in float32
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,24 @@ def clip_geometry(
     if padding_mask is None:
         return _geometry_without_padding(shapes, hidden_dim, device, dtype)
     masks = [_resize_mask(padding_mask.cpu(), shape) for shape in shapes]
-    embedding = torch.cat([_spread_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks], dim=1)
-    return _geometry(shapes, masks, embedding)
+    embeddings = [_spread_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks]
+    return _geometry(shapes, masks, torch.cat(embeddings, dim=1), device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=KEPT_SHAPES)
 @torch.inference_mode(False)  # kept for training too, which cannot use tensors made in inference mode
 def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
     with torch.inference_mode(False):  # what is kept must be usable in training too
         masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
-        embedding = torch.cat([sine_embedding(mask, hidden_dim) for mask in masks], dim=1)
-        return _geometry(shapes, masks, embedding.to(device, dtype))
+        embeddings = [_regular_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks]
+        return _geometry(shapes, masks, torch.cat(embeddings, dim=1), device)
 
 
-def _geometry(shapes: tuple[tuple[int, int], ...], masks: list[Tensor], embedding: Tensor) -> ClipGeometry:
-    device = embedding.device
+def _geometry(
+    shapes: tuple[tuple[int, int], ...], masks: list[Tensor], embedding: Tensor, device: torch.device
+) -> ClipGeometry:
     ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
     references = torch.cat([_cell_centres(shape, ratios[:, level]) for level, shape in enumerate(shapes)], dim=1)
     references = references[:, :, None] * ratios[:, None]
@@ -72,9 +75,16 @@ def _geometry(shapes: tuple[tuple[int, int], ...], masks: list[Tensor], embeddin
     return ClipGeometry(
         spatial_shapes=shapes,
         position_embedding=embedding,
-        reference_points=references.to(device, coordinate_dtype),
-        valid_ratios=ratios.to(device, coordinate_dtype),
+        reference_points=_uploaded(references.to(coordinate_dtype), device),
+        valid_ratios=_uploaded(ratios.to(coordinate_dtype), device),
     )
+
+
+def _uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on a device, without waiting for the work that is queued there: from pinned memory."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def sine_embedding(mask: Tensor, hidden_dim: int) -> Tensor:
@@ -95,8 +105,17 @@ def _spread_sine_embedding(mask: Tensor, hidden_dim: int, device: torch.device, 
     halves = []
     for axis in (1, 2):
         phases, places = _phase(mask, axis).unique(return_inverse=True)
-        halves.append(_waves(phases, hidden_dim).to(device, dtype)[places.to(device)])
+        halves.append(_uploaded(_waves(phases, hidden_dim).to(dtype), device)[_uploaded(places, device)])
     return torch.cat(halves, dim=-1).flatten(1, 2)
+
+
+def _regular_sine_embedding(mask: Tensor, hidden_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`sine_embedding`, bit for bit, of one map without padding: all its columns, and all its lines, are alike."""
+    _, height, width = mask.shape
+    column = _waves(_phase(mask, 1)[0, :, 0], hidden_dim).to(dtype)
+    line = _waves(_phase(mask, 2)[0, 0], hidden_dim).to(dtype)
+    halves = _uploaded(column, device)[:, None].expand(-1, width, -1), _uploaded(line, device).expand(height, -1, -1)
+    return torch.cat(halves, dim=-1).flatten(0, 1).unsqueeze(0)
 
 
 def _phase(mask: Tensor, axis: int) -> Tensor:

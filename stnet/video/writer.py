@@ -17,6 +17,9 @@ from stnet.video.geometry import SQUARE
 TICKS = 16
 """Clock ticks per frame over the rate's numerator: fine enough for variable rates, exact for constant."""
 
+THREADS = 4
+"""Of x264, whose pictures depend on their number: by default that of the cores, so that each machine had its own."""
+
 SNAP = 0.05
 """Times within this share of a frame of the constant-rate grid are put on it (containers round times)."""
 
@@ -56,6 +59,7 @@ class VideoWriter(ClosedOrAbandoned):
                 "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
             )
             self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "FRAME", THREADS
             self._stream.height, self._stream.width = height + height % 2, width + width % 2
             self._stream.codec_context.sample_aspect_ratio = pixel_aspect
             self._stream.codec_context.time_base = 1 / (Fraction(self._fps.numerator) * TICKS)

@@ -26,6 +26,7 @@ from bench.gpu_suite.stages import (
     benchmarks,
     gpu_tests,
     outcomes_in,
+    seconds_of,
     training,
 )
 from bench.report.results import GPU_FILE
@@ -71,6 +72,24 @@ def test_stages_share_the_time_that_is_left(monkeypatch, tmp_path):
     assert status == 0
     assert given["a"] == pytest.approx(left / 4, abs=2)
     assert given["b"] == pytest.approx(left, abs=2)  # what the first did not use is the second's
+
+
+def test_spare_stages_get_what_the_others_do_not_need():
+    first, second, spare = _stage("a", share=60), _stage("b", share=30), _stage("c", share=30, spare=True)
+    assert seconds_of(first, [second, spare], 45) == 30  # too little: in proportion, and nothing is spared
+    assert seconds_of(first, [second, spare], 100) == 60
+    assert seconds_of(second, [spare], 40) == 30
+    assert seconds_of(spare, [], 10) == 10
+    assert seconds_of(first, [second, spare], 240) == 120  # ample: in proportion
+
+
+def test_the_stages_that_count_fit_into_seven_and_a_half_minutes():
+    left = 7.5 * 60 - gpu_suite.RESERVED_SECONDS
+    for number, stage in enumerate(STAGES):
+        if not stage.spare:
+            seconds = seconds_of(stage, STAGES[number + 1 :], left)
+            assert seconds >= 0.95 * stage.share
+            left -= seconds
 
 
 def test_a_stage_without_time_is_skipped_and_says_so(monkeypatch, tmp_path):
@@ -149,7 +168,8 @@ def test_stopped_in_a_stage_and_resumed_gives_the_same_report(monkeypatch, tmp_p
     os.kill(process.pid, number)
     assert _status(process) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     before = json.loads((out / GPU_FILE).read_text())["stages"]
-    assert list(before) == ["environment"]
+    assert list(before) == ["environment"] + (["waiting"] if number == signal.SIGTERM else [])
+    assert before.get("waiting", {}).get("reason", "interrupted") == "interrupted"
 
     block.unlink()
     assert _status(_start(monkeypatch, block, out, "--resume")) == 0
@@ -160,6 +180,38 @@ def test_stopped_in_a_stage_and_resumed_gives_the_same_report(monkeypatch, tmp_p
     assert list(resumed) == list(whole)
     assert all(resumed[name]["status"] == whole[name]["status"] == "done" for name in whole)
     assert sorted(path.name for path in out.iterdir()) == [GPU_FILE, gpu_suite.LOG_FILE]
+
+
+def test_told_to_stop_the_stage_under_way_keeps_what_it_has(monkeypatch, tmp_path):
+    """As `timeout` stops it: two signals at once."""
+    program = """
+import time
+print("began", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("saved", flush=True)
+"""
+
+    def work(context, seconds):
+        ended = context.run("-c", program, seconds=seconds)
+        if ended.out_of_time:
+            raise StageError("time ran out", {"lines": ended.output.split()})
+        return {}
+
+    monkeypatch.setattr(gpu_suite, "STAGES", (_stage("working", work), _stage("last")))
+    command = ["--output", str(tmp_path), "--device", "cpu"]
+    process = get_context("fork").Process(target=lambda: sys.exit(gpu_suite.main(command)))
+    process.start()
+    log = tmp_path / gpu_suite.LOG_FILE
+    _wait_for(lambda: log.exists() and "began" in log.read_text().splitlines())
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
+    assert _status(process) == 130
+    stages = json.loads((tmp_path / GPU_FILE).read_text())["stages"]
+    assert list(stages) == ["working"]
+    assert (stages["working"]["status"], stages["working"]["reason"]) == ("failed", "interrupted (time ran out)")
+    assert stages["working"]["result"] == {"lines": ["began", "saved"]}
 
 
 @pytest.mark.parametrize(

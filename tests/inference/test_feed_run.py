@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import stnet
 from stnet.execution.engine import Engine
 from stnet.inference import cli, feed_run, live_page
+from stnet.model.provenance import Provenance
 from stnet.video import feed_connection, open_source
 from tests.video.feed_senders import free_port, named_pipe, noise, recorded, sending
 
@@ -29,7 +31,7 @@ def infer(checkpoint, tmp_path, monkeypatch, capsys):
     """Runs the command in an empty folder: exit status, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str | Path):
+    def run(*arguments: str | Path, checkpoint: Path = checkpoint):
         shared = ["--checkpoint", str(checkpoint), "--device", "cpu", "--score-threshold", "0.2"]
         try:
             status = cli.main([*(str(a) for a in arguments), *shared])
@@ -93,21 +95,21 @@ def test_standard_input_to_standard_output(infer, stdin, tmp_path):
 
 def test_a_pipe_to_files(infer, tmp_path):
     pipe = named_pipe(tmp_path)
-    with sending(pipe, 20, rate=0, show=noise):
+    with sending(pipe, 8, rate=0, show=noise):
         status, out, _ = infer("--live", pipe, "--every-frame", "--output", "out")
     (folder,) = (tmp_path / "out").iterdir()
     assert status == 0, results(folder)["problems"]
-    assert folder.name.startswith("scanner-20") and f"{folder.name}: ok, 20 frames" in out
+    assert folder.name.startswith("scanner-20") and f"{folder.name}: ok, 8 frames" in out
     data = results(folder)
-    assert [frame["frame"] for frame in data["frames"]] == list(range(20))
+    assert [frame["frame"] for frame in data["frames"]] == list(range(8))
     assert data["video"]["source"] == str(pipe) and data["status"] == "ok" and data["problems"] == []
     names = ["annotated.mp4", "detections.csv", "detections.json", "lesions.csv"]
     assert sorted(path.name for path in folder.iterdir()) == names
     drawn = list(open_source(folder / "annotated.mp4"))
-    assert len(drawn) == 20 and drawn[0].image.shape == (480, 640, 3)
+    assert len(drawn) == 8 and drawn[0].image.shape == (480, 640, 3)
     # A feed is never in the way of an older one.
-    with sending(pipe, 12, rate=0):
-        assert infer("--live", pipe, "--every-frame", "--output", "out", "--no-video")[0] == 0
+    with sending(pipe, 3, rate=0, show=noise):
+        assert infer("--live", pipe, "--every-frame", "--output", "out", "--formats", "json")[0] == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
@@ -146,7 +148,7 @@ def test_a_played_video_is_watched_too(infer, make_clip, tmp_path, monkeypatch):
 def test_a_feed_that_is_lost_keeps_what_was_answered(infer, tmp_path, monkeypatch):
     monkeypatch.setattr(feed_connection, "SILENT_SECONDS", 1.5)
     port = free_port("udp")
-    with sending(f"udp://127.0.0.1:{port}?pkt_size=1316", 150, rate=50):
+    with sending(f"udp://127.0.0.1:{port}?pkt_size=1316", 75, rate=50):
         command = ("--live", f"udp://127.0.0.1:{port}", "--reconnect", "2", "--json-lines")
         status, out, err = infer(*command, "--output", "out", "--no-video")
     events = lines(out)
@@ -175,6 +177,15 @@ def test_ctrl_c_ends_a_feed_in_order(infer, tmp_path, interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_feed_says_what_its_model_was_trained_on(infer, stdin, small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_model, "provenance", Provenance(trained_on="three made-up videos"))
+    stnet.save(small_model, tmp_path / "told.safetensors", {})
+    stdin(recorded(tmp_path, 1))
+    status, out, err = infer("--live", "-", "--json-lines", "--no-files", checkpoint=tmp_path / "told.safetensors")
+    assert status == 0 and "model told.safetensors, trained on three made-up videos" in err
+    assert lines(out)[0]["model"]["trained_on"] == "three made-up videos"
+
+
 def test_a_feed_that_was_stopped_says_so(infer, stdin, tmp_path, monkeypatch):
     # As `timeout` does on a busy machine while all is prepared: one frame of twelve is no whole feed.
     monkeypatch.setattr(feed_run.LiveDetector, "warm_up", lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -189,17 +200,17 @@ def test_a_feed_that_was_stopped_says_so(infer, stdin, tmp_path, monkeypatch):
 
 def test_another_size_and_a_long_time_begin_another_folder(infer, stdin, tmp_path, monkeypatch):
     monkeypatch.setattr(feed_run, "STRETCH_SECONDS", 0.0)
-    stdin(recorded(tmp_path, 12, height=64))
+    stdin(recorded(tmp_path, 4, height=64))
     assert infer("--live", "-", "--every-frame", "--output", "short", "--formats", "json")[0] == 0
     folders = sorted((tmp_path / "short").iterdir())
-    assert [results(folder)["frame_count"] for folder in folders] == [1] * 12
+    assert [results(folder)["frame_count"] for folder in folders] == [1] * 4
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    stdin(recorded(tmp_path, 12) + recorded(tmp_path, 12, height=64))
-    status, out, _ = infer("--live", "-", "--every-frame", "--output", "sizes", "--json-lines", "--no-video")
+    stdin(recorded(tmp_path, 6) + recorded(tmp_path, 6, height=64))
+    status, out, _ = infer("--live", "-", "--every-frame", "--output", "sizes", "--json-lines", "--formats", "json")
     shapes = {results(folder)["video"]["height"]: results(folder) for folder in (tmp_path / "sizes").iterdir()}
-    assert status == 0 and {height: data["frame_count"] for height, data in shapes.items()} == {48: 12, 64: 12}
-    assert [frame["frame"] for frame in shapes[64]["frames"]] == list(range(12))
+    assert status == 0 and {height: data["frame_count"] for height, data in shapes.items()} == {48: 6, 64: 6}
+    assert [frame["frame"] for frame in shapes[64]["frames"]] == list(range(6))
     assert [event["height"] for event in lines(out) if event["event"] == "start"] == [48, 64]
 
 

@@ -105,7 +105,8 @@ def test_processes_share_a_list_and_go_on_after_one_was_killed(infer, study, mon
     for rank in ranks:
         rank.join()
     assert statuses == [0, 0]
-    assert sorted(done) == sorted(set(ALL) - {ended[0]}) and done[-1] == ended[1]  # where one died comes last
+    assert sorted(done) == sorted(set(ALL) - {ended[0]})
+    assert ended[1] in done[-2:]  # where one died comes last; the other rank may still have another in hand
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
@@ -234,7 +235,7 @@ def test_without_locks_the_videos_are_shared_out_in_advance(study, tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_three_hundred_videos_on_two_ranks_of_which_one_is_killed(checkpoint, make_clip, tmp_path):
     for number in range(300):
         folder = tmp_path / "study" / f"p{number % 20:02}"
@@ -255,8 +256,7 @@ def test_three_hundred_videos_on_two_ranks_of_which_one_is_killed(checkpoint, ma
     assert files(tmp_path / "two") == files(tmp_path / "one")
     for path in (tmp_path / "one").glob("*/annotated.mp4"):
         pairs = zip(open_source(path), open_source(tmp_path / "two" / path.parent.name / path.name), strict=True)
-        # x264 is not the same to the bit in every run.
-        assert all(np.abs(a.image.astype(int) - b.image).mean() < 0.5 for a, b in pairs)
+        assert all(np.array_equal(one.image, two.image) for one, two in pairs), path
     again = subprocess.run(
         [sys.executable, *plain, "--output", "two", "--skip-existing"], capture_output=True, **common
     )

@@ -1,8 +1,8 @@
-"""A small simulator of PTX: one warp, numpy over its 32 lanes.
+"""A small simulator of PTX: numpy over the 32 lanes of a warp, one warp after the other from barrier to barrier.
 
-It runs what Triton's NVIDIA backend makes of a kernel with one warp, inline assembly and matrix instructions included,
-so that the code paths the interpreter never takes are executed without a GPU. Only the instructions those kernels use
-are known; others raise. Branches must be uniform. Registers are raw bits: uint64 for every lane.
+It runs what Triton's NVIDIA backend makes of a kernel, inline assembly and matrix instructions included, so that the
+code paths the interpreter never takes are executed without a GPU. Only the instructions those kernels use are known;
+others raise. Branches must be uniform in a warp. Registers are raw bits: uint64 for every lane.
 """
 
 import re
@@ -107,34 +107,56 @@ class Program:
     def __init__(self, ptx: str):
         self.statements = _statements(ptx)
         self.labels = {s[0]: i for i, s in enumerate(self.statements) if s[0]}
+        self.warps = int(re.search(r"\.reqntid (\d+)", ptx)[1]) // 32
         self.executed: dict[str, int] = {}  # how often, by instruction
 
     def run(self, parameters: list[int], memory: Memory, block: tuple[int, int, int], grid: tuple[int, int, int]):
+        shared = np.zeros(1 << 17, np.uint8)
+        warps = [_Warp(self, number, parameters, memory, shared) for number in range(self.warps)]
+        for warp in warps:
+            for axis, at, size in zip("xyz", block, grid, strict=True):
+                warp.registers[f"%ctaid.{axis}"] = np.full(32, at, np.uint64)
+                warp.registers[f"%nctaid.{axis}"] = np.full(32, size, np.uint64)
+        # In both orders by turns: what lacks a barrier between two warps finds stale numbers in one of them.
+        running = [warp.run() for warp in warps]
+        while running:
+            waiting = [warp for warp in running if next(warp, None)]
+            assert len(waiting) in (0, len(running)), "some warps wait for others that have ended"
+            running = waiting[::-1]
+
+
+class _Warp:
+    """A warp's registers, and the memory that it works on."""
+
+    def __init__(self, program: Program, number: int, parameters: list[int], memory: Memory, shared: np.ndarray):
+        self.program, self.parameters, self.memory, self.shared = program, parameters, memory, shared
         lane = LANES.copy()
-        self.registers = {"%tid.x": lane, "%laneid": lane, "global_smem": _wide(np.zeros(32))}
-        for axis, at, size in zip("xyz", block, grid, strict=True):
-            self.registers[f"%ctaid.{axis}"] = np.full(32, at, np.uint64)
-            self.registers[f"%nctaid.{axis}"] = np.full(32, size, np.uint64)
-        self.parameters, self.memory = parameters, memory
-        self.shared = np.zeros(1 << 17, np.uint8)
-        position = 0
+        self.registers = {"%tid.x": lane + np.uint64(32 * number), "%laneid": lane, "global_smem": _wide(np.zeros(32))}
+
+    def run(self):
+        """Run to the end; yields True at every barrier."""
+        position, statements, executed = 0, self.program.statements, self.program.executed
         while True:
-            _, predicate, operation, operands = self.statements[position]
+            _, predicate, operation, operands = statements[position]
             position += 1
             if not operation:
                 continue
             mask = np.ones(32, bool)
             if predicate:
                 mask = self.read(predicate.removeprefix("!")).astype(bool) ^ predicate.startswith("!")
-            self.executed[operation] = self.executed.get(operation, 0) + 1
+            executed[operation] = executed.get(operation, 0) + 1
             if operation.startswith("bra"):
                 assert mask.all() or not mask.any(), "divergent branch"
                 if mask.all():
-                    position = self.labels[operands[0]]
+                    position = self.program.labels[operands[0]]
             elif operation == "ret":
                 assert mask.all() or not mask.any(), "divergent return"
                 if mask.all():
                     return
+            elif operation.startswith("bar."):
+                assert mask.all(), "a barrier for some lanes"
+                if "warp" not in operation:
+                    yield True
             else:
                 self.step(operation.split("."), operands, mask)
 
@@ -161,7 +183,7 @@ class Program:
             self.multiply_matrices(op, operands, mask)
         elif base in ("stmatrix", "ldmatrix"):
             self.matrix_access(op, operands)
-        elif base != "bar":  # one warp has nobody to wait for
+        else:
             sources = [self.read(x) for x in operands[1:]]
             self.write(operands[0], self.compute(op, kind, sources), mask)
 
@@ -175,10 +197,7 @@ class Program:
         if base == "cvt":
             return self.convert(op, sources)
         if base == "setp":
-            a, b = (_numbers(x, kind) for x in sources)
-            with np.errstate(invalid="ignore"):
-                return {"eq": a == b, "ne": (a != b) & (a == a) & (b == b), "neu": a != b, "lt": a < b, "gt": a > b,
-                        "le": a <= b, "ge": a >= b}[op[1]].astype(np.uint64)  # fmt: skip
+            return self.compare(op[1], *(_numbers(x, kind) for x in sources))
         if base == "selp":
             return np.where(sources[2].astype(bool), sources[0], sources[1])
         if base in ("and", "or", "xor", "not"):
@@ -206,6 +225,13 @@ class Program:
         wide = "wide" in op
         numbers = [_numbers(x, kind if not (wide and i == 2) else kind[0] + "64") for i, x in enumerate(sources)]
         return self.arithmetic(base, kind[0] + "64" if wide else kind, op, numbers)
+
+    @staticmethod
+    def compare(name, a, b):
+        """A name with "u" at its end is also true for numbers without an order."""
+        unordered = (a != a) | (b != b)
+        result = {"eq": a == b, "ne": a != b, "lt": a < b, "gt": a > b, "le": a <= b, "ge": a >= b}[name[:2]]
+        return np.where(unordered, name.endswith("u"), result).astype(np.uint64)
 
     def arithmetic(self, base, kind, op, n):
         with np.errstate(all="ignore"):

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from stnet.errors import ConfigError
 from stnet.kernels import published_layers, tune, tune_command
-from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table
+from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table, write_table
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda:0")
@@ -200,6 +200,9 @@ def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
 
 @pytest.mark.gpu
 def test_the_command_writes_a_table_that_can_be_used(tmp_path, monkeypatch):
+    few = Row(kernel="stda_forward", candidates=(Candidate(), Candidate(block_queries=16)))
+    write_table(tmp_path / "few.json", [few])  # each of the shipped candidates would take seconds to compile
+    monkeypatch.setenv("STNET_LAUNCH_TABLE", str(tmp_path / "few.json"))
     path = tmp_path / "table.json"
     options = ["--kernels", "stda_forward", "--dtypes", "float16", "--seconds", "0.05"]
     assert tune_command.main(["--output", str(path), *options]) == 0

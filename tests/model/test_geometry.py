@@ -1,11 +1,13 @@
 """Position embedding and reference points, checked cell by cell."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
 
-from stnet.model.geometry import clip_geometry, sine_embedding
+from stnet.model.geometry import KEPT_SHAPES, clip_geometry, sine_embedding
 
 CPU = torch.device("cpu")
 
@@ -69,6 +71,51 @@ def test_embedding_of_padded_clips_has_the_same_bits():
     found = clip_geometry(shapes, 32, mask, CPU, torch.float32).position_embedding
     resized = [torch.nn.functional.interpolate(mask[:, None].float(), shape)[:, 0].bool() for shape in shapes]
     assert torch.equal(found, torch.cat([sine_embedding(level, 32) for level in resized], dim=1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 64), (100, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_embedding_of_clips_without_padding_has_the_same_bits(shape, dtype):
+    found = clip_geometry([shape], 32, None, CPU, dtype).position_embedding
+    assert torch.equal(found, sine_embedding(torch.zeros(1, *shape, dtype=torch.bool), 32).to(dtype))
+
+
+def test_few_shapes_are_kept():
+    """Each holds memory of the device; training at many sizes meets hundreds."""
+    kept = []
+    for width in range(1, 101):
+        geometry = clip_geometry([(2, width)], 32, None, CPU, torch.float32)
+        kept.append(weakref.ref(geometry.position_embedding))
+    del geometry
+    gc.collect()
+    assert sum(reference() is not None for reference in kept) <= KEPT_SHAPES
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_nothing_waits_for_the_device(monkeypatch, padded):
+    """Transfers to a GPU, written down by a recorder in its place: from pinned memory, and of their final type."""
+    gpu, pinned, transfers = torch.device("cuda:0"), [], []
+    real = torch.Tensor.to
+
+    def pin(tensor):
+        pinned.append(weakref.ref(tensor))
+        return tensor
+
+    def to(tensor, *target, **options):
+        if gpu not in target:
+            return real(tensor, *target, **options)
+        transfers.append((target, options, any(reference() is tensor for reference in pinned)))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    mask = None
+    if padded:
+        mask = torch.zeros(2, 40, 56, dtype=torch.bool)
+        mask[0, 31:] = True
+    clip_geometry(((5, 7), (3, 4)), 32, mask, gpu, torch.bfloat16)
+    assert len(transfers) >= 6
+    assert all(transfer == ((gpu,), {"non_blocking": True}, True) for transfer in transfers)
 
 
 def test_geometry_kept_during_inference_serves_training():

@@ -33,7 +33,8 @@ class Log(Callback):
 
 def test_callbacks_hear_what_the_tables_hold_and_patience_ends_the_run(small_dataset, small_recipe, tmp_path, capsys):
     log = Log()
-    config = small_recipe(epochs=4, learning_rate=1e-9, backbone_learning_rate=1e-9, patience=1, best_metric="ap")
+    rates = {"learning_rate": 1e-9, "backbone_learning_rate": 1e-9}
+    config = small_recipe(epochs=4, clips_per_epoch=4, patience=1, best_metric="ap", **rates)
     run = stnet.train(config, data=small_dataset, output=tmp_path / "run", device="cpu", workers=0, callbacks=[log])
     assert "stopped early: 1 evaluation brought no better ap (--patience)" in capsys.readouterr().out
     per_epoch = (len(log.told) - 2) // 2 - 1

@@ -1,6 +1,7 @@
 """Written videos: exact, complete, or named .partial."""
 
 import itertools
+import os
 from fractions import Fraction
 
 import av
@@ -54,6 +55,24 @@ def test_variable_times_are_kept(tmp_path, draw_picture):
     written = [frame.time for frame in VideoFile(tmp_path / "out.mp4")]
     assert written[:4] == pytest.approx(times[:4], abs=5e-3) and written[6] == pytest.approx(2.0, abs=5e-3)
     assert all(later > earlier for earlier, later in itertools.pairwise(written))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_the_number_of_cores_changes_no_byte(tmp_path, draw_picture):
+    cores = os.sched_getaffinity(0)
+
+    def write(name: str) -> bytes:
+        with VideoWriter(tmp_path / name, Fraction(25), 240, 320) as writer:
+            for i in range(6):
+                writer.write(draw_picture(i, 240, 320))
+        return (tmp_path / name).read_bytes()
+
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        alone = write("alone.mp4")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert alone == write("all.mp4")
 
 
 def test_failure_leaves_a_partial_file_and_the_former_one(tmp_path, draw_picture):

@@ -180,6 +180,7 @@ def _config(value: Tensor, thin: bool, candidate: Candidate, arch: str) -> Confi
         STORE=min(16 // element, head_dim & -head_dim),
         ARITHMETIC=candidate.arithmetic if packs else "float32",
         UNROLL_POINTS=candidate.unroll_points,
+        LOAD_AHEAD=candidate.load_ahead,
         THIN=thin,
         WIDE=(value.shape[-3] * value.stride(-3) + (block_heads - 1) * abs(value.stride(-2))) * element >= 2**32,
         PTX=is_nvidia(arch),

@@ -28,6 +28,7 @@ class Config(NamedTuple):
     STORE: int  # channels of output that can be written at once
     ARITHMETIC: str  # see `launch_table.Candidate`
     UNROLL_POINTS: bool  # see `launch_table.Candidate`
+    LOAD_AHEAD: bool  # see `launch_table.Candidate`
     THIN: bool  # a level may be one cell wide or high
     WIDE: bool  # a frame may have 2^32 bytes or more
     PTX: bool  # inline assembly for NVIDIA GPUs

@@ -91,18 +91,34 @@ def _attend_points(
     K: tl.constexpr = 1 if MASKED else 2 - POINTS % 2
     STEPS: tl.constexpr = 1 if MASKED or POINTS > 4 or not config.UNROLL_POINTS else POINTS // K
     for point in tl.range(0, POINTS, K, loop_unroll_factor=STEPS):
-        pairs = tl.load(offsets[:, None] + 2 * point + tl.arange(0, 2 * K)[None, :]).to(tl.float32)
-        logit = tl.load(logits[:, None] + point + tl.arange(0, K)[None, :]).to(tl.float32)
-        x, y = split_pairs(pairs)
-        if COMPONENTS == 4:
-            x *= anchor.unit_x[:, None]
-            y *= anchor.unit_y[:, None]
-        x += anchor.x[:, None]
-        y += anchor.y[:, None]
-        probability = exp2(logit * LOG2_E - largest[:, None], config.PTX)
-        mass += tl.sum(probability, axis=1)
-        total = add_samples(total, identity, level, x, y, probability, config, MASKED)
+        pairs, logit = _load_points(offsets + 2 * point, logits + point, K)
+        total, mass = _attend_step(
+            total, mass, identity, level, pairs, logit, anchor, largest, config, COMPONENTS, MASKED
+        )
     return total, mass
+
+
+@triton.jit
+def _load_points(offsets, logits, K: tl.constexpr):
+    """The next K offsets [N, 2 K] and logits [N, K] of queries."""
+    return tl.load(offsets[:, None] + tl.arange(0, 2 * K)[None, :]), tl.load(logits[:, None] + tl.arange(0, K)[None, :])
+
+
+@triton.jit
+def _attend_step(
+    total, mass, identity, level, pairs, logit, anchor, largest, config: tl.constexpr, COMPONENTS: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """Add the samples of what `_load_points` loaded."""
+    x, y = split_pairs(pairs.to(tl.float32))
+    if COMPONENTS == 4:
+        x *= anchor.unit_x[:, None]
+        y *= anchor.unit_y[:, None]
+    x += anchor.x[:, None]
+    y += anchor.y[:, None]
+    probability = exp2(logit.to(tl.float32) * LOG2_E - largest[:, None], config.PTX)
+    mass += tl.sum(probability, axis=1)
+    return add_samples(total, identity, level, x, y, probability, config, MASKED), mass
 
 
 @triton.jit
@@ -116,6 +132,29 @@ def _largest(logits, count, largest, CHUNK: tl.constexpr, EVEN: tl.constexpr):
             chunk = tl.load(logits[:, None] + first + lane, mask=first + lane < count, other=float("-inf"))
         largest = tl.maximum(largest, tl.max(chunk.to(tl.float32), axis=1))
     return largest
+
+
+@triton.jit
+def _attend_ahead(
+    total, mass, identity, level, frames, others, index, anchor, largest, other_frames,
+    config: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, COMPONENTS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Add the samples of one level of all other frames, each frame's offsets loaded before the gathers of the last.
+
+    `level` is that of a clip's beginning.
+    """
+    if other_frames > 0:
+        pairs, logit = _load_points(others.offsets + index * (POINTS * 2), others.logits + index * POINTS, POINTS)
+        for frame in tl.range(other_frames, loop_unroll_factor=UNROLL):
+            first = (tl.minimum(frame + 1, other_frames - 1) * LEVELS + index) * POINTS
+            next_pairs, next_logit = _load_points(others.offsets + first * 2, others.logits + first, POINTS)
+            cells = level.cells + tl.load(frames + 1 + frame)
+            here = Level(level.height, level.width, cells, level.right, level.down, level.head)
+            total, mass = _attend_step(
+                total, mass, identity, here, pairs, logit, anchor, largest, config, COMPONENTS, False
+            )
+            pairs, logit = next_pairs, next_logit
+    return total, mass
 
 
 @triton.jit
@@ -140,6 +179,7 @@ def _attend(
 ):
     """Unnormalized output [N, C] and softmax mass [N] of N queries."""
     CHANNELS: tl.constexpr = config.BLOCK_CHANNELS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
+    AHEAD: tl.constexpr = config.LOAD_AHEAD and OTHER_POINTS <= 2 and not MASKED
     total = tl.zeros([largest.shape[0], CHANNELS], tl.float32)
     mass = tl.zeros_like(largest)
     identity = 0
@@ -164,13 +204,20 @@ def _attend(
         )  # fmt: skip
 
         anchor = _load_anchor(others, index, height, width, COMPONENTS, OTHER_POINTS)
-        for frame in tl.range(other_frames, loop_unroll_factor=UNROLL):
-            level = Level(height, width, first_cell + tl.load(frames + 1 + frame), right, down, row_head)
-            first = (frame * LEVELS + index) * OTHER_POINTS
-            total, mass = _attend_points(
-                total, mass, identity, level, others.offsets + first * 2, others.logits + first,
-                anchor, largest, config, COMPONENTS, OTHER_POINTS, MASKED,
+        if AHEAD:
+            level = Level(height, width, first_cell, right, down, row_head)
+            total, mass = _attend_ahead(
+                total, mass, identity, level, frames, others, index, anchor, largest, other_frames,
+                config, LEVELS, OTHER_POINTS, COMPONENTS, UNROLL,
             )  # fmt: skip
+        else:
+            for frame in tl.range(other_frames, loop_unroll_factor=UNROLL):
+                level = Level(height, width, first_cell + tl.load(frames + 1 + frame), right, down, row_head)
+                first = (frame * LEVELS + index) * OTHER_POINTS
+                total, mass = _attend_points(
+                    total, mass, identity, level, others.offsets + first * 2, others.logits + first,
+                    anchor, largest, config, COMPONENTS, OTHER_POINTS, MASKED,
+                )  # fmt: skip
     return total, mass
 
 

@@ -51,6 +51,8 @@ class Candidate:
             choosing fewer and spilling.
         unroll: frames taken in one step of the loop over the other frames.
         unroll_points: forward of STDA, whether all points of a level are taken in one step, else two (a loop).
+        load_ahead: forward of STDA, whether offsets and logits of the next other frame are loaded before the gathers of
+            a frame, where a frame has at most two points on a level.
         milliseconds: median time measured by the tuner, None where nothing was measured.
     """
 
@@ -63,6 +65,7 @@ class Candidate:
     hold_gradient: bool = True
     unroll: int = 1
     unroll_points: bool = True
+    load_ahead: bool = False
     milliseconds: float | None = None
 
     def __post_init__(self):
@@ -72,7 +75,7 @@ class Candidate:
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"launch table: arithmetic is {self.arithmetic!r}; known: {', '.join(ARITHMETICS)}")
-        for name in ("hold_gradient", "unroll_points"):
+        for name in ("hold_gradient", "unroll_points", "load_ahead"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"launch table: {name} is {getattr(self, name)!r}; it needs true or false")
         if not isinstance(self.unroll, int) or self.unroll < 1:
