@@ -68,8 +68,9 @@ def _numbers(bits, kind: str) -> np.ndarray:
     return bits.view(np.int64)
 
 
-def _halves(bits):
-    return bits & np.uint64(0xFFFF), bits >> np.uint64(16) & np.uint64(0xFFFF)
+def _halves(bits, size=16):
+    mask = np.uint64((1 << size) - 1)
+    return bits & mask, bits >> np.uint64(size) & mask
 
 
 def _statements(ptx: str) -> list[tuple[str | None, str | None, str, list[str]]]:
@@ -189,13 +190,17 @@ class _Warp:
 
     def compute(self, op, kind, sources):
         base = op[0]
-        if kind in ("f16x2", "bf16x2"):
-            one = kind[:-2]
-            halves = [[_numbers(h, one) for h in _halves(x)] for x in sources]
+        if kind.endswith("x2"):
+            one, size = kind[:-2], 32 if kind == "f32x2" else 16
+            halves = [[_numbers(h, one) for h in _halves(x, size)] for x in sources]
             low, high = (self.arithmetic(base, one, op, [h[i] for h in halves]) for i in (0, 1))
-            return low | high << np.uint64(16)
+            return low | high << np.uint64(size)
         if base == "cvt":
             return self.convert(op, sources)
+        if op[-2] == "f32" and kind in ("f16", "bf16"):  # a sum, or a product and a sum, in the last one's float32
+            *narrow, wide = sources
+            numbers = [*(_numbers(x, kind) for x in narrow), _numbers(wide, "f32")]
+            return self.arithmetic(base, "f32", op, numbers)
         if base == "setp":
             return self.compare(op[1], *(_numbers(x, kind) for x in sources))
         if base == "selp":
