@@ -6,6 +6,9 @@ from pathlib import Path
 # Read when PyTorch is imported. Training in bfloat16 now and then gave numbers that are not finite by oneDNN's kernels
 # for matrix tiles (AMX; PyTorch 2.14.1, a virtual machine under load), and in no case without them.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+# Processes that share out tests have a core each. Threads of OpenMP wait busily for one another: where cores are taken,
+# small models cost ten times the processor time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -17,6 +17,15 @@ from stnet.kernels.plans import Memory
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, check_msda, check_stda
 
 
+@pytest.fixture(autouse=True)
+def _several_threads():
+    """Have jobs of the CPU kernels run beside each other, as they do outside of tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass
 class Case:
     """The arguments of one call: differentiable tensors by name, and the rest."""
