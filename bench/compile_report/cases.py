@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from stnet.choices import ARCHITECTURES, KERNELS
 from stnet.kernels import published_layers
 from stnet.kernels.problem import StdaProblem
-from stnet.kernels.triton.launch_table import ARCHITECTURES, KERNELS, Candidate, candidates
+from stnet.kernels.triton.launch_table import Candidate, candidates
 
 KERNELS = tuple(KERNELS)
 TARGETS = ARCHITECTURES

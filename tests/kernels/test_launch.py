@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from bench.compile_report.cases import DTYPES, LAYERS, layers_of
+from stnet.choices import ARCHITECTURES
 from stnet.errors import ConfigError
 from stnet.kernels.triton import device_tables, launch_table
 from stnet.kernels.triton.ahead_of_time import calls
 from stnet.kernels.triton.launch_table import (
-    ARCHITECTURES,
     DEFAULT_TABLE,
     KERNELS,
     TABLE_VARIABLE,

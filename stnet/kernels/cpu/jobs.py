@@ -1,25 +1,17 @@
 """Numbered jobs on as many threads as PyTorch uses.
 
-The kernels release the GIL, so that threads that call them from Python run them in parallel. Where PyTorch runs on
-GNU's OpenMP these are PyTorch's own: having done their part of a matrix product they wait for the next one without
-sleeping, for ten milliseconds or more, and other threads would have to share the cores with them. Elsewhere, and in
-forked processes, where OpenMP's threads do not exist, a pool has threads. Unlike Numba's own threading layers both may
-be entered from several threads at once, and cost no compile time.
+The kernels release the GIL, so plain Python threads run them in parallel. Unlike Numba's own threading layers this may
+be entered from several threads at once, works in a forked process, and costs no compile time.
 """
 
-import ctypes
-import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from stnet.kernels.cpu.simd import fetch_and_add, helper
-
-_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class _Workers:
@@ -28,7 +20,6 @@ class _Workers:
     def __init__(self):
         self.pool: ThreadPoolExecutor | None = None
         self.size = 0
-        self.forked = False
 
     def get(self, size: int) -> ThreadPoolExecutor:
         if size > self.size:
@@ -37,7 +28,7 @@ class _Workers:
         return self.pool
 
     def forget(self):
-        self.pool, self.size, self.forked = None, 0, True
+        self.pool, self.size = None, 0
 
 
 _workers = _Workers()
@@ -58,31 +49,11 @@ def run_jobs(work: Callable[[np.ndarray], None], count: int) -> None:
     Every thread calls `work` once, a kernel that takes jobs by `next_job` until none is left: a call from Python costs
     as much as many a job. Jobs must not depend on each other, so that results do not depend on the number of threads.
     """
-    jobs, threads = np.array([0, count], np.int64), torch.get_num_threads()
-    if min(threads, count) <= 1:
+    jobs = np.array([0, count], np.int64)
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
         work(jobs)
-    elif _workers.forked or (team := _openmp()) is None:
-        _on_pool(work, jobs, min(threads, count))
-    else:
-        _on_team(team, work, jobs, threads)
-
-
-def _on_team(team: Callable, work: Callable[[np.ndarray], None], jobs: np.ndarray, threads: int) -> None:
-    """Work on all of OpenMP's threads, also where there are fewer jobs: a smaller team would end some of them."""
-    failures = []
-
-    def body(_) -> None:
-        try:
-            work(jobs)
-        except BaseException as error:  # nothing may leave a function that C calls
-            failures.append(error)
-
-    team(_BODY(body), None, threads, 0)
-    if failures:
-        raise failures[0]
-
-
-def _on_pool(work: Callable[[np.ndarray], None], jobs: np.ndarray, threads: int) -> None:
+        return
     pool = _workers.get(threads - 1)
     helpers = [pool.submit(work, jobs) for _ in range(threads - 1)]
     try:
@@ -91,14 +62,3 @@ def _on_pool(work: Callable[[np.ndarray], None], jobs: np.ndarray, threads: int)
         for helping in helpers:
             if not helping.cancel():  # one that has not begun, on a busy machine, finds nothing left to do
                 helping.result()
-
-
-@functools.cache
-def _openmp() -> Callable | None:
-    """`GOMP_parallel(body, data, threads, flags)` of the library that PyTorch's own loops run on, None without one."""
-    try:
-        function = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
-    except (OSError, AttributeError):  # macOS, Windows, a PyTorch of other threads
-        return None
-    function.argtypes, function.restype = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return function
