@@ -11,7 +11,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import conditions, figures, lesions, machine_code, plots, recipes, shipped_model, summary, tables
+from bench.report import (
+    conditions,
+    figures,
+    lesions,
+    machine_code,
+    plots,
+    processor,
+    recipes,
+    shipped_model,
+    summary,
+    tables,
+)
 from bench.report.results import CPU_FILE, GPU_FILE, HOST_FILE, RESULTS, Run, load, load_folder
 from stnet.command_line import run
 from stnet.errors import DataError
@@ -21,6 +32,7 @@ REPORT_FILE = "REPORT.md"
 RESULT_FILES = (
     *(GPU_FILE, CPU_FILE, HOST_FILE, "accuracy.json"),
     *(shipped_model.FILE, conditions.FILE, lesions.TRACKING_FILE, lesions.MALIGNANCY_FILE),
+    *(processor.CLASSIC_FILE, *processor.MODEL_FILES),
 )
 HOST_TIME = (
     "Python, PyTorch and Triton until a kernel would be launched, without a GPU (`bench/timing/bench_host_time.py`): "

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.report import conditions, lesions, machine_code, recipes, shipped_model, summary, tables
+from bench.report import conditions, lesions, machine_code, processor, recipes, shipped_model, summary, tables
 from bench.report.results import Run
 from stnet.errors import DataError
 
@@ -101,6 +101,7 @@ FILES: dict[str, Callable[[Path], str]] = {
     "conditions": conditions.section,
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
+    "processor": processor.section,
 }
 """Blocks of result files that are of no run of the suites."""
 

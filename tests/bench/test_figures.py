@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.report import __main__ as report
-from bench.report import conditions, figures, lesions, machine_code, shipped_model, summary, tables
+from bench.report import conditions, figures, lesions, machine_code, processor, shipped_model, summary, tables
 from bench.report.results import CPU_FILE, GPU_FILE, Run, load, load_folder
 from stnet.errors import DataError
 
@@ -304,6 +304,8 @@ def test_the_headline_is_of_the_gpu_where_there_is_one(tmp_path):
         (machine_code.FILE, machine_code.section),
         (machine_code.FILE, machine_code.headline),
         (conditions.FILE, conditions.section),
+        (processor.CLASSIC_FILE, processor.section),
+        (processor.MODEL_FILES[0], processor.section),
         (lesions.TRACKING_FILE, lesions.tracking),
         (lesions.MALIGNANCY_FILE, lesions.malignancy),
     ],
