@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stnet.data import check, convert
+from stnet.data import check_command, convert_command
 from stnet.data.index import load_index
 from stnet.errors import StnetError
 from tests.fuzz.annotation_cases import (
@@ -63,7 +63,7 @@ class Fuzzer:
         source = self.folder / "src" / VIDEOS[0] if alone else self.folder / "src"
         out = self.folder / "out"
         arguments = [str(source), str(file), str(out), "--split", "train"]
-        status = self._command(case, "convert", lambda: convert.main(arguments))
+        status = self._command(case, "convert", lambda: convert_command.main(arguments))
         if status == 0:
             self.converted += 1
             self._compare(case, out)
@@ -77,7 +77,7 @@ class Fuzzer:
         file.unlink()
         if case.name == "coco.json":
             (self.folder / "set" / "train.json").write_bytes(case.content)
-            status = self._command(case, "check", lambda: check.main([str(self.folder / "set")]))
+            status = self._command(case, "check", lambda: check_command.main([str(self.folder / "set")]))
             if status not in (0, 1, 2):
                 self._fail(case, f"check ends with {status}")
             self._compare(case, self.folder / "set")
