@@ -10,7 +10,6 @@ from stnet.kernels import published_layers
 from stnet.kernels.problem import StdaProblem
 from stnet.kernels.triton.launch_table import Candidate, candidates
 
-KERNELS = tuple(KERNELS)
 TARGETS = ARCHITECTURES
 DTYPES = ("float16", "bfloat16", "float32")
 

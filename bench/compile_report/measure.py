@@ -52,10 +52,10 @@ def measure(case: Case) -> dict[str, Any]:
 
 def _compile(call: KernelCall, target: str) -> Any:
     import triton
-    from triton.backends.compiler import GPUTarget
 
-    chip = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
-    return triton.compile(call.ast_source(), target=chip, options=dict(call.options))
+    from stnet.kernels.triton.without_device import target_of
+
+    return triton.compile(call.ast_source(), target=target_of(target), options=dict(call.options))
 
 
 def _measure_nvidia(case: Case, launches: list[KernelCall], compiled: list[Any]) -> dict[str, Any]:

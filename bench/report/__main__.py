@@ -69,7 +69,7 @@ def _host_section(folder: Path) -> str:
     if not (folder / HOST_FILE).exists():
         return ""
     measured = load(folder / HOST_FILE)
-    return f"{HOST_TIME}\n\n{tables.machine_line(measured)}.\n\n{tables.host_table(measured)}"
+    return f"{HOST_TIME}\n\n{tables.machine_line(measured.machine)}.\n\n{tables.host_table(measured)}"
 
 
 def _run_sections(run: Run) -> list[str]:
@@ -88,7 +88,7 @@ def _run_sections(run: Run) -> list[str]:
     ]
     stages = "\n".join(f"- {name}: {summary.stage_line(name, stage)}" for name, stage in run.stages.items())
     sections.append(("Stages of the suite", stages))
-    parts = [f"## {run.machine['gpu']['name'] if run.on_gpu else 'CPU'}", tables.machine_line(run) + "."]
+    parts = [f"## {run.machine['gpu']['name'] if run.on_gpu else 'CPU'}", tables.machine_line(run.machine) + "."]
     parts += [f"Limits: {limits}." if (limits := tables.limits_line(run)) else ""]
     for title, text in sections:
         parts += [f"### {title}", text] if text else []

@@ -20,7 +20,7 @@ Block = Callable[[Run], str]
 
 
 def _machine(run: Run) -> str:
-    return f"Measured on {tables.machine_line(run)}."
+    return f"Measured on {tables.machine_line(run.machine)}."
 
 
 def _operators(run: Run) -> str:

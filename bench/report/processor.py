@@ -32,7 +32,7 @@ def _classic(content: Mapping[str, Any]) -> str:
             cells = [_time(times.get(key), own[key], content["unit"]) for key in DIRECTIONS]
             rows.append(["" if number else case, name, *cells])
     header = ["classic operator, float32", "implementation", *DIRECTIONS]
-    return f"{_where(content)}\n\n{tables.table(header, rows)}"
+    return f"{tables.machine_line(content['machine'])}.\n\n{tables.table(header, rows)}"
 
 
 def _time(value: float | None, own: float, unit: str) -> str:
@@ -51,10 +51,6 @@ def _model(content: Mapping[str, Any]) -> str:
         for name, found in models.items()
     ]
     size = f"`{content['preset']}` at {content['height']} x {content['width']}"
-    return f"{_where(content)}\n\n{tables.table([size, 'frames/s', 'stnet is faster by'], rows)}"
-
-
-def _where(content: Mapping[str, Any]) -> str:
-    machine = content["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"{machine['cpu']}, {machine['threads']} threads; {versions}; commit {machine['commit']}; {machine['date']}."
+    return (
+        f"{tables.machine_line(content['machine'])}.\n\n{tables.table([size, 'frames/s', 'stnet is faster by'], rows)}"
+    )

@@ -191,7 +191,7 @@ def stage_line(name: str, stage: dict[str, Any]) -> str:
 
 def suite_summary(run: Run) -> str:
     """The short table a suite run ends with."""
-    lines = [machine_line(run)] if run.machine else []
+    lines = [machine_line(run.machine)] if run.machine else []
     lines += [f"{name:14} {stage_line(name, stage)}" for name, stage in run.stages.items()]
     for direction in ("forward", "backward"):
         rows = run.select(operator="stda", layer="encoder", positions="near", batch=1, direction=direction)

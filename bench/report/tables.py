@@ -1,7 +1,7 @@
 """Results as Markdown tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def machine_line(run: Run) -> str:
-    """Device, date, versions and commit in a sentence."""
-    m = run.machine
+def machine_line(m: Mapping[str, Any]) -> str:
+    """Device, date, versions and commit of a machine in a sentence."""
     gpu = m.get("gpu")
     where = f"{gpu['name']} ({gpu['memory_gib']:g} GiB), CUDA {gpu['cuda']}" if gpu else "CPU"
     versions = ", ".join(f"{name} {number}" for name, number in m.get("versions", {}).items())

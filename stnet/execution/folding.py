@@ -64,9 +64,8 @@ class PackedAttention(SpatialTemporalDeformableAttention):
             source.temporal_attention_weights,
         )
         self._widths = [linear.out_features for linear in linears]
-        self.query_proj = nn.Linear(linears[0].in_features, sum(self._widths), device="meta")
-        self.query_proj.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), False)
-        self.query_proj.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), False)
+        weights, biases = ([getattr(linear, name) for linear in linears] for name in ("weight", "bias"))
+        self.query_proj = linear_of(torch.cat(weights), torch.cat(biases))
 
     def _project_queries(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         parts = self.query_proj(query).split(self._widths, dim=-1)
@@ -74,6 +73,13 @@ class PackedAttention(SpatialTemporalDeformableAttention):
         others = (self.heads, self.other_frames, self.levels, self.other_points)
         shapes = ((*own, 2), own, (*others, 2), others)
         return tuple(part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Return a layer with weights `[out, in]` and a bias `[out]`, which are not trained."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)
+    return linear
 
 
 class InFloat32(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from stnet.execution.folding import linear_of
 from stnet.execution.onednn import RELU, RELU6, PackedConvolution, PackedLinear
 from stnet.model.decoder import Decoder
 from stnet.model.detector import Detector
@@ -109,8 +110,8 @@ class _SelfAttention(nn.Module):
         super().__init__()
         dim, self.heads = source.embed_dim, source.num_heads
         weight, bias = source.in_proj_weight, source.in_proj_bias
-        self.query_and_key = _linear(weight[: 2 * dim], bias[: 2 * dim])
-        self.value, self.output = _linear(weight[2 * dim :], bias[2 * dim :]), source.out_proj
+        self.query_and_key = linear_of(weight[: 2 * dim], bias[: 2 * dim])
+        self.value, self.output = linear_of(weight[2 * dim :], bias[2 * dim :]), source.out_proj
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, need_weights: bool = False
@@ -120,12 +121,6 @@ class _SelfAttention(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, self.value(value)))
         attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
         return self.output(attended.transpose(1, 2).flatten(2)), None
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)
-    return linear
 
 
 def _rewrite_backbone(backbone: ResNet | EfficientNetLite) -> None:

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_map_only
 
 from stnet.errors import ConfigError
 from stnet.execution.engine import EngineOptions, rewritten
+from stnet.kernels.published_layers import level_shapes
 from stnet.kernels.triton.without_device import compiling_for
 from stnet.model.checkpoint import load
 from stnet.model.config import PRESETS, ModelConfig
 from stnet.model.detector import Detector
 
-STRIDES = (8, 16, 32, 64)
 _PRODUCTS = ("linear", "addmm", "mm", "bmm", "baddbmm", "linear_backward", "native_layer_norm")
 
 
@@ -74,8 +74,8 @@ def _train(config: ModelConfig, dtype: torch.dtype, levels: list[Tensor], target
 
 def _levels(config: ModelConfig, clips: int, size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:
     """Empty level maps `[B, F, d, h, w]` of frames of a size."""
-    shapes = [tuple(-(-side // stride) for side in size) for stride in STRIDES]
-    return [torch.zeros(clips, config.frames, config.hidden_dim, *shape, dtype=dtype) for shape in shapes]
+    sizes = level_shapes(*size)
+    return [torch.zeros(clips, config.frames, config.hidden_dim, *shape, dtype=dtype) for shape in sizes]
 
 
 def _kernels(cache: Path) -> Iterator[Path]:

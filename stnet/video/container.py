@@ -25,7 +25,5 @@ def next_packet(packets: Iterator[Any]) -> Any | None:
     """
     try:
         return next(packets, None)
-    except (
-        IndexError
-    ):  # PyAV flushes at the end, and does not know streams that appeared on the way, as in damaged data
-        return None
+    except IndexError:
+        return None  # PyAV flushes at the end, and knows no streams that appeared on the way, as in damaged data

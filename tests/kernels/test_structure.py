@@ -29,8 +29,9 @@ def is_compiled(function: ast.FunctionDef) -> bool:
 
 def test_functions_take_few_parameters():
     found = {
-        f"{path.name}:{function.name}": count
-        for path in KERNELS.rglob("*.py")
+        f"{path.relative_to(ROOT)}:{function.name}": count
+        for folder in ("stnet", "bench")
+        for path in (ROOT / folder).rglob("*.py")
         for function in functions(path)
         if (count := len([*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs])) > PARAMETERS
         and not is_compiled(function)

@@ -14,8 +14,7 @@ from stnet.kernels.triton.forward_samples import (
     add_samples,
     channel_pointers,
     first_channel,
-    first_head,
-    head_shift,
+    program_heads,
     store_output,
 )
 from stnet.kernels.triton.sampling import any_not_finite, level_size, matrix_identity, split_pairs
@@ -86,19 +85,16 @@ def msda_forward_kernel(
 ):  # fmt: skip
     """Grid (query blocks * batch, head blocks * channel blocks)."""
     HEADS: tl.constexpr = config.BLOCK_HEADS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
-    first, heads = first_head(config)
-    channel = first_channel(config)
     line = tl.arange(0, BLOCK_QUERIES * HEADS)  # queries, and fastest heads
+    SIZE: tl.constexpr = value.dtype.element_ty.primitive_bitwidth // 8
+    first, head, row_head, heads = program_heads(line, value_h, SIZE, config)
+    channel = first_channel(config)
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
     item = (tl.program_id(0) // blocks).to(tl.int64)
     slot = tl.program_id(0) % blocks * BLOCK_QUERIES + line // HEADS
     query = tl.minimum(slot, queries - 1).to(tl.int64)
 
-    value += item * value_b + first.to(tl.int64) * value_h + channel.to(tl.int64) * value_d
-    head, row_head = first.to(tl.int64), 0
-    if HEADS > 1:
-        row_head = head_shift(line % HEADS, value_h, value.dtype.element_ty.primitive_bitwidth // 8, config)
-        head += line % HEADS
+    value += item * value_b + first * value_h + channel.to(tl.int64) * value_d
     locations = tl.multiple_of(locations + item * locations_b + head * locations_h + query * locations_q, [ALIGN])
     weights = tl.multiple_of(weights + item * weights_b + head * weights_h + query * weights_q, [ALIGN])
     total = _sum_weighted(value, value_d, row_head, shapes, starts, locations, weights, levels, config, POINTS, False)

@@ -54,18 +54,24 @@ def first_channel(config: tl.constexpr):
 
 
 @triton.jit
-def first_head(config: tl.constexpr):
-    """Return the first head of a program, and all heads of the problem: the grid's second axis has parts of heads."""
+def program_heads(line, head_stride, SIZE: tl.constexpr, config: tl.constexpr):
+    """The heads of a program whose rows are `line` [N]; the grid's second axis has blocks of heads and of channels.
+
+    Returns:
+        (its first head int64, the head of each row int64, `Level.head` as `cell_offset` counts, heads of the problem).
+    """
+    HEADS: tl.constexpr = config.BLOCK_HEADS
     PARTS: tl.constexpr = (config.D + config.BLOCK_CHANNELS - 1) // config.BLOCK_CHANNELS
-    return tl.program_id(1) // PARTS * config.BLOCK_HEADS, tl.num_programs(1) // PARTS * config.BLOCK_HEADS
-
-
-@triton.jit
-def head_shift(inner, head_stride, SIZE: tl.constexpr, config: tl.constexpr):
-    """Return `Level.head` of rows whose heads are the `inner`-th [N] of the program, as `cell_offset` counts."""
-    if config.WIDE:
-        return inner.to(tl.int64) * (head_stride * SIZE)
-    return (inner * head_stride.to(tl.int32) * SIZE).to(tl.uint32, bitcast=True)
+    first = (tl.program_id(1) // PARTS * HEADS).to(tl.int64)
+    head, shift = first, 0
+    if HEADS > 1:
+        inner = line % HEADS
+        head += inner
+        if config.WIDE:
+            shift = inner.to(tl.int64) * (head_stride * SIZE)
+        else:
+            shift = (inner * head_stride.to(tl.int32) * SIZE).to(tl.uint32, bitcast=True)
+    return first, head, shift, tl.num_programs(1) // PARTS * HEADS
 
 
 @triton.jit

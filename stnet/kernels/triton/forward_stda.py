@@ -24,8 +24,7 @@ from stnet.kernels.triton.forward_samples import (
     add_samples,
     channel_pointers,
     first_channel,
-    first_head,
-    head_shift,
+    program_heads,
     store_output,
 )
 from stnet.kernels.triton.sampling import (
@@ -268,9 +267,10 @@ def stda_forward_kernel(
 ):  # fmt: skip
     """Grid (query blocks * targets * clips, head blocks * channel blocks)."""
     HEADS: tl.constexpr = config.BLOCK_HEADS  # Triton 3.6 takes no attribute of a tuple for a constant in lists
-    first, heads = first_head(config)
-    channel = first_channel(config)
     line = tl.arange(0, BLOCK_QUERIES * HEADS)  # queries, and fastest heads
+    SIZE: tl.constexpr = value.dtype.element_ty.primitive_bitwidth // 8
+    first, head, row_head, heads = program_heads(line, value_h, SIZE, config)
+    channel = first_channel(config)
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
     pair = tl.program_id(0) // blocks
     clip = (pair // targets).to(tl.int64)
@@ -281,11 +281,7 @@ def stda_forward_kernel(
         query = tl.load(order + query)
     query = query.to(tl.int64)
 
-    value += clip * value_b + first.to(tl.int64) * value_h + channel.to(tl.int64) * value_d
-    head, row_head = first.to(tl.int64), 0
-    if HEADS > 1:
-        row_head = head_shift(line % HEADS, value_h, value.dtype.element_ty.primitive_bitwidth // 8, config)
-        head += line % HEADS
+    value += clip * value_b + first * value_h + channel.to(tl.int64) * value_d
     reference_points += clip * reference_points_b + target * reference_points_t + query * reference_points_q
     other_reference_points += (
         clip * other_reference_points_b + target * other_reference_points_t + query * other_reference_points_q
