@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -192,19 +191,11 @@ def _study(options: argparse.Namespace) -> None:
         ratio = result["seconds"] / results["stnet"]["seconds"]
         differences = f"differences to plain PyTorch {result['logits']:.1e}, {result['boxes']:.1e}"
         print(f"{name}: {result['frames_per_second']:.2f} frames/s, stnet takes 1/{ratio:.2f} of it; {differences}")
-    versions = {package: _version(package) for package in ("onnxruntime", "openvino")}
-    document = {"machine": environment.describe() | versions, "preset": options.preset, "rounds": options.rounds}
+    document = {"machine": environment.describe(), "preset": options.preset, "rounds": options.rounds}
     if options.before is not None:
         document["before"] = _commit(options.before)
     size = {"height": options.height, "width": options.width, "frames": config.frames, "targets": TARGETS}
     write_json(options.output, document | size | {"models": results, "missing": missing})
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit(checkout: Path) -> str:
