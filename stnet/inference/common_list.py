@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from stnet.errors import EXTERNAL, ConfigError, VideoError
 from stnet.inference.folder_lock import FolderLock
@@ -108,7 +109,7 @@ class CommonList:
         self._jobs, self._records, self._tell, self.resume = jobs, records, tell, resume
         self._order, self.total, self.taken = order, len(jobs), []
         self._began, self._bytes = time.monotonic(), 0
-        self.began_at = self._clock(output, group)
+        self.began_at = self._clock(output)
         if group.size > 1 and not self._locks_work:
             tell(f"{output}: its file system has no locks; the videos are shared out in advance")
             self._jobs = Part(group.rank + 1, group.size).of(jobs)
@@ -152,9 +153,9 @@ class CommonList:
                 "keep those that are the same, or choose another --output"
             )
 
-    def _clock(self, output: Path, group: Group) -> float:
+    def _clock(self, output: Path) -> float:
         """Return the time by the clock of the output folder's file system, and find whether it has locks."""
-        probe = output / BOOKS / f"start-{group.rank}-{os.getpid()}"
+        probe = output / BOOKS / f"start-{uuid4().hex}"  # numbers of processes repeat in other containers
         probe.parent.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(probe)
         try:

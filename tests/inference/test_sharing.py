@@ -25,6 +25,7 @@ from stnet.inference.jobs import Part, largest_first, plan_jobs
 from stnet.inference.names import find_names
 from stnet.inference.records import Records
 from stnet.video import open_source
+from stnet.video.inputs import BOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Group()
@@ -108,6 +109,18 @@ def test_processes_share_a_list_and_go_on_after_one_was_killed(infer, study, mon
     assert sorted(done) == sorted(set(ALL) - {ended[0]})
     assert ended[1] in done[-2:]  # where one died comes last; the other rank may still have another in hand
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_processes_of_other_machines_with_the_same_numbers_do_not_meet(infer, study, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    books = tmp_path / "out" / BOOKS
+    books.mkdir(parents=True)
+    held = FolderLock(books / f"start-0-{os.getpid()}")
+    try:
+        assert infer("study", "--output", "out", "--no-video")[0] == 0
+    finally:
+        held.release()
 
 
 def test_what_is_finished_is_passed_over_unless_it_has_changed(infer, study, make_clip, capsys, tmp_path):
