@@ -14,14 +14,18 @@ package for this machine's processor, which a C++ compiler makes.
 """
 
 import argparse
+import io
 import json
 import logging
 import math
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,9 +121,11 @@ class ClipProgram(nn.Module):
 
 def export_torch(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
     """Write a `torch.export` program; return what is read back."""
+    written = io.BytesIO()  # PyTorch ends the process where a disk is full
+    torch.export.save(exported(program, sizes), written)
     with files.replacing(path) as temporary:
-        torch.export.save(exported(program, sizes), temporary)
-        return torch.export.load(temporary).module()
+        temporary.write_bytes(written.getbuffer())
+    return torch.export.load(path).module()
 
 
 def export_package(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
@@ -131,13 +137,14 @@ def export_package(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callab
     from torch._inductor import aoti_compile_and_package, aoti_load_package
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
-    with files.replacing(path) as temporary:
-        package = temporary.with_suffix(".pt2")  # which Inductor insists on
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / path.name
         try:
             aoti_compile_and_package(exported(program, sizes), package_path=str(package))
         except (CppCompileError, InvalidCxxCompiler) as error:
             raise ConfigError(f"{path}: needs a C++ compiler ({str(error).splitlines()[0]}); install g++") from error
-        package.replace(temporary)
+        with files.replacing(path) as temporary:
+            shutil.copyfile(package, temporary)
     return aoti_load_package(str(path))
 
 
@@ -147,11 +154,9 @@ def export_onnx(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
     Raises:
         ConfigError: the packages onnx, onnxscript and onnxruntime are not installed.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"ONNX export needs {error.name}: pip install 'stnet[onnx]'") from error
+    require_onnx()
+    import onnxruntime
+
     with _shapes_worked_out():
         onnx = torch.onnx.export(
             exported(program, sizes),
@@ -171,6 +176,17 @@ def export_onnx(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
     options.log_severity_level = 3  # errors; of what it cannot fold it warns by the dozen
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda clips: map(torch.from_numpy, session.run(["logits", "boxes"], {"clips": clips.numpy()}))
+
+
+def require_onnx() -> None:
+    """Find the packages of ONNX export.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise ConfigError(f"ONNX export needs {name}: pip install 'stnet[onnx]'")
 
 
 def _simplify(model: "onnx_ir.Model") -> None:
@@ -272,6 +288,8 @@ def export(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{options.output}: cannot be written ({error.strerror or error}); choose another --output"
         ) from error
+    if {"onnx", "onnx-float16"} & set(options.formats):
+        require_onnx()  # before minutes are spent on other formats
 
     if "safetensors" in options.formats:
         kept = read_checkpoint(resolve(options.checkpoint)).metadata

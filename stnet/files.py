@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         synchronize(path.parent)
     except OSError as error:
-        if error.filename == str(temporary):  # a name that the user has never seen
+        # A name that the user has never seen; none where a write failed, as on a full disk.
+        if error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import stnet
+import stnet.export
 from stnet.demo_command import main as demo
 from stnet.export import WRITERS, ClipProgram, ClipSizes, export_package, export_torch, parity
 from stnet.export_command import main
@@ -96,6 +97,27 @@ def test_a_place_that_cannot_be_written_is_named(checkpoint, tmp_path, capsys):
 def test_unusable_options_are_refused(checkpoint, tmp_path, capsys, extra, message):
     assert main([str(checkpoint), "--output", str(tmp_path), *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
+    """PyTorch, given a path, ends the whole process there."""
+    resource = pytest.importorskip("resource")
+    small = torch.export.export(torch.nn.Linear(300, 300), (torch.zeros(1, 300),))
+    monkeypatch.setattr(stnet.export, "exported", lambda *_: small)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert main([str(checkpoint), "--output", str(tmp_path / "full"), "--formats", "torch"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"error: {tmp_path / 'full' / 'model.pt2'}: File too large" in capsys.readouterr().err
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_a_missing_package_is_named_before_anything_is_written(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(stnet.export, "find_spec", lambda name: None)
+    assert main([str(checkpoint), "--output", str(tmp_path), "--formats", "safetensors", "onnx"]) == 2
+    assert "pip install 'stnet[onnx]'" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_exporting_leaves_the_model_and_the_process_alone(checkpoint, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stnet import environment
 from stnet.command_line import run
-from stnet.errors import DataError
+from stnet.errors import ConfigError, DataError
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.export import ClipProgram, ClipSizes, export_onnx
 from stnet.files import write_json
@@ -72,6 +72,9 @@ def openvino(path: Path) -> Model:
     return lambda clips: tuple(torch.from_numpy(compiled(clips.numpy())[i].copy()) for i in range(2))
 
 
+RUNTIMES = {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}
+
+
 class Earlier:
     """The engine of another checkout, in a process of its own that rests between its turns."""
 
@@ -108,7 +111,7 @@ def measure(options: argparse.Namespace, config: ModelConfig, folder: Path) -> t
     found: dict[str, Model] = {"stnet": engine_of(model)}
     missing: dict[str, str] = {}
     if options.onnx is None:
-        missing = dict.fromkeys(("ONNX Runtime", "OpenVINO"), "--onnx was not given")
+        missing = dict.fromkeys(RUNTIMES, "--onnx was not given")
     else:
         missing |= _add_runtimes(found, model, options)
     with torch.inference_mode():
@@ -140,9 +143,12 @@ def _add_runtimes(found: dict[str, Model], model: Detector, options: argparse.Na
     """Add the runtimes that are installed, on a model that is exported once; return why others are missing."""
     if not options.onnx.exists():
         sizes = ClipSizes(clips=1, height=options.height, width=options.width)
-        export_onnx(ClipProgram(model, TARGETS), sizes, options.onnx)
+        try:
+            export_onnx(ClipProgram(model, TARGETS), sizes, options.onnx)
+        except ConfigError as error:  # the packages are not installed
+            return dict.fromkeys(RUNTIMES, str(error))
     missing = {}
-    for name, load in (("ONNX Runtime", onnx_runtime), ("OpenVINO", openvino)):
+    for name, load in RUNTIMES.items():
         try:
             found[name] = load(options.onnx)
         except ImportError as error:
