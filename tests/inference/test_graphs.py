@@ -5,7 +5,7 @@ import threading
 import time
 import warnings
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from stnet.inference import VideoDetector
 from stnet.inference.clip_reader import read_clips
 from stnet.inference.clip_runner import ClipOutput, ClipRunner
 from stnet.inference.live import LiveDetector
-from stnet.model import decoder
 from stnet.model.geometry import clip_geometry
 from stnet.video import ArraySource
 
@@ -361,7 +360,6 @@ def test_compiled_code_takes_geometry_as_an_input(small_model, monkeypatch):
     torch.testing.assert_close(engine.detect(levels)[0], plain.detect(levels)[0])
 
     traced.clear()
-    monkeypatch.setattr(decoder, "_full_precision", lambda parameter: nullcontext())  # asks for autocast of the device
     for module in engine.model.to("meta").modules():  # in the place of a GPU: all but the CPU
         if hasattr(module, "backend"):
             module.backend = "cpu"
