@@ -122,7 +122,7 @@ def _gathered_rows(case: Case, analysis: Analysis, programs: int) -> float:
 
 
 def _reduced_rows(case: Case, call: KernelCall, analysis: Analysis, programs: int) -> float:
-    """Rows of the float32 value gradient added to per sample, of levels that are not summed by a kernel of their own."""
+    """Rows of the float32 value gradient added to per sample, of levels that no kernel of their own sums."""
     vectors = sum(int(kind.partition("x")[2] or 1) * count for kind, count in analysis.reductions.items())
     levels = case.problem.levels
     samples = case.full_tile_samples * (levels - call.constants.get("SUMMED", 0).bit_count()) / levels

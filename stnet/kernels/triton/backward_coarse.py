@@ -3,16 +3,18 @@
 Where a level has few cells, the samples of all queries add to the same memory again and again, and for these additions
 the backward pass waits. For one level of a frame and one head they are a product: the transposed weights [queries,
 cells] times the output gradient [queries, channels]. A program takes a share of the queries of every target that
-samples the frame, computes their weights, has the matrix unit add the products in registers, and adds its sums to memory
-once. `backward_stda.py` leaves such levels out.
+samples the frame, computes their weights, has the matrix unit add the products in registers, and adds its sums to
+memory once. `backward_stda.py` leaves such levels out.
 
-Blocks of 8 x 8 cells cover the level, a power of two of them (K). One lane computes the 64 weights of a query in a block:
-a sample there has eight tents along x and eight along y, and their products, all but four of them 0, are added to the
-weights. They are rounded to the type of the output gradient, as the matrix unit wants them, when all samples are added.
-Shapes here are [N, K, ...]: N queries times K blocks are the lanes of a program, and what follows lies within a lane. So
-that the compiler leaves it there, dimensions are made by `join` and `reshape` alone (`expand_dims` would move them).
+Blocks of 8 x 8 cells cover the level, a power of two of them (K). One lane computes the 64 weights of a query in a
+block: a sample there has eight tents along x and eight along y, and their products, all but four of them 0, are added
+to the weights. These are rounded to the type of the output gradient, as the matrix unit wants them, when all samples
+are added. Shapes here are [N, K, ...]: N queries times K blocks are the lanes of a program, and what follows lies
+within a lane. So that the compiler leaves it there, dimensions are made by `join` and `reshape` alone (`expand_dims`
+would move them).
 
-What a weight of 0 multiplies must be finite: an output gradient that is not reaches all cells of its head and level.
+What a weight of 0 multiplies must be finite: an output gradient or a log-sum-exp that is not (but -inf) reaches all
+cells of its head and level, not those alone that its samples touch.
 """
 
 from typing import NamedTuple
@@ -109,7 +111,9 @@ def _rounded(weights, dtype: tl.constexpr, PTX: tl.constexpr):
 
 
 @triton.jit
-def _weights(row, inside, queries, samples, level, config: tl.constexpr, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
+def _weights(
+    row, inside, queries, samples, level, config: tl.constexpr, COMPONENTS: tl.constexpr, POINTS: tl.constexpr
+):
     """Weights [N, K, 8, 8] times 2^SHIFT of the queries `row` [N]; 0 where they are not `inside`."""
     N: tl.constexpr = config.BLOCK_QUERIES
     K: tl.constexpr = config.BLOCKS
@@ -151,7 +155,7 @@ def _add_queries(
         pointers = tl.multiple_of(tl.max_contiguous(pointers, [1, VECTOR]), [1, ALIGN])
         gradient = tl.load(pointers, mask=inside[:, None] & (channel < config.D)[None, :], other=0.0)
         factors = _rounded(tl.reshape(weights, [N, WEIGHTS]), gradient.dtype, config.PTX)
-        # Sums have channels first: a product of so few lines is made by instructions that all NVIDIA GPUs have.
+        # With channels first: a product of so few lines is made by instructions that all NVIDIA GPUs have.
         sums = tl.dot(tl.trans(gradient), factors, sums)
     return sums
 

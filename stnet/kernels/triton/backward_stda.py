@@ -367,7 +367,8 @@ def stda_backward_kernel(
             )
             sums = _frame_gradients(
                 level_others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, adds_value, gradient,
-                config, COMPONENTS, OTHER_POINTS, STEP, NEEDS.other_offsets, NEEDS.other_logits, NEEDS.other_reference_points,
+                config, COMPONENTS, OTHER_POINTS, STEP, NEEDS.other_offsets, NEEDS.other_logits,
+                NEEDS.other_reference_points,
             )  # fmt: skip
         if NEEDS.other_reference_points:
             _write_reference_gradient(
