@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bench.compile_report.cases import Case, describe
+from bench.compile_report.compare import CORNERS
 from bench.compile_report.locality import gather_lines
 from bench.sass import Analysis, CubinError, WalkError, analyse_kernel
 from stnet.kernels.triton.ahead_of_time import calls
@@ -122,11 +123,10 @@ def _gathered_rows(case: Case, analysis: Analysis, programs: int) -> float:
 
 
 def _reduced_rows(case: Case, call: KernelCall, analysis: Analysis, programs: int) -> float:
-    """Rows of the float32 value gradient added to per sample, of levels that no kernel of their own sums."""
+    """Rows of the float32 value gradient added to per sample; levels that another kernel sums count as if added to."""
     vectors = sum(int(kind.partition("x")[2] or 1) * count for kind, count in analysis.reductions.items())
-    levels = case.problem.levels
-    samples = case.full_tile_samples * (levels - call.constants.get("SUMMED", 0).bit_count()) / levels
-    return round(vectors * programs * _WARP / case.head_dim / samples, 3)
+    apart = CORNERS * call.constants.get("SUMMED", 0).bit_count() / case.problem.levels
+    return round(vectors * programs * _WARP / case.head_dim / case.full_tile_samples + apart, 3)
 
 
 def _locality(case: Case, call: KernelCall, kernel: Any) -> dict[str, Any]:
