@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from stnet.kernels.triton.launch_table import DEFAULT_TABLE, read_table
 
 pytest.importorskip("triton")
 
@@ -99,6 +102,7 @@ BACKWARD = [
     slow(STDA, "sm_90", "float16", WARPS, {"queries": 17, "points": 4, "other_points": 2}, name="two-warps"),
     slow(STDA, "sm_90", "float16", {"block_queries": 8}, {"queries": 9, "points": 4}, name="eight-queries"),
     slow(STDA, "sm_90", "float32", {**SIXTEEN, "hold_gradient": False}, {"queries": 17}, name="gradient-not-held"),
+    slow(STDA, "sm_90", "float16", {**SIXTEEN, "heads_first": True}, {"queries": 33}, name="heads-first"),
     slow(STDA, "sm_90", "float16", {**SIXTEEN, "block_channels": 16}, {"queries": 17, "dim": 40}, name="wide"),
     slow(STDA, "sm_90", "float16", {"num_warps": 4}, {"queries": 33, **ONE_CELL, "dim": 32}, name="four-warps"),
     slow(MSDA, "sm_90", "float16", {**SIXTEEN, "maxnreg": 255}, {"queries": 17}, name="classic"),
@@ -111,6 +115,32 @@ def test_backward_as_compiled(kernel, arch, dtype, candidate, sizes):
     errors, executed = simulated(kernel, arch, dtype, candidate, sizes)
     assert (count(executed, "red", "add", "v4.f32") + count(executed, "atom", "add", "v4.f32") > 0) == (arch == "sm_90")
     _check_gradients(errors, dtype)
+
+
+TUNED = sorted(
+    {
+        (row.kernel, json.dumps(replace(candidate, milliseconds=None).as_json()))
+        for row in read_table(DEFAULT_TABLE)
+        if row.architectures == ("sm_90",) and row.head_dims == (32,)
+        for candidate in row.candidates
+    }
+)
+"""All that the table compares for the published layers on an H100, measured or not."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "candidate"), TUNED)
+def test_every_candidate_for_the_published_layers_as_compiled(kernel, candidate):
+    candidate = json.loads(candidate)
+    sizes = {"heads": max(2, candidate.get("block_heads", 1)), "points": 4, "shapes": ((4, 6),)}
+    sizes["queries"] = candidate.get("block_queries", 32) + 1
+    if kernel.startswith("stda"):
+        sizes |= {"other_points": 2, "frames": 2}
+    errors, _ = simulated(kernel, "sm_90", "float16", candidate, sizes)
+    if kernel.endswith("backward"):
+        _check_gradients(errors, "float16")
+    else:
+        assert errors["output"] <= LIMITS["float16"] and errors.get("lse", 0.0) <= 1e-6
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
 from stnet.kernels.triton.layout import alignment, pack_all, strides
 
 _GATHER_BYTES = 64  # of a row gathered at once: four lanes
+_MOST_ALONG_Y = 2**16 - 1  # programs, CUDA's limit
 
 
 def stda_backward(
@@ -262,8 +263,10 @@ def _stda_call(
         whole = gradient is None or name == "value" or (_of_all_heads(name) and not deterministic)
         arguments[f"grad_{name}"] = lse if gradient is None else gradient if whole else _from_head(gradient, 3, first)
     thin = min(map(min, p.spatial_shapes)) == 1
-    config = _config(value, arguments["grad_output"], grad_row, gradients.value is not None, thin, candidate, arch)
     block, step = _tile(math.gcd(p.points, p.other_points), candidate, arch)
+    grid, head_axis = _grid(-(-p.queries // block) * p.targets * p.clips, len(part), candidate)
+    outputs, needed = (arguments["grad_output"], arguments["output"]), gradients.value is not None
+    config = _config(value, outputs, grad_row, needed, thin, head_axis, candidate, arch)
     constants = {
         "config": config,
         "LEVELS": p.levels,
@@ -277,7 +280,6 @@ def _stda_call(
         "ATOMIC_REFERENCE": not deterministic,
         "NEEDS": StdaTensors(*(gradient is not None for gradient in gradients)),
     }
-    grid = (-(-p.queries // block) * p.targets * p.clips, len(part), 1)
     return KernelCall.of(stda_backward_kernel, grid, arguments, constants, candidate.options(arch))
 
 
@@ -327,8 +329,10 @@ def msda_backward_call(
         "grad_value_b": p.positions * grad_row,
     }
     needed = gradients.value is not None
-    config = _config(arguments["value"], arguments["grad_output"], grad_row, needed, True, candidate, arch)
     block, step = _tile(p.points, candidate, arch)
+    grid, head_axis = _grid(-(-p.queries // block) * p.clips, len(part), candidate)
+    outputs = (arguments["grad_output"],)
+    config = _config(arguments["value"], outputs, grad_row, needed, True, head_axis, candidate, arch)
     constants = {
         "config": config,
         "POINTS": p.points,
@@ -338,7 +342,6 @@ def msda_backward_call(
         "NEED_LOCATIONS": gradients.sampling_locations is not None,
         "NEED_WEIGHTS": gradients.attention_weights is not None,
     }
-    grid = (-(-p.queries // block) * p.clips, len(part), 1)
     return KernelCall.of(msda_backward_kernel, grid, arguments, constants, candidate.options(arch))
 
 
@@ -349,24 +352,25 @@ def _from_head(tensor: Tensor, dim: int, first: int) -> Tensor:
 
 def _config(
     value: Tensor,
-    grad_output: Tensor,
+    outputs: Sequence[Tensor],
     grad_row: int,
     need_value: bool,
     thin: bool,
+    head_axis: int,
     candidate: Candidate,
     arch: str,
 ) -> Config:
-    """How values [..., S, H, D] and their gradient, with `grad_row` elements from cell to cell, are read."""
+    """How values [..., S, H, D], their gradient, with `grad_row` elements from cell to cell, and outputs are read."""
     element, width = value.element_size(), value.shape[-1]
     block = min(padded_head_dim(width), candidate.block_channels)
     row = value.stride(-3)
-    output_bytes = width * element  # outputs are contiguous
+    output_bytes = width * element  # from head to head
     return Config(
         D=width,
         BLOCK_CHANNELS=block,
         GATHER_CHANNELS=min(block, _GATHER_BYTES // element),
         HELD=candidate.hold_gradient and width <= block,
-        ALIGN=min(alignment(grad_output, range(grad_output.dim() - 1)), output_bytes & -output_bytes),
+        ALIGN=min(output_bytes & -output_bytes, *(alignment(x, range(x.dim() - 1)) for x in outputs)),
         CELL_STRIDE=row,
         GRAD_CELL_STRIDE=grad_row,
         VECTOR=alignment(value, range(value.dim() - 1)) // element,
@@ -375,7 +379,15 @@ def _config(
         WIDE=value.shape[-3] * max(row, grad_row) * 8 >= 2**32,
         PTX=is_nvidia(arch),
         NEED_VALUE=need_value,
+        HEAD_AXIS=head_axis,
     )
+
+
+def _grid(tiles: int, heads: int, candidate: Candidate) -> tuple[tuple[int, int, int], int]:
+    """Programs along x, y and z, and which of these axes is that of the heads."""
+    if candidate.heads_first and tiles <= _MOST_ALONG_Y:
+        return (heads, tiles, 1), 0
+    return (tiles, heads, 1), 1
 
 
 def _tile(points: int, candidate: Candidate, arch: str) -> tuple[int, int]:

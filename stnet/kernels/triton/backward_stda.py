@@ -269,12 +269,12 @@ def stda_backward_kernel(
     ATOMIC_REFERENCE: tl.constexpr,
     NEEDS: tl.constexpr,  # StdaTensors of bools: which gradients are asked for
 ):  # fmt: skip
-    """Grid (query blocks * targets * clips, heads)."""
+    """Grid (query blocks * targets * clips, heads), or the other way round."""
     ROWS: tl.constexpr = BLOCK_QUERIES * STEP
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(config.HEAD_AXIS).to(tl.int64)
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
-    pair = tl.program_id(0) // blocks
-    first_query = tl.program_id(0) % blocks * BLOCK_QUERIES
+    pair = tl.program_id(1 - config.HEAD_AXIS) // blocks
+    first_query = tl.program_id(1 - config.HEAD_AXIS) % blocks * BLOCK_QUERIES
     clip = (pair // targets).to(tl.int64)
     target = (pair % targets).to(tl.int64)
     row = tl.arange(0, ROWS)

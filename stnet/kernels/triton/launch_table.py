@@ -44,6 +44,8 @@ class Candidate:
             a program takes its blocks in turn.
         hold_gradient: backward, the output gradient stays in registers where one block holds a head; else it is read
             anew for every chunk of samples.
+        heads_first: backward, programs beside each other take other heads, instead of other queries of a head: they add
+            to other memory.
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
             need an NVIDIA GPU from sm_80 on and 16-bit values that can be read in pairs, and are "float32" elsewhere.
@@ -65,6 +67,7 @@ class Candidate:
     arithmetic: str = "float32"
     maxnreg: int | None = None
     hold_gradient: bool = True
+    heads_first: bool = False
     unroll: int = 1
     unroll_points: bool = True
     load_ahead: bool = False
@@ -78,7 +81,7 @@ class Candidate:
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"launch table: arithmetic is {self.arithmetic!r}; known: {', '.join(ARITHMETICS)}")
-        for name in ("hold_gradient", "unroll_points", "load_ahead"):
+        for name in ("hold_gradient", "heads_first", "unroll_points", "load_ahead"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"launch table: {name} is {getattr(self, name)!r}; it needs true or false")
         if self.summed_cells not in SUMMED_CELLS:
