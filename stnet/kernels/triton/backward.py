@@ -1,9 +1,10 @@
 """Gradients of both operators by Triton: the functions of the backend, and their launches as data.
 
 The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
-gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. Gradients of offsets,
-logits, locations and weights have one writer each. Those of reference points are summed over heads: by float32
-reductions, or for deterministic gradients from one slice a head.
+gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. What coarse levels have
+of it may be summed by launches of their own (`coarse_levels.py`). Gradients of offsets, logits, locations and weights
+have one writer each. Those of reference points are summed over heads: by float32 reductions, or for deterministic
+gradients from one slice a head.
 """
 
 import math
