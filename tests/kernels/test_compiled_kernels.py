@@ -137,6 +137,8 @@ def test_every_candidate_for_the_published_layers_as_compiled(kernel, candidate)
     if kernel.startswith("stda"):
         sizes |= {"other_points": 2, "frames": 2}
     errors, _ = simulated(kernel, "sm_90", "float16", candidate, sizes)
+    if candidate.get("summed_cells"):  # of rounded weights
+        assert errors.pop("value") <= LIMITS["float16"]
     if kernel.endswith("backward"):
         _check_gradients(errors, "float16")
     else:
