@@ -152,6 +152,23 @@ def test_deterministic_backward_as_compiled(candidate):
     _check_gradients(errors, "float16")
 
 
+COARSE = [
+    slow("sm_90", "float16", {"shapes": ((9, 10), (4, 6)), "queries": 35, "frames": 2, "targets": 2}, name="steps"),
+    slow("sm_80", "bfloat16", {"shapes": ((1, 3), (9, 40)), "queries": 9, "components": 4, "dim": 40}, name="boxes"),
+    slow(
+        "sm_100", "float16", {"shapes": ((15, 20), (8, 10)), "queries": 33, "dim": 8, "heads": 1}, name="eight-blocks"
+    ),
+]
+
+
+@pytest.mark.parametrize(("arch", "dtype", "sizes"), COARSE)
+def test_coarse_levels_summed_as_compiled(arch, dtype, sizes):
+    """Weights are rounded to 16 bits before the sums, in float32, begin."""
+    errors, _ = simulated("stda_backward", arch, dtype, {**SIXTEEN, "summed_cells": 512}, sizes)
+    assert errors.pop("value") <= LIMITS[dtype]
+    _check_gradients(errors, dtype)
+
+
 def _check_gradients(errors: dict[str, float], dtype: str) -> None:
     for name, error in errors.items():
         summed_in_float32 = name == "value" or "reference" in name

@@ -1,9 +1,10 @@
 """Gradients of both operators by Triton: the functions of the backend, and their launches as data.
 
 The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
-gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. Gradients of offsets,
-logits, locations and weights have one writer each. Those of reference points are summed over heads: by float32
-reductions, or for deterministic gradients from one slice a head.
+gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. What coarse levels have
+of it may be summed by launches of their own (`coarse_levels.py`). Gradients of offsets, logits, locations and weights
+have one writer each. Those of reference points are summed over heads: by float32 reductions, or for deterministic
+gradients from one slice a head.
 """
 
 import math
@@ -18,6 +19,7 @@ from stnet.kernels.triton.architecture import architecture, has_vector_reduction
 from stnet.kernels.triton.backward_msda import msda_backward_kernel
 from stnet.kernels.triton.backward_samples import Config
 from stnet.kernels.triton.backward_stda import stda_backward_kernel
+from stnet.kernels.triton.coarse_levels import coarse_levels, stda_coarse_call
 from stnet.kernels.triton.device_tables import frame_offsets, level_tables
 from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
 from stnet.kernels.triton.forward import levels_of, query_strides
@@ -61,14 +63,14 @@ def stda_backward(
         }
         return gradients._replace(value=None, **sums)
 
-    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+    def make_calls(inputs, gradients, fixed: FixedPoint | None, heads: range) -> list[KernelCall]:
         *inputs, grad_output, output, lse = inputs
         saved = (grad_output, output, lse)
         inputs = StdaTensors(*inputs)
-        return stda_backward_call(p, inputs, *saved, gradients, fixed, deterministic, heads, candidate, arch)
+        return stda_backward_calls(p, inputs, *saved, gradients, fixed, deterministic, heads, candidate, arch)
 
     dims = (*STDA_DENSE_DIMS._replace(value=1), 1, output.dim(), lse.dim())
-    run = _prepared((*tensors, grad_output, output, lse), dims, needs.value, deterministic, allocate, make_call, bound)
+    run = _prepared((*tensors, grad_output, output, lse), dims, needs.value, deterministic, allocate, make_calls, bound)
 
     def differentiate(tensors, grad_output, output, lse) -> StdaTensors[Tensor | None]:
         gradients = run((*tensors, grad_output, output, lse))
@@ -104,12 +106,12 @@ def msda_backward(
     def allocate(device: torch.device | str) -> MsdaTensors[Tensor | None]:
         return MsdaTensors(*map(partial(_buffer_if, device), p.tensor_shapes, dtypes, needs))._replace(value=None)
 
-    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+    def make_calls(inputs, gradients, fixed: FixedPoint | None, heads: range) -> list[KernelCall]:
         *inputs, grad_output = inputs
-        return msda_backward_call(p, MsdaTensors(*inputs), grad_output, gradients, fixed, heads, candidate, arch)
+        return [msda_backward_call(p, MsdaTensors(*inputs), grad_output, gradients, fixed, heads, candidate, arch)]
 
     dims = (*MSDA_DENSE_DIMS._replace(value=1), 1)
-    run = _prepared((*tensors, grad_output), dims, needs.value, deterministic, allocate, make_call, bound)
+    run = _prepared((*tensors, grad_output), dims, needs.value, deterministic, allocate, make_calls, bound)
     return lambda tensors, grad_output: run((*tensors, grad_output))
 
 
@@ -119,7 +121,7 @@ def _prepared(
     needs_value: bool,
     deterministic: bool,
     allocate: Callable,
-    make_call: Callable,
+    make_calls: Callable,
     bound: Callable[[Sequence[Tensor | None]], FixedPoint],
 ) -> Callable:
     """Return what computes gradients for inputs that lie like these; it keeps none of them.
@@ -130,43 +132,47 @@ def _prepared(
         needs_value: whether the gradient of value is wanted.
         deterministic: whether it is to have the same bits in every run.
         allocate: memory on a device for all gradients but that of value.
-        make_call: the launch for packed inputs, gradients, fixed point and heads.
+        make_calls: the launches for packed inputs, gradients, fixed point and heads.
         bound: fixed point numbers that hold the sums of the gradient of value, from the inputs.
     """
     value = inputs[0]
     shape, dtype = value.shape, value.dtype
     packed_inputs = pack_all(inputs, dense_dims)
     copies = any(x is not y for x, y in zip(inputs, packed_inputs, strict=True))
-    launch = None
+    launches = None
     if not (deterministic and needs_value):
         examples, gradients = distinct(packed_inputs), allocate("meta")
         if needs_value:
             gradients = gradients._replace(value=torch.empty(shape, dtype=torch.float32, device="meta"))
-        launch = Launch(make_call(examples, gradients, None, range(shape[-2])), (*examples, *gradients))
+        calls = make_calls(examples, gradients, None, range(shape[-2]))
+        launches = [Launch(call, (*examples, *gradients)) for call in calls]
 
     def run(inputs):
         device = inputs[0].device
         gradients = allocate(device)
-        if launch is None:
+        if launches is None:
             fixed = bound(inputs)
             inputs = pack_all(inputs, dense_dims)
-            call = lambda sums, heads: make_call(inputs, gradients._replace(value=sums), fixed, heads)  # noqa: E731
-            return gradients._replace(value=_value_gradient(call, inputs[0], fixed))
+            calls = lambda sums, heads: make_calls(inputs, gradients._replace(value=sums), fixed, heads)  # noqa: E731
+            return gradients._replace(value=_value_gradient(calls, inputs[0], fixed))
         sums = torch.zeros(shape, dtype=torch.float32, device=device) if needs_value else None
-        launch(*(pack_all(inputs, dense_dims) if copies else inputs), sums, *gradients[1:])
+        given = (*(pack_all(inputs, dense_dims) if copies else inputs), sums, *gradients[1:])
+        for launch in launches:
+            launch(*given)
         return gradients if sums is None else gradients._replace(value=sums.to(dtype))
 
     return run
 
 
-def _value_gradient(call: Callable[[Tensor, range], KernelCall], value: Tensor, fixed: FixedPoint) -> Tensor:
-    """Launch `call` (of the sums of the value gradient, and the heads to treat) for half of the heads at a time."""
+def _value_gradient(calls: Callable[[Tensor, range], list[KernelCall]], value: Tensor, fixed: FixedPoint) -> Tensor:
+    """Launch `calls` (of the sums of the value gradient, and the heads to treat) for half of the heads at a time."""
     passes = head_passes(value.shape[-2])
     shape = (*value.shape[:-2], len(passes[0]), value.shape[-1])
     sums = torch.empty(shape, dtype=torch.int64, device=value.device)
     gradient = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     for part in passes:
-        call(sums.zero_(), part).launch()
+        for call in calls(sums.zero_(), part):
+            call.launch()
         fixed.write(sums, gradient[..., part.start : part.stop, :])
     return gradient
 
@@ -189,7 +195,7 @@ def _reference_sums(shape: tuple[int, ...], heads: int | None, device: torch.dev
     return torch.empty((*shape[:3], heads, *shape[3:]), dtype=torch.float32, device=device)
 
 
-def stda_backward_call(
+def stda_backward_calls(
     problem: StdaProblem,
     tensors: StdaTensors[Tensor],
     grad_output: Tensor,
@@ -201,11 +207,36 @@ def stda_backward_call(
     part: range,
     candidate: Candidate,
     arch: str,
-) -> KernelCall:
-    """Return a launch behind `stda_backward` of packed tensors for the heads of `part`, writing to `gradients`.
+) -> list[KernelCall]:
+    """Return the launches behind `stda_backward` of packed tensors for the heads of `part`, writing to `gradients`.
 
-    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on.
+    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on. The first
+    launch does everything but what is summed of coarse levels, which the others do, one for each.
     """
+    coarse = coarse_levels(problem, grad_output, gradients.value, candidate, arch)
+    return [
+        _stda_call(
+            problem, tensors, grad_output, output, lse, gradients, fixed, deterministic, part, coarse, candidate, arch
+        ),
+        *(stda_coarse_call(problem, tensors, grad_output, lse, gradients.value, level, arch) for level in coarse),
+    ]
+
+
+def _stda_call(
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    gradients: StdaTensors[Tensor | None],
+    fixed: FixedPoint | None,
+    deterministic: bool,
+    part: range,
+    coarse: tuple[int, ...],
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """The first of `stda_backward_calls`."""
     p, width, first = problem, problem.head_dim, part.start
     value = _from_head(tensors.value, 3, first)
     grad_row = len(part) * width
@@ -246,6 +277,7 @@ def stda_backward_call(
         "BLOCK_QUERIES": block,
         "STEP": step,
         "FIXED_POINT": fixed is not None,
+        "SUMMED": sum(1 << level for level in coarse),
         "ATOMIC_REFERENCE": not deterministic,
         "NEEDS": StdaTensors(*(gradient is not None for gradient in gradients)),
     }
@@ -267,7 +299,7 @@ def msda_backward_call(
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """A launch behind `msda_backward`; arguments as for `stda_backward_call`."""
+    """The launch behind `msda_backward`; arguments as for `stda_backward_calls`."""
     p, width, first = problem, problem.head_dim, part.start
     value, locations, weights = tensors.value, tensors.sampling_locations, tensors.attention_weights
     grad_row = len(part) * width
