@@ -81,6 +81,11 @@ EXPERIMENTS = (
         predicted=(0.85, 1.0),
         measure=_tuned("stda_backward", "bfloat16", replace(_BACKWARD, heads_first=True), _BACKWARD),
     ),
+    Experiment(
+        change="encoder backward, float16: coarse levels summed by the matrix unit",
+        predicted=(0.7, 0.85),
+        measure=_tuned("stda_backward", "float16", replace(_BACKWARD, summed_cells=512), _BACKWARD),
+    ),
 )
 
 
