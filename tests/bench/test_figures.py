@@ -203,9 +203,8 @@ def test_experiments_are_compared_with_what_was_predicted_before(tmp_path):
     path.write_text(json.dumps(content))
     rows = [line.split(" | ")[1:] for line in experiments.experiments_table(load(path)).splitlines()[2:]]
     assert rows[0] == ["0.75 to 0.8", "1.10 |"]
-    assert rows[1:4] == [[row[0], "not measured |"] for row in rows[1:4]]
-    assert rows[4] == ["0.85 to 1", "0.90 |"]
     assert rows[-1] == ["1 to 2", "not measured |"]
+    assert [row for row in rows[1:] if row[1] != "not measured |"] == [["0.85 to 1", "0.90 |"]]
     assert report.main(["--results", str(tmp_path)]) == 0
     assert "### Experiments" in (tmp_path / report.REPORT_FILE).read_text()
 
