@@ -20,11 +20,13 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -33,16 +35,20 @@ from stnet import files
 from stnet.choices import PROGRAM_FILES
 from stnet.console import printable
 from stnet.errors import ConfigError
-from stnet.execution.folding import fold_batch_norms, keep_boxes_in_float32
+from stnet.execution.folding import fold_batch_norms, keep_boxes_in_float32, pack_projections
 from stnet.model.card import model_card
 from stnet.model.checkpoint import read_checkpoint, resolve, save
 from stnet.model.detector import Detector
 from stnet.model.operating_points import OPERATING_POINTS_KEY
 from stnet.normalization import IMAGENET_MEAN, IMAGENET_STD
 
+if TYPE_CHECKING:
+    import onnx_ir
+
 ONNX_OPSET = 18
 TOLERANCE = 1e-3
 TOLERANCE_16_BITS = 0.2  # of logits; what rounding costs is printed
+LARGEST_EXAMPLE = 256  # side in pixels of clips to compare on, which a model of 512 would take a minute for
 SIDES = (65, 4096)  # of frames, in pixels, where they are not fixed: from 65 on every level has two cells along a side
 
 
@@ -74,11 +80,11 @@ class ClipSizes:
         return {"clips": {axis: Dim(name, min=limits[name][0], max=limits[name][1]) for axis, name in axes.items()}}
 
     def examples(self, frames: int, image_size: int) -> list[Tensor]:
-        """Return clips to compare on: of the model's usual size, and of another where sizes are open."""
-        usual = (2, max(SIDES[0], image_size), max(SIDES[0], image_size))
-        other = (1, usual[1] + 5, usual[2] * 5 // 4)
+        """Return clips to compare on: of the model's usual size if that is small, and others where sizes are open."""
+        usual = max(SIDES[0], min(image_size, LARGEST_EXAMPLE))
         fixed = (self.clips, self.height, self.width)
-        shapes = [tuple(f or s for f, s in zip(fixed, sizes, strict=True)) for sizes in (usual, other)]
+        sizes = ((2, usual, usual), (1, SIDES[0] + 5, usual * 5 // 4))
+        shapes = [tuple(f or s for f, s in zip(fixed, example, strict=True)) for example in sizes]
         return [torch.randn(clips, frames, 3, height, width) for clips, height, width in dict.fromkeys(shapes)]
 
 
@@ -98,6 +104,7 @@ class ClipProgram(nn.Module):
         self.model.load_state_dict(model.state_dict())
         self.model.operating_points = model.operating_points
         fold_batch_norms(self.model)
+        pack_projections(self.model)
         if dtype != torch.float32:
             keep_boxes_in_float32(self.model.to(dtype))
         self.requires_grad_(False)
@@ -145,23 +152,40 @@ def export_onnx(program: ClipProgram, sizes: ClipSizes, path: Path) -> Callable:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"ONNX export needs {error.name}: pip install 'stnet[onnx]'") from error
-    # Without the optimizer's constant folding, which takes minutes and changes nothing that a runtime does not redo.
-    model = torch.onnx.export(
-        exported(program, sizes),
-        dynamo=True,
-        opset_version=ONNX_OPSET,
-        optimize=False,
-        verbose=False,
-        input_names=["clips"],
-        output_names=["logits", "boxes"],
-        dynamic_shapes=sizes.open_axes(),
-    )
-    model.model.metadata_props.update(metadata(program.model, program.targets))
-    model.save(path)
+    with _shapes_worked_out():
+        onnx = torch.onnx.export(
+            exported(program, sizes),
+            dynamo=True,
+            opset_version=ONNX_OPSET,
+            optimize=False,  # it compares all pairs of nodes, which takes minutes; see `_simplify`
+            verbose=False,
+            input_names=["clips"],
+            output_names=["logits", "boxes"],
+            dynamic_shapes=sizes.open_axes(),
+        )
+    _simplify(onnx.model)
+    onnx.model.metadata_props.update(metadata(program.model, program.targets))
+    with files.replacing(path) as temporary:
+        onnx.save(temporary)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; of what it cannot fold it warns by the dozen
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda clips: map(torch.from_numpy, session.run(["logits", "boxes"], {"clips": clips.numpy()}))
+
+
+def _simplify(model: "onnx_ir.Model") -> None:
+    """Take away what an ONNX model computes twice, or of constants alone: two thirds of its nodes.
+
+    Among them are all of sequences, which TensorRT does not know.
+    """
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    optimizer.remove_unused_nodes(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
 
 
 def metadata(model: Detector, targets: int) -> dict[str, str]:
@@ -193,7 +217,7 @@ def exported(program: ClipProgram, sizes: ClipSizes) -> ExportedProgram:
     """Return the program of `torch.export`, open in what the sizes leave open."""
     config = program.model.config
     (clips, *_) = sizes.examples(config.frames, config.image_size)
-    with torch.no_grad():
+    with torch.no_grad(), _shapes_worked_out():
         return torch.export.export(program, (clips,), dynamic_shapes=sizes.dynamic_shapes())
 
 
@@ -203,6 +227,11 @@ def parity(model: Detector, program: Callable, targets: int, clips: Tensor) -> P
     output = model(clips, targets=targets)
     logits, boxes = program(clips)
     return Parity(logits=(logits - output.logits).abs().max().item(), boxes=(boxes - output.boxes).abs().max().item())
+
+
+def _shapes_worked_out() -> AbstractContextManager:
+    """Have the shapes of every operation worked out anew: looking them up takes twice as long if they are symbols."""
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stnet.kernels.backends import REFERENCE, choose, limit_of
 from stnet.kernels.plans import Memory
+from stnet.kernels.portable import msda_portable, stda_portable
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, check_msda, check_stda
 from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.kernels.registration import MSDA, STDA, forward
@@ -76,7 +77,7 @@ def spatial_temporal_deform_attn(
     tensors = _autocast(tensors)
     backend = choose(backend, tensors, limit)
     if backend == REFERENCE:
-        return stda_reference(problem, tensors)
+        return (stda_portable if torch.compiler.is_exporting() else stda_reference)(problem, tensors)
     return forward(STDA, *tensors, *constants, backend, _resolve_deterministic(deterministic))[0]
 
 
@@ -126,7 +127,8 @@ def ms_deform_attn(
     tensors = _autocast(tensors)
     backend = choose(backend, tensors, limit)
     if backend == REFERENCE:
-        return msda_reference(problem, tensors)
+        portable = torch.compiler.is_exporting() and problem.spatial_shapes is not None
+        return (msda_portable if portable else msda_reference)(problem, tensors)
     return forward(MSDA, *tensors, *constants, backend, _resolve_deterministic(deterministic))
 
 

@@ -25,7 +25,7 @@ def stda_reference(problem: StdaProblem, tensors: StdaTensors[Tensor]) -> Tensor
 
     The own frame is sampled like a group of one frame, the others like a group of W; one softmax spans both.
     """
-    output_dtype, dtype = tensors.value.dtype, _compute_dtype(tensors.value)
+    output_dtype, dtype = tensors.value.dtype, compute_dtype(tensors.value)
     value = tensors.value.to(dtype)
     offsets, logits = tensors.offsets.unsqueeze(4), tensors.logits.unsqueeze(4)
     own_weights, other_weights = shared_softmax(logits.to(dtype), tensors.other_logits.to(dtype))
@@ -63,7 +63,7 @@ def msda_reference(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor
         ValueError: levels that do not lie within the positions of value, where they can be read.
     """
     value, sampling_locations, attention_weights, shapes, starts = tensors
-    dtype = _compute_dtype(value)
+    dtype = compute_dtype(value)
     clips, heads = problem.clips, problem.heads
     if problem.spatial_shapes is not None:
         shapes, starts = problem.spatial_shapes, level_starts(problem.spatial_shapes)
@@ -81,7 +81,8 @@ def msda_reference(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Tensor
     return output.unflatten(0, (clips, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
-def _compute_dtype(value: Tensor) -> torch.dtype:
+def compute_dtype(value: Tensor) -> torch.dtype:
+    """Return the dtype of all arithmetic for values of this dtype."""
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
@@ -186,8 +187,7 @@ def _interpolated_by_grid_sample(cells: Tensor) -> bool:
     """Whether `grid_sample` does, many times as fast as `_interpolate`, what is wanted here.
 
     It has no forward-mode derivative, and an infinite cell with weight zero makes it give NaN. Whether there is one
-    can be seen only where the values can be looked at. Exported programs gather cells, which every runtime does alike:
-    GridSample of this operator is reported to be compiled wrongly by some without an error.
+    can be seen only where the values can be looked at.
     """
     return values_are_readable(cells) and not forward_mode_is_open() and bool(cells.isfinite().all())
 

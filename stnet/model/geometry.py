@@ -67,9 +67,29 @@ def _geometry_without_padding(
 def _computed_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
-    masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in shapes]
-    embeddings = [_regular_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks]
-    return _geometry(shapes, masks, torch.cat(embeddings, dim=1), device)
+    """Return what masks without padding would give, bit for bit, in few operations: exporters take long for each."""
+    embeddings, centres = [], []
+    for height, width in shapes:
+        y, x = (torch.arange(cells, dtype=torch.float32)[:, None] + 0.5 for cells in (height, width))
+        lines, columns = y[-1:] + 0.5, x[-1:] + 0.5  # their numbers
+        phases = (y / (lines + 1e-6) * (2 * math.pi), x / (columns + 1e-6) * (2 * math.pi))
+        waves = [_uploaded(_waves(phase[:, 0], hidden_dim).to(dtype), device) for phase in phases]
+        embeddings.append(torch.cat(_over_map(*waves), dim=-1).flatten(0, 1))
+        centre_y, centre_x = _over_map(y / lines, x / columns)
+        centres.append(torch.cat([centre_x, centre_y], dim=-1).flatten(0, 1))
+    coordinate_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    references = torch.cat(centres).to(coordinate_dtype)[None, :, None].expand(-1, -1, len(shapes), -1)
+    return ClipGeometry(
+        spatial_shapes=shapes,
+        position_embedding=torch.cat(embeddings).unsqueeze(0),
+        reference_points=_uploaded(references.contiguous(), device),
+        valid_ratios=_uploaded(torch.ones(1, len(shapes), 2, dtype=coordinate_dtype), device),
+    )
+
+
+def _over_map(of_lines: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features of a map's lines `[h, a]` and columns `[w, b]` at every cell: `[h, w, a]` and `[h, w, b]`."""
+    return of_lines[:, None].expand(-1, of_columns.shape[0], -1), of_columns.expand(of_lines.shape[0], -1, -1)
 
 
 def _geometry(
@@ -114,15 +134,6 @@ def _spread_sine_embedding(mask: Tensor, hidden_dim: int, device: torch.device, 
         phases, places = _phase(mask, axis).unique(return_inverse=True)
         halves.append(_uploaded(_waves(phases, hidden_dim).to(dtype), device)[_uploaded(places, device)])
     return torch.cat(halves, dim=-1).flatten(1, 2)
-
-
-def _regular_sine_embedding(mask: Tensor, hidden_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`sine_embedding`, bit for bit, of one map without padding: all its columns, and all its lines, are alike."""
-    _, height, width = mask.shape
-    column = _waves(_phase(mask, 1)[0, :, 0], hidden_dim).to(dtype)
-    line = _waves(_phase(mask, 2)[0, 0], hidden_dim).to(dtype)
-    halves = _uploaded(column, device)[:, None].expand(-1, width, -1), _uploaded(line, device).expand(height, -1, -1)
-    return torch.cat(halves, dim=-1).flatten(0, 1).unsqueeze(0)
 
 
 def _phase(mask: Tensor, axis: int) -> Tensor:
