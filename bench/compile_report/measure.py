@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from bench.compile_report.cases import Case, describe
+from bench.compile_report.compare import CORNERS
 from bench.compile_report.locality import gather_lines
 from bench.sass import Analysis, CubinError, WalkError, analyse_kernel
 from stnet.kernels.triton.ahead_of_time import calls
-from stnet.kernels.triton.device_tables import frame_offsets, level_tables, query_order
+from stnet.kernels.triton.device_tables import frame_columns, frame_offsets, level_tables, query_order
 from stnet.kernels.triton.kernel_call import KernelCall
 
 _WARP = 32
@@ -90,7 +91,7 @@ def _measure_nvidia(case: Case, launches: list[KernelCall], compiled: list[Any])
         "gathered_rows": _gathered_rows(case, analyses[0], programs[0]),
     }
     if row["reductions"]:
-        row["reduced_rows"] = _reduced_rows(case, row["reductions"])
+        row["reduced_rows"] = _reduced_rows(case, launches[0], analyses[0], programs[0])
     return row | _locality(case, launches[0], compiled[0])
 
 
@@ -102,6 +103,8 @@ def _known_arguments(case: Case, call: KernelCall) -> dict[str, Any]:
     value = call.arguments.get("value")
     if "frames" in call.arguments and isinstance(value, torch.Tensor):
         tables["frames"] = frame_offsets(case.problem.frame_table, value.stride(1), cpu)
+    if "columns" in call.arguments:
+        tables["columns"] = frame_columns(case.problem.frame_table, case.problem.source_frames, cpu)
     if call.constants.get("ORDERED"):
         tables["order"] = query_order(case.problem.spatial_shapes, case.candidate.block_queries, cpu)
     known: dict[str, Any] = {}
@@ -119,10 +122,11 @@ def _gathered_rows(case: Case, analysis: Analysis, programs: int) -> float:
     return round(size * programs * _WARP / case.row_bytes / case.full_tile_samples, 3)
 
 
-def _reduced_rows(case: Case, reductions: dict[str, float]) -> float:
-    """Rows of the float32 value gradient added to per sample."""
-    vectors = sum(int(kind.partition("x")[2] or 1) * count for kind, count in reductions.items())
-    return round(vectors * _WARP / case.head_dim, 3)
+def _reduced_rows(case: Case, call: KernelCall, analysis: Analysis, programs: int) -> float:
+    """Rows of the float32 value gradient added to per sample; levels that another kernel sums count as if added to."""
+    vectors = sum(int(kind.partition("x")[2] or 1) * count for kind, count in analysis.reductions.items())
+    apart = CORNERS * call.constants.get("SUMMED", 0).bit_count() / case.problem.levels
+    return round(vectors * programs * _WARP / case.head_dim / case.full_tile_samples + apart, 3)
 
 
 def _locality(case: Case, call: KernelCall, kernel: Any) -> dict[str, Any]:

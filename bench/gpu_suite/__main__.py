@@ -3,10 +3,10 @@
     python -m bench.gpu_suite --output gpu_results --minutes 9
     python -m bench.gpu_suite --output gpu_results --minutes 9 --resume --stages inference,training
 
-Stages run in order of worth. Each stage's result is in gpu_suite.json when it ends. Told to stop (Ctrl-C, or SIGTERM as
-`timeout` sends it), the suite keeps what the stage under way has by then; --resume keeps what is done and runs the
-rest. The folder holds three files: gpu_suite.json, suite.log and pictures.zip. Nothing outside of the installed package
-and this folder is needed.
+Stages run in order of worth. Each stage's result is in gpu_suite.json when it ends, and what is expected of the
+experiments before they are measured. Told to stop (Ctrl-C, or SIGTERM as `timeout` sends it), the suite keeps what the
+stage under way has by then; --resume keeps what is done and runs the rest. The folder holds gpu_suite.json, suite.log
+and pictures.zip. Nothing outside of the installed package and this folder is needed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from bench.gpu_suite.stages import (
     restore_launch_table,
     seconds_of,
 )
-from bench.report import plots, summary
+from bench.report import experiments, plots, summary
 from bench.report.results import GPU_FILE, load
 from bench.timing.shapes import DTYPES, SIZES
 from stnet.command_line import INTERRUPTED, run
@@ -88,7 +88,7 @@ def _earlier(path: Path, settings: dict[str, str], resume: bool) -> dict[str, An
         ConfigError: there are results and no --resume, they cannot be read, or were made with other settings.
     """
     if not path.exists():
-        return {"settings": settings, "stages": {}}
+        return {"settings": settings, "predictions": experiments.predictions(), "stages": {}}
     if not resume:
         raise ConfigError(f"--output: {path} exists; add --resume to go on, or choose another folder")
     try:

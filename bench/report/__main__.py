@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.report import (
     conditions,
+    experiments,
     figures,
     lesions,
     machine_code,
@@ -84,6 +85,7 @@ def _run_sections(run: Run) -> list[str]:
         ("Live mode", tables.live_table(run)),
         ("Training step", tables.training_table(run)),
         ("Growth of cost, with linear fits", tables.growth_table(run)),
+        ("Experiments", experiments.experiments_table(run)),
         ("Without a time", tables.without_time_table(run)),
     ]
     stages = "\n".join(f"- {name}: {summary.stage_line(name, stage)}" for name, stage in run.stages.items())

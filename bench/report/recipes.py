@@ -24,7 +24,7 @@ def variants_table(variants: Mapping[str, Mapping[str, Any]]) -> str:
         key: max((row[key] for row in variants.values() if row[key] is not None), default=None) for _, key in COLUMNS
     }
     rows = [
-        [name, str(row["steps"]), *(_percent(row[key], row[key] == best[key]) for _, key in COLUMNS)]
+        [name, f"{row['steps']:.0f}", *(_percent(row[key], row[key] == best[key]) for _, key in COLUMNS)]
         for name, row in variants.items()
     ]
     return tables.table(["recipe", "steps", *(title for title, _ in COLUMNS)], rows)

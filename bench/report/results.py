@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,13 +37,14 @@ class Measurement:
 class Run:
     """Measurements of one machine; `without_time` lists what was missing, wrong or skipped, with the reason.
 
-    `stages` are the GPU suite's, empty for a run of pytest alone.
+    `stages` are the GPU suite's, empty for a run of pytest alone, and so are `predictions`: what was expected before.
     """
 
     machine: dict[str, Any]
     measurements: tuple[Measurement, ...]
     without_time: tuple[dict[str, str], ...]
     stages: dict[str, dict[str, Any]]
+    predictions: tuple[dict[str, Any], ...] = ()
 
     @property
     def on_gpu(self) -> bool:
@@ -113,7 +114,7 @@ def _suite(content: dict[str, Any]) -> Run:
     parts = [part for part in parts if "benchmarks" in part]
     run = _pytest(parts, stages)
     machine = stages.get("environment", {}).get("result") or run.machine
-    return Run(machine=machine, measurements=run.measurements, without_time=run.without_time, stages=stages)
+    return replace(run, machine=machine, predictions=tuple(content.get("predictions", ())))
 
 
 def _pytest(parts: Iterable[dict[str, Any]], stages: dict[str, Any]) -> Run:

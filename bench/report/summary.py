@@ -20,7 +20,8 @@ class Target:
     measure: Callable[[Run], float | None]
 
 
-def _stda(run: Run, implementation: str, direction: str, dtype: str = "float16") -> Measurement | None:
+def stda_encoder(run: Run, implementation: str, direction: str, dtype: str = "float16") -> Measurement | None:
+    """The encoder's layer on one clip, None where it was not measured."""
     return run.find(
         operator="stda",
         layer="encoder",
@@ -32,17 +33,18 @@ def _stda(run: Run, implementation: str, direction: str, dtype: str = "float16")
     )
 
 
-def _ratio(slow: Measurement | None, fast: Measurement | None) -> float | None:
+def ratio(slow: Measurement | None, fast: Measurement | None) -> float | None:
+    """How many times one takes the other's time, None where one of them is missing."""
     return slow.seconds / fast.seconds if slow and fast else None
 
 
 def _stda_milliseconds(run: Run) -> float | None:
-    own = _stda(run, "stnet", "forward")
+    own = stda_encoder(run, "stnet", "forward")
     return own.seconds * 1e3 if own else None
 
 
 def _against_classic(direction: str) -> Callable[[Run], float | None]:
-    return lambda run: _ratio(_stda(run, CLASSIC_CUDA, direction), _stda(run, "stnet", direction))
+    return lambda run: ratio(stda_encoder(run, CLASSIC_CUDA, direction), stda_encoder(run, "stnet", direction))
 
 
 def _against_peer(peer: str, direction: str) -> Callable[[Run], float | None]:
@@ -55,7 +57,7 @@ def _against_peer(peer: str, direction: str) -> Callable[[Run], float | None]:
             other = run.find(
                 operator="msda", implementation=peer, direction=direction, **{key: own[key] for key in keys}
             )
-            ratios += [_ratio(other, own)] if other else []
+            ratios += [ratio(other, own)] if other else []
         return min(ratios, default=None)
 
     return measure

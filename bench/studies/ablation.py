@@ -56,6 +56,13 @@ DENOISING = {"denoising": 5}  # off in both recipes
 PHANTOMS = {"start_from": "tiny"}  # the shipped weights, which have seen phantoms alone; others start at random
 RATE_FACTORS = (0.4, 1.0, 2.5)  # learning rates of the published recipe, as factors of the preset's
 NO_STILLS = "lite0 without real stills"
+# Many small steps: a comparison has minutes where the shipped model had hours.
+SHORT = {
+    "batch_size": 4,
+    "accumulate": 1,
+    "warmup_steps": 40,
+    "model": ("image_size=192", "max_image_size=256"),
+}
 ENDLESS = 100_000  # epochs: time ends every training
 
 
@@ -65,13 +72,14 @@ def variants(preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _of_shipped() -> dict[str, dict[str, Any]]:
-    """What the material of the shipped model brings; the recipe stays."""
+    """What the material of the shipped model brings; the recipe stays, but for what a short training needs."""
     return {
-        "lite0": {},
+        "lite0": SHORT,
         # Norms that are kept as they are need the statistics of those weights, so they are trained here.
-        "lite0 without ImageNet weights": {"backbone_weights": "", "model": "backbone_norm=batch"},
-        NO_STILLS: {},
-        "lite0 without defences": {"without_defences": tuple(DEFENCES)},
+        "lite0 without ImageNet weights": SHORT
+        | {"backbone_weights": "", "model": (*SHORT["model"], "backbone_norm=batch")},
+        NO_STILLS: SHORT,
+        "lite0 without defences": SHORT | {"without_defences": tuple(DEFENCES)},
     }
 
 

@@ -38,6 +38,7 @@ def stda(name: str) -> Stda:
     return {
         "stnet": partial(_stnet_stda, "auto"),
         "stnet, values by heads": partial(_stnet_stda, "auto"),
+        "stnet, no value gradient": partial(_stnet_stda, "auto"),
         "reference": partial(_stnet_stda, "reference"),
         "reference compiled": _compiled(_stnet_stda),
     }[name]
@@ -210,6 +211,7 @@ STDA = (
     f"{PUBLISHED}grid_sample",
     "stnet",
     "stnet, values by heads",
+    "stnet, no value gradient",
     "reference",
     f"{PUBLISHED}Deformable DETR CUDA",
     f"{PUBLISHED}mmcv",

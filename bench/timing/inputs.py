@@ -32,6 +32,10 @@ class StdaInputs:
         value = self.value.detach().transpose(2, 3).contiguous().transpose(2, 3)
         return replace(self, value=value.requires_grad_(self.value.requires_grad))
 
+    def without_value_gradient(self) -> "StdaInputs":
+        """The same, with no gradient asked for of the values."""
+        return replace(self, value=self.value.detach())
+
     def differentiable(self) -> tuple[Tensor, ...]:
         """The tensors whose gradients are asked for."""
         return tuple(tensor for tensor in vars(self).values() if tensor.requires_grad)

@@ -30,7 +30,7 @@ def sample(value: Tensor, spatial_shapes: Shapes, starts: Tensor | None, locatio
     if not isinstance(spatial_shapes, Tensor):
         spatial_shapes, starts = [(int(height), int(width)) for height, width in spatial_shapes], None
     device = value.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
         with torch.autocast(device, enabled=False):
             return ms_deform_attn(value, spatial_shapes, starts, locations, weights).to(dtype)

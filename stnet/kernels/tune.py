@@ -12,6 +12,7 @@ model stores them. Keys that are used most come first; the table is written afte
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from stnet.errors import ConfigError
 from stnet.kernels import published_layers
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.reference import msda_reference, stda_reference
-from stnet.kernels.triton.architecture import architecture
+from stnet.kernels.triton.architecture import architecture, assumed, triton_version
 from stnet.kernels.triton.launch_table import (
     DEFAULT_TABLE,
     FEW_QUERIES,
@@ -239,6 +240,21 @@ def compile_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def compile_for(arch: str, key: Key, candidate: Candidate, *_: Any) -> None:
+    """Compile a candidate for a GPU that is not here, as `measure` looks for it there; `key` is of the CPU."""
+    from stnet.kernels.triton.without_device import compiling_for
+
+    with compiling_for(arch):
+        for small in (True, False):
+            run(_call(key, small), candidate)
+
+
+@lru_cache(maxsize=2)
+def _call(key: Key, small: bool) -> Call:
+    problem = layer(key.kernel, key.many, key.head_dim, small=small)
+    return Call.of(key.kernel, problem, key.dtype, key.device, seed=0)
+
+
 def run_once(calls: Sequence[Callable[[], object]], seconds: float) -> float:
     """Run the first call, in place of a timer."""
     calls[0]()
@@ -335,15 +351,19 @@ def keys(kernels: Sequence[str], dtypes: Sequence[str], head_dims: Sequence[int]
     return sorted(found, key=lambda key: order.get((key[0], key[1], key[3]), len(order)))
 
 
+def _wanted(options: argparse.Namespace, device: torch.device) -> list[Key]:
+    return [
+        Key(kernel=kernel, dtype=getattr(torch, dtype), head_dim=head_dim, many=many, device=device)
+        for kernel, dtype, head_dim, many in keys(options.kernels, options.dtypes, options.head_dims)
+    ]
+
+
 def tune(options: argparse.Namespace, device: torch.device, report: Callable[[str], None] = print) -> int:
     """Measure key after key while there is time, writing the table after each; return how many could not be tuned."""
     limit = 60 * options.minutes if options.minutes is not None else MOST_SECONDS
     deadline = time.monotonic() + limit
     table, measured, failed = read_table(DEFAULT_TABLE), [], 0
-    wanted = [
-        Key(kernel=kernel, dtype=getattr(torch, dtype), head_dim=head_dim, many=many, device=device)
-        for kernel, dtype, head_dim, many in keys(options.kernels, options.dtypes, options.head_dims)
-    ]
+    wanted = _wanted(options, device)
     write_table(options.output, table)
     if options.processes > 1:
         count = compile_ahead(wanted, options.processes, COMPILING * limit)
@@ -375,6 +395,25 @@ def tune_here(options: argparse.Namespace) -> int:
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name(device)}, {architecture(device)}", flush=True)
     return 1 if tune(options, device, partial(print, flush=True)) else 0
+
+
+def compile_elsewhere(options: argparse.Namespace) -> int:
+    """Compile all candidates for a GPU that is not here; return the exit status: 1 where some did not compile.
+
+    Raises:
+        ConfigError: nothing can be compiled here.
+    """
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise ConfigError("TRITON_INTERPRET is set, which compiles nothing; unset it")
+    if not triton_version():
+        raise ConfigError("compiling needs the package triton: pip install triton")
+    limit = 60 * options.minutes if options.minutes is not None else MOST_SECONDS
+    with assumed(options.compile_for):
+        wanted = _wanted(options, torch.device("cpu"))
+        total = sum(len(key.candidates()) for key in wanted)
+        count = compile_ahead(wanted, options.processes, limit, partial(compile_for, options.compile_for))
+    print(f"compiled {count} of {total} candidates for {options.compile_for}")
+    return 0 if count == total else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stnet import command_line
-from stnet.choices import KERNELS, TUNED_DTYPES
+from stnet.choices import ARCHITECTURES, KERNELS, TUNED_DTYPES
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.kernels.tune") -> int:
@@ -17,9 +17,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.ke
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from stnet.kernels.tune import tune_here  # takes seconds
+    from stnet.kernels.tune import compile_elsewhere, tune_here  # takes seconds
 
-    return tune_here(options)
+    return compile_elsewhere(options) if options.compile_for else tune_here(options)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -47,6 +47,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", choices=TUNED_DTYPES, default=list(TUNED_DTYPES), help="(default: all)")
     parser.add_argument(
         "--head-dims", nargs="+", type=int, default=[32], metavar="D", help="channels of a head (default: 32)"
+    )
+    parser.add_argument(
+        "--compile-for",
+        choices=ARCHITECTURES,
+        metavar="ARCH",
+        help="measure nothing, with no GPU: compile the candidates for one such as sm_90 into the folder that "
+        "TRITON_CACHE_DIR names, where the tuner finds them on a machine of the same Triton, at the same path",
     )
     return parser
 

@@ -47,7 +47,9 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 def _full_precision(parameter: Tensor) -> AbstractContextManager:
     """Leaves autocast, if it is on: 16-bit boxes are off by up to a pixel of 512."""
     device = parameter.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    if device == "meta" or not torch.is_autocast_enabled(device):  # which knows no autocast, not even to be off
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class BoxHead(nn.Module):

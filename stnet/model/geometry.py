@@ -61,8 +61,7 @@ def clip_geometry(
 def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
 ) -> ClipGeometry:
-    with torch.inference_mode(False):  # what is kept must be usable in training too
-        return _computed_without_padding(shapes, hidden_dim, device, dtype)
+    return _computed_without_padding(shapes, hidden_dim, device, dtype)
 
 
 def _computed_without_padding(

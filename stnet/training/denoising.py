@@ -68,8 +68,8 @@ def noised_lesions(
                 labels[clip, frame, :, :, :count] = np.where(swapped, rng.integers(1, classes + 1, shown.shape), shown)
     device = targets.boxes.device
     return NoisedLesions(
-        boxes=torch.from_numpy(boxes.reshape(clips, frames, -1, 4)).to(device),
-        labels=torch.from_numpy(labels.reshape(clips, frames, -1)).to(device),
+        boxes=torch.from_numpy(boxes.reshape(clips, frames, -1, 4)).to(device, non_blocking=True),
+        labels=torch.from_numpy(labels.reshape(clips, frames, -1)).to(device, non_blocking=True),
         copies=copies,
     )
 
@@ -158,13 +158,10 @@ def denoising_matches(layers: Layers, targets: FrameTargets, copies: int) -> tup
     frame, target = (index.expand(copies, -1).flatten() for index in (frame, target))
     supervised = len(layers)
     layer = torch.arange(supervised).repeat_interleave(len(query))
-    matches = Matches(
-        layer=layer.to(device),
-        frame=frame.repeat(supervised).to(device),
-        query=query.repeat(supervised).to(device),
-        target=target.repeat(supervised).to(device),
-    )
-    padding = ~real.repeat(1, 2 * copies).to(device)  # [N, K]
+    rows = torch.stack((layer, *(index.repeat(supervised) for index in (frame, query, target))))
+    layer, frame, query, target = rows.to(device, non_blocking=True)
+    matches = Matches(layer=layer, frame=frame, query=query, target=target)
+    padding = (~real.repeat(1, 2 * copies)).to(device, non_blocking=True)  # [N, K]
     harmless = [
         (logits.masked_fill(padding.view(*logits.shape[:-1], 1), IGNORED_LOGIT), boxes) for logits, boxes in layers
     ]

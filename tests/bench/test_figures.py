@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from bench.report import __main__ as report
-from bench.report import conditions, figures, lesions, machine_code, processor, shipped_model, summary, tables
+from bench.report import (
+    conditions,
+    experiments,
+    figures,
+    lesions,
+    machine_code,
+    processor,
+    shipped_model,
+    summary,
+    tables,
+)
 from bench.report.results import CPU_FILE, GPU_FILE, Run, load, load_folder
 from stnet.errors import DataError
 
@@ -174,6 +184,29 @@ def test_a_gpu_run_whose_own_training_step_failed_still_has_its_table(tmp_path):
     run = load(_write_gpu(tmp_path, [*ENTRIES, published]) / GPU_FILE)
     row = next(row for row in summary.targets_table([run]).splitlines() if "training step" in row)
     assert "unconfirmed" in row
+
+
+def test_experiments_are_compared_with_what_was_predicted_before(tmp_path):
+    entries = [*ENTRIES, _operator("stnet, values by heads", 0.0022)]
+    path = _write_gpu(tmp_path, entries) / GPU_FILE
+    content = json.loads(path.read_text())
+    tuned = [
+        {"block_queries": 16, "heads_first": True, "milliseconds": 2.7},
+        {"block_queries": 16, "milliseconds": 3.0},
+        {"block_queries": 8, "milliseconds": 3.1},
+    ]
+    key = {"kernel": "stda_backward", "dtypes": ["bfloat16"], "head_dims": [32], "many_queries": True}
+    table = {"rows": [{**key, "candidates": tuned}]}
+    content["stages"]["tuning"] = {"status": "done", "seconds": 1.0, "result": {"lines": [], "table": table}}
+    content["predictions"] = [*experiments.predictions(), {"change": "forgotten", "predicted": [1, 2]}]
+    content["predictions"][0]["predicted"] = [0.75, 0.8]  # as the run was begun with, whatever is expected by now
+    path.write_text(json.dumps(content))
+    rows = [line.split(" | ")[1:] for line in experiments.experiments_table(load(path)).splitlines()[2:]]
+    assert rows[0] == ["0.75 to 0.8", "1.10 |"]
+    assert rows[-1] == ["1 to 2", "not measured |"]
+    assert [row for row in rows[1:] if row[1] != "not measured |"] == [["0.85 to 1", "0.90 |"]]
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert "### Experiments" in (tmp_path / report.REPORT_FILE).read_text()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"benchmarks": 3}', '{"stages": 5}'])

@@ -119,6 +119,20 @@ def test_resume_runs_what_is_not_done(monkeypatch, tmp_path):
     assert {stage["status"] for stage in results.values()} == {"done"}
 
 
+def test_what_is_expected_is_written_before_anything_is_measured(monkeypatch, tmp_path):
+    expected = gpu_suite.experiments.predictions()
+    at_first = _suite_file(monkeypatch, tmp_path, "a")
+    assert at_first["predictions"] == expected and len(expected) >= 5
+    monkeypatch.setattr(gpu_suite.experiments, "predictions", list)
+    assert _suite_file(monkeypatch, tmp_path, "b", "--resume")["predictions"] == expected
+
+
+def _suite_file(monkeypatch, out: Path, name: str, *arguments: str) -> dict:
+    """The result file as the stage of a name, run alone, leaves it."""
+    _suite(monkeypatch, out, [_stage("a"), _stage("b")], "--stages", name, *arguments)
+    return json.loads((out / GPU_FILE).read_text())
+
+
 def test_named_stages_run_again(monkeypatch, tmp_path):
     ran = []
     stages = [_stage(name, lambda c, s, name=name: ran.append(name) or {}) for name in "abc"]

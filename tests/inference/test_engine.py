@@ -102,6 +102,18 @@ def test_graphs_equal_eager_execution(parity_model, parity_clips, parity_outputs
 
 
 @pytest.mark.gpu
+def test_compiled_code_is_captured_and_equals_eager_execution(small_model):
+    clips = torch.randn(2, 6, 3, 32, 48)
+    wanted = execute(Engine(small_model, PLAIN), clips)
+    engine = Engine(small_model, EngineOptions(device="cuda", dtype="float32", compile=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "CUDA graphs are off")
+        for _ in range(4):  # eager, captured, replayed
+            for found, expected in zip(execute(engine, clips), wanted, strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.gpu
 def test_graphs_are_captured_while_another_thread_waits_for_events():
     graphed = GraphedFunction(lambda tensors, _: [tensors[0] @ tensors[0]])
     stop, failures = threading.Event(), []

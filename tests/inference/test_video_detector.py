@@ -17,6 +17,7 @@ from stnet.errors import ConfigError, StnetError, VideoError
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.inference import FrameResult, VideoDetector
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.live import LiveDetector
 from stnet.model.postprocess import select_detections
 from stnet.video import ArraySource, open_source
 
@@ -57,6 +58,23 @@ def test_a_gpu_with_and_without_graphs_equals_the_cpu(small_model, make_frames, 
     detector = VideoDetector(small_model, device="cuda", dtype="float32", batch=4, options=EngineOptions(graphs=graphs))
     for _ in range(2):
         assert_equal(list(detector(array)), expected(small_model, array))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("current", "name"), [(0, "cuda:1"), (1, "cuda")])
+def test_a_second_gpu_equals_the_cpu(small_model, make_frames, current, name):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    array = make_frames(40)
+    live = LiveDetector(VideoDetector(small_model, device="cpu"), policy="wait")
+    on_cpu = {result.index: result.detections for result in live(array)}
+    with torch.cuda.device(current):
+        detector = VideoDetector(small_model, device=name, dtype="float32", batch=4)
+        assert detector.engine.device == torch.device("cuda", 1)
+        for _ in range(2):
+            assert_equal(list(detector(array)), expected(small_model, array))
+            assert_equal(list(LiveDetector(detector, policy="wait")(array)), on_cpu)
+        assert torch.cuda.current_device() == current
 
 
 def test_a_model_without_duplicates_reports_none(small_model, make_frames):

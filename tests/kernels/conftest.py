@@ -253,6 +253,15 @@ def make_msda(shapes=((4, 6), (2, 3)), batch=2, heads=2, dim=8, queries=5, point
 
 
 @pytest.fixture
+def memory(monkeypatch) -> Memory:
+    """Empty memories of plans: nothing is run as an earlier test decided. The one of the Triton backend is returned."""
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(backend.plans, "_entries", {})
+        monkeypatch.setattr(backend.plans, "get", backend.plans._entries.get)
+    return BACKENDS["triton"].plans
+
+
+@pytest.fixture
 def stda_case():
     return make_stda
 

@@ -216,7 +216,11 @@ class _Warp:
                 (both >> byte * np.uint64(8) & np.uint64(0xFF)) << np.uint64(8 * i) for i, byte in enumerate(chosen)
             )
         if base == "bfe":
-            return (sources[0] >> sources[1]) & ((np.uint64(1) << sources[2]) - np.uint64(1))
+            field = (sources[0] >> sources[1]) & ((np.uint64(1) << sources[2]) - np.uint64(1))
+            if kind[0] == "s":  # the field's first bit is its sign
+                sign = np.uint64(1) << (sources[2] - np.uint64(1))
+                return (field ^ sign) - sign & np.uint64((1 << int(kind[1:])) - 1)
+            return field
         if base in ("shl", "shr"):
             size = int(kind[1:])
             amount = np.minimum(sources[1] & np.uint64(0xFFFFFFFF), np.uint64(size))
@@ -357,20 +361,22 @@ class _Warp:
         """8 x 8 matrices of 16 bits.
 
         Lane 8 j + i has the address of row i of matrix j; lane l holds columns 2 (l % 4) and 2 (l % 4) + 1 of row
-        l / 4.
+        l / 4, or, transposed, these rows of that column.
         """
-        assert "trans" not in op, op
-        store = op[0] == "stmatrix"
+        store, transposed = op[0] == "stmatrix", "trans" in op
         pointer, names = operands if store else operands[::-1]
         address = self.address(pointer)
         for j, name in enumerate(x.strip() for x in names.strip("{} ").split(",")):
             if not store:
                 self.registers[name] = _wide(np.zeros(32))
-            for lane in range(32):
-                memory, at = self.place(int(address[8 * j + lane // 4]), 16)
-                piece = memory[at + 4 * (lane % 4) : at + 4 * (lane % 4) + 4]
+            for lane, half in product(range(32), range(2)):
+                row, column = lane // 4, 2 * (lane % 4) + half
+                if transposed:
+                    row, column = column, row
+                memory, at = self.place(int(address[8 * j + row]), 16)
+                piece = memory[at + 2 * column : at + 2 * column + 2]
                 if store:
-                    bits = int(self.read(name)[lane]) & 0xFFFFFFFF
-                    piece[:] = np.frombuffer(bits.to_bytes(4, "little"), np.uint8)
+                    bits = int(self.read(name)[lane]) >> 16 * half & 0xFFFF
+                    piece[:] = np.frombuffer(bits.to_bytes(2, "little"), np.uint8)
                 else:
-                    self.registers[name][lane] = int.from_bytes(piece.tobytes(), "little")
+                    self.registers[name][lane] |= np.uint64(int.from_bytes(piece.tobytes(), "little") << 16 * half)

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from stnet.kernels.triton.launch_table import DEFAULT_TABLE, read_table
 
 pytest.importorskip("triton")
 
@@ -99,6 +102,7 @@ BACKWARD = [
     slow(STDA, "sm_90", "float16", WARPS, {"queries": 17, "points": 4, "other_points": 2}, name="two-warps"),
     slow(STDA, "sm_90", "float16", {"block_queries": 8}, {"queries": 9, "points": 4}, name="eight-queries"),
     slow(STDA, "sm_90", "float32", {**SIXTEEN, "hold_gradient": False}, {"queries": 17}, name="gradient-not-held"),
+    slow(STDA, "sm_90", "float16", {**SIXTEEN, "heads_first": True}, {"queries": 33}, name="heads-first"),
     slow(STDA, "sm_90", "float16", {**SIXTEEN, "block_channels": 16}, {"queries": 17, "dim": 40}, name="wide"),
     slow(STDA, "sm_90", "float16", {"num_warps": 4}, {"queries": 33, **ONE_CELL, "dim": 32}, name="four-warps"),
     slow(MSDA, "sm_90", "float16", {**SIXTEEN, "maxnreg": 255}, {"queries": 17}, name="classic"),
@@ -113,6 +117,34 @@ def test_backward_as_compiled(kernel, arch, dtype, candidate, sizes):
     _check_gradients(errors, dtype)
 
 
+TUNED = sorted(
+    {
+        (row.kernel, json.dumps(replace(candidate, milliseconds=None).as_json()))
+        for row in read_table(DEFAULT_TABLE)
+        if row.architectures == ("sm_90",) and row.head_dims == (32,)
+        for candidate in row.candidates
+    }
+)
+"""All that the table compares for the published layers on an H100, measured or not."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "candidate"), TUNED)
+def test_every_candidate_for_the_published_layers_as_compiled(kernel, candidate):
+    candidate = json.loads(candidate)
+    sizes = {"heads": max(2, candidate.get("block_heads", 1)), "points": 4, "shapes": ((4, 6),)}
+    sizes["queries"] = candidate.get("block_queries", 32) + 1
+    if kernel.startswith("stda"):
+        sizes |= {"other_points": 2, "frames": 2}
+    errors, _ = simulated(kernel, "sm_90", "float16", candidate, sizes)
+    if candidate.get("summed_cells"):  # of rounded weights
+        assert errors.pop("value") <= LIMITS["float16"]
+    if kernel.endswith("backward"):
+        _check_gradients(errors, "float16")
+    else:
+        assert errors["output"] <= LIMITS["float16"] and errors.get("lse", 0.0) <= 1e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("candidate", [SIXTEEN, WARPS], ids=["one-warp", "two-warps"])
 def test_deterministic_backward_as_compiled(candidate):
@@ -120,6 +152,23 @@ def test_deterministic_backward_as_compiled(candidate):
     errors, executed = simulated("stda_backward", "sm_90", "float16", candidate, {"queries": 17}, deterministic=True)
     assert count(executed, "add", "u64") + count(executed, "add", "s64") > 0
     _check_gradients(errors, "float16")
+
+
+COARSE = [
+    slow("sm_90", "float16", {"shapes": ((9, 10), (4, 6)), "queries": 35, "frames": 2, "targets": 2}, name="steps"),
+    slow("sm_80", "bfloat16", {"shapes": ((1, 3), (9, 40)), "queries": 9, "components": 4, "dim": 40}, name="boxes"),
+    slow(
+        "sm_100", "float16", {"shapes": ((15, 20), (8, 10)), "queries": 33, "dim": 8, "heads": 1}, name="eight-blocks"
+    ),
+]
+
+
+@pytest.mark.parametrize(("arch", "dtype", "sizes"), COARSE)
+def test_coarse_levels_summed_as_compiled(arch, dtype, sizes):
+    """Weights are rounded to 16 bits before the sums, in float32, begin."""
+    errors, _ = simulated("stda_backward", arch, dtype, {**SIXTEEN, "summed_cells": 512}, sizes)
+    assert errors.pop("value") <= LIMITS[dtype]
+    _check_gradients(errors, dtype)
 
 
 def _check_gradients(errors: dict[str, float], dtype: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numba.core import caching
 
-from stnet.kernels.cpu import jobs, lanes, simd
+from stnet.kernels.cpu import jobs, lanes, simd, team
 from stnet.kernels.cpu.samples import BLOCK, EIGHT
 
 ENCODER_LEVELS = ((32, 40), (16, 20), (8, 10), (4, 5))
@@ -113,20 +113,37 @@ def test_works_in_forked_workers(stda_case, threads):
         assert torch.equal(output, expected)
 
 
-def test_jobs_run_once_each_and_failures_are_raised(threads):
-    threads(3)
-    done = []
+@simd.kernel
+def _count(me, numbers, done, failing):
+    job = jobs.next_job(numbers, me)
+    while job >= 0:
+        simd.fetch_and_add(done + 8 * job)
+        if job == failing:
+            raise MemoryError
+        job = jobs.next_job(numbers, me)
 
-    def work(numbers):
-        while (job := jobs.next_job(numbers)) >= 0:
-            done.append(job)
 
-    jobs.run_jobs(work, 100)
-    assert sorted(done) == list(range(100))
-    with pytest.raises(ZeroDivisionError):
-        jobs.run_jobs(lambda numbers: 1 // 0, 100)
-    jobs.run_jobs(work, 0)
-    assert len(done) == 100
+@simd.kernel
+def _count_on_team(parallel, number, threads, *arguments):
+    return team.on_team(parallel, number, threads, _count, arguments)
+
+
+@pytest.mark.parametrize("own_threads", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 100])
+def test_jobs_run_once_each_and_failures_are_raised(threads, monkeypatch, own_threads, count):
+    if own_threads:  # what macOS and forked processes have
+        monkeypatch.setattr(jobs, "pytorch_team", lambda: None)
+    done = np.zeros(count + 1, np.int64)
+    for number in (1, 2, 3, 7):
+        threads(number)
+        jobs.run_jobs(_count, _count_on_team, (done.ctypes.data, -1), count)
+        assert done.tolist() == [1] * count + [0]
+        done[:] = 0
+        if count:
+            with pytest.raises(MemoryError):
+                jobs.run_jobs(_count, _count_on_team, (done.ctypes.data, count - 1), count)
+            assert done.max() == 1
+            done[:] = 0
 
 
 def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):

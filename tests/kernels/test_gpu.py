@@ -127,6 +127,19 @@ def test_250_runs_of_a_large_batch(stda_case, error):
             assert error(computed, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("many", [True, False], ids=["encoder", "decoder"])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_coarse_levels_summed_apart_agree(error, many, dtype, limit):
+    from stnet.kernels import tune
+    from stnet.kernels.triton.launch_table import Candidate
+
+    layer = tune.layer("stda_backward", many, 32, small=False)
+    call = tune.Call.of("stda_backward", layer, dtype, torch.device("cuda:0"), 0)
+    apart = tune.run(call, Candidate(block_queries=16, summed_cells=512))
+    for computed, expected in zip(apart, tune.run(call, Candidate(block_queries=16)), strict=True):
+        assert error(computed, expected) <= limit
+
+
 @pytest.mark.xdist_group("encoder")  # one process compiles for all of them
 def test_compiled_equals_eager(encoder):
     compiled = torch.compile(lambda case: case.run("auto", "cuda"), fullgraph=True)

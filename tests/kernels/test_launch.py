@@ -134,6 +134,7 @@ def test_table_survives_writing_and_reading(tmp_path):
         ({"kernel": "stda_forward", "candidates": [{"arithmetic": "int8"}]}, "int8.*packed"),
         ({"kernel": "stda_forward", "candidates": [{"maxnreg": 512}]}, "maxnreg is 512"),
         ({"kernel": "stda_forward", "candidates": [{"unroll": 0}]}, "unroll is 0"),
+        ({"kernel": "stda_backward", "candidates": [{"summed_cells": 1024}]}, "summed_cells is 1024"),
         ({"kernel": "stda_forward", "candidates": [{"warps": 4}]}, "warps"),
         ({"kernel": "stda_forward", "speed": 1, "candidates": [{}]}, "speed"),
     ],

@@ -20,15 +20,6 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def memory(monkeypatch) -> Memory:
-    """Empty memories; what is returned is that of the CPU's or the interpreter's plans."""
-    for backend in BACKENDS.values():
-        monkeypatch.setattr(backend.plans, "_entries", {})
-        monkeypatch.setattr(backend.plans, "get", backend.plans._entries.get)
-    return BACKENDS["triton"].plans
-
-
 def test_memory_is_bounded_and_lets_the_oldest_go():
     memory = Memory(limit=3)
     for number in range(5):

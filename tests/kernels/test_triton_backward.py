@@ -58,11 +58,40 @@ def test_every_gradient_is_written_and_close_to_float64(stda_case, error, launch
         assert error(grads[name], expected[name]) <= 5e-5, name
 
 
+def test_programs_beside_each_other_may_take_other_heads(stda_case, msda_case, error, launches, monkeypatch, memory):
+    candidate = Candidate(heads_first=True)
+    monkeypatch.setattr(triton_backward, "choose", lambda *key: candidate)
+    for case in (small(stda_case, heads=3, queries=33, points=1), msda_case(((3, 4),), 1, 3, queries=33, points=1)):
+        case = case.to(dtype=torch.float32)
+        _, expected = case.to(dtype=torch.float64).gradients("reference")
+        _, grads = case.gradients("triton")
+        assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
+        assert launches[-1].grid == (3, 2, 1)
+    assert triton_backward._grid(70_000, 8, candidate) == ((70_000, 8, 1), 1), "more than CUDA has along y"
+
+
+def test_outputs_may_lie_anywhere(stda_case, launches):
+    """A view that begins between two multiples of 16 bytes: loads wider than its alignment would fault on a GPU."""
+    problem, tensors = small(stda_case, dim=16).checked
+    output, lse = torch.ops.stnet.stda_forward(*tensors, *_lists(problem), "triton", False)
+    memory = torch.empty(output.numel() + 1)
+    misaligned = memory[1:].view(output.shape).copy_(output)
+    for given, alignment in ((output, 16), (misaligned, 4)):
+        launches.clear()
+        saved = (torch.ones_like(output), given, lse)
+        torch.ops.stnet.stda_backward(*saved, *tensors, *_lists(problem), [True] * 7, "triton", False)
+        assert [call.constants["config"].ALIGN for call in launches] == [alignment]
+
+
+def _lists(problem) -> tuple[list[int], list[int]]:
+    return [x for shape in problem.spatial_shapes for x in shape], [x for row in problem.frame_table for x in row]
+
+
 WIDE = [{"block_channels": 16}, {"block_channels": 16, "hold_gradient": False}, {"hold_gradient": False}]
 
 
 @pytest.mark.parametrize("tile", WIDE, ids=str)
-def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, launches, monkeypatch, tile):
+def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, launches, monkeypatch, memory, tile):
     candidate = Candidate(block_queries=16, **tile)
     case = small(stda_case, dim=40, heads=1)
     _, expected = case.to(dtype=torch.float64).gradients("reference")
@@ -74,6 +103,8 @@ def test_heads_taken_in_turns_are_close_to_float64(stda_case, msda_case, error, 
     _, grads = case.gradients("triton")
     assert all(error(grads[name], expected[name]) <= 5e-5 for name in grads)
     assert len(launches) == 4
+    used = {(config.BLOCK_CHANNELS, config.HELD) for call in launches[1::2] for config in [call.constants["config"]]}
+    assert used == {(tile.get("block_channels", 32), False)}
 
 
 def test_deterministic_gradients_do_not_depend_on_the_order_of_queries(stda_case, error, launches):

@@ -1,6 +1,8 @@
 """The tuner, with the interpreter in place of a GPU and a clock of our own."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import torch
 
 pytest.importorskip("triton")
 
+from stnet.choices import KERNELS
 from stnet.errors import ConfigError
 from stnet.kernels import published_layers, tune, tune_command
 from stnet.kernels.triton.launch_table import Candidate, Row, candidates, read_table, write_table
 
+ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda:0")
 NAMED = [Candidate(), Candidate(block_queries=16), Candidate(block_queries=64)]
@@ -196,6 +200,52 @@ def test_without_a_gpu_the_command_says_so(tmp_path, capsys):
     assert tune_command.main(["--output", str(tmp_path / "table.json")]) == 2
     assert "error: the tuner measures on a GPU" in capsys.readouterr().err
     assert not (tmp_path / "table.json").exists()
+
+
+FOUND = """
+import torch
+from triton.compiler import ASTSource
+from stnet.kernels import tune
+from stnet.kernels.triton.architecture import assumed
+from stnet.kernels.triton.without_device import compiling_for
+
+def compiled(self, *arguments, **options):
+    raise SystemExit(f"{self.fn.fn.__name__} is not in the cache")
+
+ASTSource.make_ir = compiled
+with compiling_for("sm_90"):
+    for kernel in ("msda_forward", "msda_backward"):
+        key = tune.Key(kernel=kernel, dtype=torch.float16, head_dim=32, many=False, device=torch.device("cpu"))
+        for candidate in key.candidates():
+            for small in (True, False):
+                problem = tune.layer(kernel, False, 32, small=small)
+                tune.run(tune.Call.of(kernel, problem, key.dtype, key.device, seed=3), candidate)
+"""
+
+
+@pytest.mark.slow
+def test_candidates_compiled_elsewhere_are_found(tmp_path):
+    pytest.importorskip("triton")
+    rows = [Row(kernel=kernel, candidates=(Candidate(), Candidate(block_queries=16))) for kernel in KERNELS]
+    write_table(tmp_path / "few.json", rows)
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "STNET_LAUNCH_TABLE": str(tmp_path / "few.json")}
+
+    def python(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    options = ["--kernels", "msda_forward", "msda_backward", "--dtypes", "float16", "--processes", "2"]
+    done = python("-m", "stnet.kernels.tune", "--compile-for", "sm_90", *options)
+    assert (done.returncode, done.stdout) == (0, "compiled 8 of 8 candidates for sm_90\n"), done.stderr[-2000:]
+    done = python("-c", FOUND)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_interpreter_compiles_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert tune_command.main(["--compile-for", "sm_90"]) == 2
+    assert "error: TRITON_INTERPRET is set" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -118,6 +118,21 @@ def test_padding_gets_no_gradient():
     assert logits.grad[0, 0, ::2].ne(0).all()
 
 
+def test_no_transfer_waits_for_the_device(monkeypatch):
+    real, transfers = torch.Tensor.to, []
+
+    def to(tensor, *target, **options):
+        transfers.append(options)
+        return real(tensor, *target, **options)
+
+    batch = batch_of([[1, 0, 2]])
+    targets = _targets(batch, "cpu")
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    noised = noised_lesions(batch, targets, COPIES, 2, (0, 0))
+    denoising_matches([(torch.zeros(1, 3, 4 * COPIES, 3), noised.boxes)], targets, COPIES)
+    assert transfers == [{"non_blocking": True}] * 4
+
+
 def test_splitting_restores_the_parts():
     layers = [(torch.randn(1, 2, 5, 3), torch.rand(1, 2, 5, 4))]
     learned, extra = split_queries(layers, 3)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from stnet.kernels.cpu.forward import as_attention, copy_floats, exponentials, kernel_sizes, sample_tables
+from stnet.kernels.cpu.forward import as_attention, copy_floats, exponentials, kernel_sizes, levels_of, sample_tables
 from stnet.kernels.cpu.jobs import next_job, run_jobs
 from stnet.kernels.cpu.lanes import dot4, finite, interleave, multiply_add, sum_of, where
 from stnet.kernels.cpu.layout import as_rows, at, by_heads, dense, float_buffer, row_width, view, zeros_like_rows
 from stnet.kernels.cpu.positions import convert_position_gradients
-from stnet.kernels.cpu.samples import BLOCK, EIGHT, corner_steps, locate, place_frame
+from stnet.kernels.cpu.samples import BLOCK, EIGHT, corner_steps, locate, place_frame, view_table
 from stnet.kernels.cpu.simd import helper, kernel, load, read, read_long, store, store_first, width_lanes, write
+from stnet.kernels.cpu.team import on_team
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 
 # Lines of what is known of the samples of a query in one frame, for each the numbers of the samples one after another.
@@ -173,10 +174,10 @@ def write_gradients(count, softmax, wants, delta, lines, size, offset_gradient, 
 
 
 @kernel
-def output_products(width, jobs, targets, queries, heads, dim, gradient, output, deltas):
+def output_products(me, jobs, width, targets, queries, heads, dim, gradient, output, deltas):
     """Job (b, t, c): for queries and heads the product of output and its gradient, which the softmax gradient needs."""
     parts = (queries + _QUERIES_PER_JOB - 1) // _QUERIES_PER_JOB
-    job = next_job(jobs)
+    job = next_job(jobs, me)
     while job >= 0:
         first = job % parts * _QUERIES_PER_JOB
         t = job // parts % targets
@@ -189,13 +190,20 @@ def output_products(width, jobs, targets, queries, heads, dim, gradient, output,
                 for lane in range(0, 4 * dim, 4 * width_lanes(width)):
                     total += sum_of(load(width, left + lane) * load(width, right + lane))
                 write(at(deltas, b, t, q, h), 0, total)
-        job = next_job(jobs)
+        job = next_job(jobs, me)
+
+
+@kernel
+def output_products_on_team(parallel, number, threads, jobs, width, *arguments):
+    """`output_products` on every thread; see `run_jobs`."""
+    return on_team(parallel, number, threads, output_products, (jobs, width, *arguments))
 
 
 @kernel
 def frame_backward(
-    width,
+    me,
     jobs,
+    width,
     sizes,
     softmax,
     wants,
@@ -213,14 +221,15 @@ def frame_backward(
 ):
     """Job (b, h, f): all gradients that flow through the values of one head in one frame."""
     targets, queries, heads, levels, points, other_frames, other_points, components, frames, dim = sizes
-    most = max(tables[0].shape[1], tables[1].shape[1])
+    most = max(tables[0][1], tables[1][1])
+    columns = 1 + other_frames
     floats = np.empty(_LINES * most, np.float32)
     numbers = np.empty(9 * most, np.int64)
     lines, cells = np.int64(floats.ctypes.data), np.int64(numbers.ctypes.data)
     for i in range(2):
         corner_steps(tables[i], value[3], cells + (1 + 4 * i) * 8 * most)
         corner_steps(tables[i], value_gradient[3], cells + (3 + 4 * i) * 8 * most)
-    job = next_job(jobs)
+    job = next_job(jobs, me)
     while job >= 0:
         f = job % frames
         h = job // frames % heads
@@ -228,8 +237,8 @@ def frame_backward(
         source = at(value, b, f, 0, h)
         target = at(value_gradient, b, f, 0, h)
         for t in range(targets):
-            for column in range(1 + other_frames):
-                if frame_table[t, column] != f:
+            for column in range(columns):
+                if read_long(frame_table, t * columns + column) != f:
                     continue
                 group = min(column, 1)
                 references, offsets, logits = own if group == 0 else others
@@ -238,7 +247,7 @@ def frame_backward(
                 frame_points = points if group == 0 else other_points
                 count = levels * frame_points
                 first = 0 if group == 0 else (column - 1) * count
-                size = 4 * table.shape[1]
+                size = 4 * table[1]
                 steps = cells + (1 + 4 * group) * 8 * most
                 target_steps = cells + (3 + 4 * group) * 8 * most
                 for q in range(queries):
@@ -281,9 +290,15 @@ def frame_backward(
                         at(offset_gradient, b, t, q, h) + first * 8,
                         at(logit_gradient, b, t, q, h) + first * 4,
                     )
-        job = next_job(jobs)
+        job = next_job(jobs, me)
     # These are used by address only: name them once more, or they would be freed before.
     return floats[0], numbers[0]
+
+
+@kernel
+def frame_backward_on_team(parallel, number, threads, jobs, width, *arguments):
+    """`frame_backward` on every thread; see `run_jobs`."""
+    return on_team(parallel, number, threads, frame_backward, (jobs, width, *arguments))
 
 
 def run_backward(
@@ -314,7 +329,7 @@ def run_backward(
             views = (view(gradient), view(products), view(deltas))
             sizes = (p.targets, p.queries, p.heads, dim)
             count = p.clips * p.targets * math.ceil(p.queries / _QUERIES_PER_JOB)
-            run_jobs(lambda jobs: output_products(width, jobs, *sizes, *views), count)
+            run_jobs(output_products, output_products_on_team, (width, *sizes, *views), count)
 
     tensors = dense(tensors, dim)
     if p.targets * p.queries * p.samples >= _SAMPLES_BY_HEADS * p.source_frames * p.positions:
@@ -329,12 +344,13 @@ def run_backward(
         other_logits=float_buffer(*tensors.other_logits.shape) if wants[2] else nothing,
         other_reference_points=None,
     )
+    frame_table, tables = np.array(p.frame_table, np.int64), sample_tables(p, starts)
     arguments = (
         kernel_sizes(p, dim),
         softmax is not None,
         wants,
-        np.array(p.frame_table, np.int64),
-        sample_tables(p, starts),
+        frame_table.ctypes.data,
+        tuple(map(view_table, tables)),
         *map(view, (tensors.value, gradient, deltas, lse)),
         tuple(map(view, tensors.own)),
         tuple(map(view, tensors.others)),
@@ -342,7 +358,7 @@ def run_backward(
         tuple(map(view, written.own[1:])),
         tuple(map(view, written.others[1:])),
     )
-    run_jobs(lambda jobs: frame_backward(width, jobs, *arguments), p.clips * p.heads * p.source_frames)
+    run_jobs(frame_backward, frame_backward_on_team, (width, *arguments), p.clips * p.heads * p.source_frames)
     sizes = np.array(p.spatial_shapes, np.int64).reshape(-1, 2)
     references, other_references = (
         _position_gradients(sizes, group, pixels, need, p.components)
@@ -398,8 +414,11 @@ def msda_backward(
         value=needs.value, offsets=needs.sampling_locations, logits=needs.attention_weights
     )
 
+    convert = as_attention(problem)
+
     def run(tensors: MsdaTensors[Tensor], grad_output: Tensor) -> MsdaTensors[Tensor | None]:
-        gradients = run_backward(*as_attention(problem, tensors), grad_output.unsqueeze(1), wanted)
+        same, starts = levels_of(problem, tensors)
+        gradients = run_backward(same, convert(tensors), starts, grad_output.unsqueeze(1), wanted)
         found = (gradients.value, gradients.offsets, gradients.logits)
         return MsdaTensors(*(None if x is None else x.squeeze(1) for x in found))
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from stnet.kernels.cpu.jobs import next_job, run_jobs
 from stnet.kernels.cpu.lanes import all_finite, exp, largest_of, multiply_add, spread, sum_of, where
 from stnet.kernels.cpu.layout import at, dense, float_buffer, row_width, view
-from stnet.kernels.cpu.samples import BLOCK, EIGHT, corner_steps, locate, place_frame, sample_table
+from stnet.kernels.cpu.samples import BLOCK, EIGHT, corner_steps, locate, place_frame, sample_table, view_table
 from stnet.kernels.cpu.simd import helper, kernel, load, load_first, read, read_long, store, width_lanes, write
+from stnet.kernels.cpu.team import on_team
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors, level_starts, read_levels
 
 _SAMPLES_PER_JOB = 2048  # large against the cost of taking a job, small against the work of a layer
@@ -89,13 +90,13 @@ def add_frame(width, total, source, step, steps, steps_line, count, cells, corne
 
 
 @helper
-def add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, careful):
+def add_frames(width, value, b, h, lane, frames, columns, groups, cells, corners, line, careful):
     """Sum the samples of a query's frames; those of a frame start at whole blocks."""
     total = spread(width, np.float32(0.0))
     start = 0
-    for column in range(frames.shape[0]):
+    for column in range(columns):
         count, steps, steps_line = groups[min(column, 1)]
-        source = at(value, b, frames[column], 0, h) + lane * 4
+        source = at(value, b, read_long(frames, column), 0, h) + lane * 4
         first_cell, first_corner = cells + 8 * start, corners + 4 * start
         total = add_frame(
             width, total, source, value[3], steps, steps_line, count, first_cell, first_corner, line, careful
@@ -106,8 +107,9 @@ def add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, c
 
 @kernel
 def attend(
-    width,
+    me,
     jobs,
+    width,
     sizes,
     part,
     softmax,
@@ -125,7 +127,7 @@ def attend(
     targets, queries, heads, levels, points, other_frames, other_points, components, _, dim = sizes
     table, other_table = tables
     own_count, frame_count = levels * points, levels * other_points
-    own_line, other_line = table.shape[1], other_table.shape[1]
+    own_line, other_line = table[1], other_table[1]
     line = own_line + other_frames * other_line
     numbers = np.empty(2 * (own_line + other_line) + line, np.int64)
     steps = np.int64(numbers.ctypes.data)
@@ -138,9 +140,10 @@ def attend(
     other_placed = placed + 16 * own_line
     corners = other_placed + 16 * other_line
     weights = corners + 16 * line
+    columns = 1 + other_frames
     groups = ((own_count, steps, own_line), (frame_count, other_steps, other_line))
     parts = (queries + part - 1) // part
-    job = next_job(jobs)
+    job = next_job(jobs, me)
     while job >= 0:
         first = job % parts * part
         t = job // parts % targets
@@ -183,44 +186,57 @@ def attend(
                     )
                 target = at(output, b, t, q, h)
                 for lane in range(0, dim, width_lanes(width)):
-                    frames = frame_table[t]
-                    total = add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, False)
+                    frames = frame_table + 8 * t * columns
+                    total = add_frames(width, value, b, h, lane, frames, columns, groups, cells, corners, line, False)
                     if not all_finite(total):
-                        total = add_frames(width, value, b, h, lane, frames, groups, cells, corners, line, True)
+                        total = add_frames(
+                            width, value, b, h, lane, frames, columns, groups, cells, corners, line, True
+                        )
                     store(target + lane * 4, total * norm)
-        job = next_job(jobs)
+        job = next_job(jobs, me)
     # These are used by address only: name them once more, or they would be freed before.
     return floats[0], numbers[0]
 
 
-def run_attention(
-    problem: StdaProblem, tensors: StdaTensors[Tensor], starts: Sequence[int], *, softmax: bool
-) -> tuple[Tensor, Tensor]:
-    """Return output [B, T, Q, H * D] in the dtype of value and log-sum-exp [B, T, Q, H] (empty without softmax).
+@kernel
+def attend_on_team(parallel, number, threads, jobs, width, *arguments):
+    """`attend` on every thread; see `run_jobs`."""
+    return on_team(parallel, number, threads, attend, (jobs, width, *arguments))
+
+
+def prepare_attention(
+    problem: StdaProblem, starts: Sequence[int], *, softmax: bool
+) -> Callable[[StdaTensors[Tensor]], tuple[Tensor, Tensor]]:
+    """Return what computes output [B, T, Q, H * D] in the dtype of value and log-sum-exp [B, T, Q, H].
 
     `starts` are the first positions of the levels, which may lie anywhere in a frame. Without `softmax` the logits are
-    the weights.
+    the weights, and the log-sum-exp is empty.
     """
-    p, dtype = problem, tensors.value.dtype
+    p = problem
     dim, width = row_width(p.head_dim)
-    output = float_buffer(p.clips, p.targets, p.queries, p.heads, dim)
-    lse = float_buffer(p.clips, p.targets, p.queries, p.heads if softmax else 0)
-    tensors = dense(tensors, dim)
     part = max(1, min(p.queries, _SAMPLES_PER_JOB // (p.heads * p.samples)))
-    arguments = (
-        kernel_sizes(p, dim),
-        part,
-        softmax,
-        np.array(p.frame_table, np.int64),
-        sample_tables(p, starts),
-        view(tensors.value),
-        tuple(map(view, tensors.own)),
-        tuple(map(view, tensors.others)),
-        view(output),
-        view(lse),
-    )
-    run_jobs(lambda jobs: attend(width, jobs, *arguments), p.clips * p.targets * math.ceil(p.queries / part))
-    return output[..., : p.head_dim].flatten(3).to(dtype), lse
+    frame_table, tables = np.array(p.frame_table, np.int64), sample_tables(p, starts)
+    known = (width, kernel_sizes(p, dim), part, softmax)
+    jobs = p.clips * p.targets * math.ceil(p.queries / part)
+
+    def run(tensors: StdaTensors[Tensor]) -> tuple[Tensor, Tensor]:
+        dtype, tensors = tensors.value.dtype, dense(tensors, dim)
+        output = float_buffer(p.clips, p.targets, p.queries, p.heads, dim)
+        lse = float_buffer(p.clips, p.targets, p.queries, p.heads if softmax else 0)
+        arguments = (
+            *known,
+            frame_table.ctypes.data,
+            tuple(map(view_table, tables)),
+            view(tensors.value),
+            tuple(map(view, tensors.own)),
+            tuple(map(view, tensors.others)),
+            view(output),
+            view(lse),
+        )
+        run_jobs(attend, attend_on_team, arguments, jobs)
+        return output[..., : p.head_dim].flatten(3).to(dtype), lse
+
+    return run
 
 
 def sample_tables(p: StdaProblem, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +255,7 @@ def stda_forward(
     problem: StdaProblem, tensors: StdaTensors[Tensor]
 ) -> Callable[[StdaTensors[Tensor]], tuple[Tensor, Tensor]]:
     """Prepare spatial-temporal deformable attention; see `stnet.kernels.backends`."""
-    return lambda tensors: run_attention(problem, tensors, problem.level_starts, softmax=True)
+    return prepare_attention(problem, problem.level_starts, softmax=True)
 
 
 def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Callable[[MsdaTensors[Tensor]], Tensor]:
@@ -247,28 +263,34 @@ def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Callable
 
     What it returns raises ValueError for levels that do not lie within the positions of value.
     """
-    return lambda tensors: run_attention(*as_attention(problem, tensors), softmax=False)[0].squeeze(1)
+    convert = as_attention(problem)
+    if problem.spatial_shapes is None:  # they are in a tensor, and the next call may bring other numbers
+        prepare = lambda tensors: prepare_attention(*levels_of(problem, tensors), softmax=False)  # noqa: E731
+    else:
+        run = prepare_attention(*levels_of(problem, tensors), softmax=False)
+        prepare = lambda _: run  # noqa: E731
+    return lambda tensors: prepare(tensors)(convert(tensors))[0].squeeze(1)
 
 
-def as_attention(
-    problem: MsdaProblem, tensors: MsdaTensors[Tensor]
-) -> tuple[StdaProblem, StdaTensors[Tensor], Sequence[int]]:
-    """The arguments of `run_attention` that make it `ms_deform_attn`."""
-    p = problem
-    if p.spatial_shapes is None:
+def levels_of(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> tuple[StdaProblem, Sequence[int]]:
+    """The problem whose solution without softmax is `ms_deform_attn`, and the first positions of its levels."""
+    if problem.spatial_shapes is None:
         shapes, starts = read_levels(problem, tensors)
     else:
-        shapes, starts = p.spatial_shapes, level_starts(p.spatial_shapes)
+        shapes, starts = problem.spatial_shapes, level_starts(problem.spatial_shapes)
+    return StdaProblem.of(as_attention(problem)(tensors), tuple(map(tuple, shapes)), ((0,),)), starts
+
+
+def as_attention(problem: MsdaProblem) -> Callable[[MsdaTensors[Tensor]], StdaTensors[Tensor]]:
+    """What turns the tensors of `ms_deform_attn` into those of an attention without softmax over one frame."""
+    p = problem
     box = torch.tensor([0.0, 0.0, 2.0 * p.points, 2.0 * p.points], dtype=torch.float32, device="cpu")
     box = box.expand(p.clips, 1, p.queries, p.levels, 4)
     no_samples = (p.clips, 1, p.queries, p.heads, 0, p.levels, 1)
-    tensors = StdaTensors(
-        value=tensors.value.unsqueeze(1),
-        reference_points=box,
-        offsets=tensors.sampling_locations.unsqueeze(1),
-        logits=tensors.attention_weights.unsqueeze(1),
-        other_offsets=float_buffer(*no_samples, 2),
-        other_logits=float_buffer(*no_samples),
-        other_reference_points=box,
-    )
-    return StdaProblem.of(tensors, tuple(map(tuple, shapes)), ((0,),)), tensors, starts
+    others = (float_buffer(*no_samples, 2), float_buffer(*no_samples), box)
+
+    def convert(tensors: MsdaTensors[Tensor]) -> StdaTensors[Tensor]:
+        value, locations, weights = tensors.value, tensors.sampling_locations, tensors.attention_weights
+        return StdaTensors(value.unsqueeze(1), box, locations.unsqueeze(1), weights.unsqueeze(1), *others)
+
+    return convert

@@ -8,26 +8,29 @@ from torch import Tensor
 from stnet.kernels.cpu.jobs import next_job, run_jobs
 from stnet.kernels.cpu.layout import at, float_buffer, view
 from stnet.kernels.cpu.samples import place
-from stnet.kernels.cpu.simd import kernel, read, write
+from stnet.kernels.cpu.simd import kernel, read, read_long, write
+from stnet.kernels.cpu.team import on_team
 
 _QUERIES_PER_JOB = 64
 
 
 @kernel
-def position_backward(jobs, sizes, want_reference, levels, references, offsets, offset_gradient, reference_gradient):
+def position_backward(
+    me, jobs, sizes, want_reference, levels, references, offsets, offset_gradient, reference_gradient
+):
     """Job (b, t, c): reference-point gradients of some queries; gradients by pixels become gradients by offsets."""
     targets, queries, heads, groups, points, components, part = sizes
     parts = (queries + part - 1) // part
     half = np.float32(0.5)
-    level_count = levels.shape[0]
-    job = next_job(jobs)
+    levels, level_count = levels
+    job = next_job(jobs, me)
     while job >= 0:
         first = job % parts * part
         t = job // parts % targets
         b = job // (parts * targets)
         for q in range(first, min(first + part, queries)):
             for level in range(level_count):
-                size_y, size_x = np.float32(levels[level, 0]), np.float32(levels[level, 1])
+                size_y, size_x = np.float32(read_long(levels, 2 * level)), np.float32(read_long(levels, 2 * level + 1))
                 reference = at(references, b, t, q, level)
                 _, _, scale_x, scale_y = place(reference, components, size_x, size_y, points)
                 centre_x = centre_y = box_w = box_h = np.float32(0.0)
@@ -55,7 +58,13 @@ def position_backward(jobs, sizes, want_reference, levels, references, offsets, 
                     if components == 4:
                         write(target, 2, box_w * half * size_x / np.float32(points))
                         write(target, 3, box_h * half * size_y / np.float32(points))
-        job = next_job(jobs)
+        job = next_job(jobs, me)
+
+
+@kernel
+def position_backward_on_team(parallel, number, threads, *arguments):
+    """`position_backward` on every thread; see `run_jobs`."""
+    return on_team(parallel, number, threads, position_backward, arguments)
 
 
 def convert_position_gradients(
@@ -75,6 +84,8 @@ def convert_position_gradients(
     target = reference_gradient if wanted else float_buffer(0, 0, 0, 0)
     views = [view(x) for x in (references, offsets, pixel_gradient, target)]
     run_jobs(
-        lambda jobs: position_backward(jobs, sizes, wanted, levels, *views),
+        position_backward,
+        position_backward_on_team,
+        (sizes, wanted, (levels.ctypes.data, len(levels)), *views),
         clips * targets * math.ceil(queries / part),
     )

@@ -39,6 +39,11 @@ def sample_table(shapes: tuple[tuple[int, int], ...], starts: tuple[int, ...], p
     return table
 
 
+def view_table(table: np.ndarray) -> tuple[int, int]:
+    """Address and size of a sample table: how kernels get it."""
+    return table.ctypes.data, table.shape[1]
+
+
 @helper
 def place(reference, components, size_x, size_y, points):
     """Base and scale of x and y in cells: a sample lies at base + scale * offset."""
@@ -54,10 +59,10 @@ def place(reference, components, size_x, size_y, points):
 @helper
 def place_frame(table, reference, stride, components, levels, points, placed):
     """Write base and scale of x and y, four lines, for the samples that a query takes in a frame."""
-    line = table.shape[1]
+    known, line = table
     for level in range(levels):
         k = level * points
-        columns, rows = table[_COLUMNS, k], table[_ROWS, k]
+        columns, rows = read(known, _COLUMNS * line + k), read(known, _ROWS * line + k)
         base_x, base_y, scale_x, scale_y = place(reference + level * stride, components, columns, rows, points)
         for k in range(level * points, (level + 1) * points, BLOCK):  # the next level overwrites what is too much
             store(placed + 4 * k, spread(EIGHT, base_x))
@@ -69,10 +74,11 @@ def place_frame(table, reference, stride, components, levels, points, placed):
 @helper
 def corner_steps(table, step, steps):
     """Write the bytes from a sample's first corner to that on its right, then, in a second line, to that below."""
-    line = table.shape[1]
+    known, line = table
     for k in range(line):
-        write_long(steps, k, step * np.int64(table[_HAS_RIGHT, k]))
-        write_long(steps, line + k, step * np.int64(table[_HAS_BELOW, k]) * np.int64(table[_COLUMNS, k]))
+        right, below = read(known, _HAS_RIGHT * line + k), read(known, _HAS_BELOW * line + k)
+        write_long(steps, k, step * np.int64(right))
+        write_long(steps, line + k, step * np.int64(below) * np.int64(read(known, _COLUMNS * line + k)))
 
 
 @helper
@@ -100,8 +106,8 @@ def locate(table, placed, offset, count, k, cells):
         Which of them are inside, and for x and for y the weight of the first and of the next cell, and their slopes.
     """
     nothing = np.float32(0.0)
-    line = table.shape[1] * 4
-    known, placed = table.ctypes.data + 4 * k, placed + 4 * k
+    line = table[1] * 4
+    known, placed = table[0] + 4 * k, placed + 4 * k
     columns, rows = load(EIGHT, known + _COLUMNS * line), load(EIGHT, known + _ROWS * line)
     pairs = load_first(_SIXTEEN, offset + 8 * k, 2 * (count - k), nothing)
     x = load(EIGHT, placed) + load(EIGHT, placed + 2 * line) * every_second(pairs, 0)

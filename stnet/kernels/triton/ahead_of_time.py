@@ -48,11 +48,11 @@ def calls(
     """The `KernelCall`s behind `ast_sources`, on `meta` tensors: their grids, run-time arguments and constants."""
     p = replace(problem, head_dim=head_dim)
     if kernel.startswith("stda"):
-        return [_stda_call(kernel, candidate, dtype, p, arch)]
+        return _stda_calls(kernel, candidate, dtype, p, arch)
     return [_msda_call(kernel, candidate, dtype, p, arch)]
 
 
-def _stda_call(kernel: str, candidate: Candidate, dtype: torch.dtype, p: StdaProblem, arch: str) -> KernelCall:
+def _stda_calls(kernel: str, candidate: Candidate, dtype: torch.dtype, p: StdaProblem, arch: str) -> list[KernelCall]:
     shapes = p.tensor_shapes
     tensors = StdaTensors(*(_meta(shape, dtype) for shape in shapes))._replace(
         value=_stored_by_heads(shapes.value, dtype),
@@ -62,12 +62,12 @@ def _stda_call(kernel: str, candidate: Candidate, dtype: torch.dtype, p: StdaPro
     output = _meta((p.clips, p.targets, p.queries, p.heads * p.head_dim), dtype)
     lse = _meta((p.clips, p.targets, p.queries, p.heads), torch.float32)
     if kernel == "stda_forward":
-        return forward.stda_forward_call(p, tensors, output, lse, candidate, arch)
+        return [forward.stda_forward_call(p, tensors, output, lse, candidate, arch)]
     gradients = tensors._replace(value=_meta(shapes.value, torch.float32))
     if p.queries == p.positions:  # the encoder: its reference points are constants
         gradients = gradients._replace(reference_points=None, other_reference_points=None)
     part = range(p.heads)
-    return backward.stda_backward_call(p, tensors, output, output, lse, gradients, None, False, part, candidate, arch)
+    return backward.stda_backward_calls(p, tensors, output, output, lse, gradients, None, False, part, candidate, arch)
 
 
 def _msda_call(kernel: str, candidate: Candidate, dtype: torch.dtype, p: StdaProblem, arch: str) -> KernelCall:

@@ -1,9 +1,10 @@
 """Gradients of both operators by Triton: the functions of the backend, and their launches as data.
 
 The value gradient is collected in a buffer of its own: float32, cast in the end for 16-bit values, or for deterministic
-gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. Gradients of offsets,
-logits, locations and weights have one writer each. Those of reference points are summed over heads: by float32
-reductions, or for deterministic gradients from one slice a head.
+gradients 64-bit fixed point (`fixed_point.py`) of half of the heads, one launch for each half. What coarse levels have
+of it may be summed by launches of their own (`coarse_levels.py`). Gradients of offsets, logits, locations and weights
+have one writer each. Those of reference points are summed over heads: by float32 reductions, or for deterministic
+gradients from one slice a head.
 """
 
 import math
@@ -18,6 +19,7 @@ from stnet.kernels.triton.architecture import architecture, has_vector_reduction
 from stnet.kernels.triton.backward_msda import msda_backward_kernel
 from stnet.kernels.triton.backward_samples import Config
 from stnet.kernels.triton.backward_stda import stda_backward_kernel
+from stnet.kernels.triton.coarse_levels import coarse_levels, stda_coarse_call
 from stnet.kernels.triton.device_tables import frame_offsets, level_tables
 from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
 from stnet.kernels.triton.forward import levels_of, query_strides
@@ -27,6 +29,7 @@ from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
 from stnet.kernels.triton.layout import alignment, pack_all, strides
 
 _GATHER_BYTES = 64  # of a row gathered at once: four lanes
+_MOST_ALONG_Y = 2**16 - 1  # programs, CUDA's limit
 
 
 def stda_backward(
@@ -60,14 +63,14 @@ def stda_backward(
         }
         return gradients._replace(value=None, **sums)
 
-    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+    def make_calls(inputs, gradients, fixed: FixedPoint | None, heads: range) -> list[KernelCall]:
         *inputs, grad_output, output, lse = inputs
         saved = (grad_output, output, lse)
         inputs = StdaTensors(*inputs)
-        return stda_backward_call(p, inputs, *saved, gradients, fixed, deterministic, heads, candidate, arch)
+        return stda_backward_calls(p, inputs, *saved, gradients, fixed, deterministic, heads, candidate, arch)
 
     dims = (*STDA_DENSE_DIMS._replace(value=1), 1, output.dim(), lse.dim())
-    run = _prepared((*tensors, grad_output, output, lse), dims, needs.value, deterministic, allocate, make_call, bound)
+    run = _prepared((*tensors, grad_output, output, lse), dims, needs.value, deterministic, allocate, make_calls, bound)
 
     def differentiate(tensors, grad_output, output, lse) -> StdaTensors[Tensor | None]:
         gradients = run((*tensors, grad_output, output, lse))
@@ -103,12 +106,12 @@ def msda_backward(
     def allocate(device: torch.device | str) -> MsdaTensors[Tensor | None]:
         return MsdaTensors(*map(partial(_buffer_if, device), p.tensor_shapes, dtypes, needs))._replace(value=None)
 
-    def make_call(inputs, gradients, fixed: FixedPoint | None, heads: range) -> KernelCall:
+    def make_calls(inputs, gradients, fixed: FixedPoint | None, heads: range) -> list[KernelCall]:
         *inputs, grad_output = inputs
-        return msda_backward_call(p, MsdaTensors(*inputs), grad_output, gradients, fixed, heads, candidate, arch)
+        return [msda_backward_call(p, MsdaTensors(*inputs), grad_output, gradients, fixed, heads, candidate, arch)]
 
     dims = (*MSDA_DENSE_DIMS._replace(value=1), 1)
-    run = _prepared((*tensors, grad_output), dims, needs.value, deterministic, allocate, make_call, bound)
+    run = _prepared((*tensors, grad_output), dims, needs.value, deterministic, allocate, make_calls, bound)
     return lambda tensors, grad_output: run((*tensors, grad_output))
 
 
@@ -118,7 +121,7 @@ def _prepared(
     needs_value: bool,
     deterministic: bool,
     allocate: Callable,
-    make_call: Callable,
+    make_calls: Callable,
     bound: Callable[[Sequence[Tensor | None]], FixedPoint],
 ) -> Callable:
     """Return what computes gradients for inputs that lie like these; it keeps none of them.
@@ -129,43 +132,47 @@ def _prepared(
         needs_value: whether the gradient of value is wanted.
         deterministic: whether it is to have the same bits in every run.
         allocate: memory on a device for all gradients but that of value.
-        make_call: the launch for packed inputs, gradients, fixed point and heads.
+        make_calls: the launches for packed inputs, gradients, fixed point and heads.
         bound: fixed point numbers that hold the sums of the gradient of value, from the inputs.
     """
     value = inputs[0]
     shape, dtype = value.shape, value.dtype
     packed_inputs = pack_all(inputs, dense_dims)
     copies = any(x is not y for x, y in zip(inputs, packed_inputs, strict=True))
-    launch = None
+    launches = None
     if not (deterministic and needs_value):
         examples, gradients = distinct(packed_inputs), allocate("meta")
         if needs_value:
             gradients = gradients._replace(value=torch.empty(shape, dtype=torch.float32, device="meta"))
-        launch = Launch(make_call(examples, gradients, None, range(shape[-2])), (*examples, *gradients))
+        calls = make_calls(examples, gradients, None, range(shape[-2]))
+        launches = [Launch(call, (*examples, *gradients)) for call in calls]
 
     def run(inputs):
         device = inputs[0].device
         gradients = allocate(device)
-        if launch is None:
+        if launches is None:
             fixed = bound(inputs)
             inputs = pack_all(inputs, dense_dims)
-            call = lambda sums, heads: make_call(inputs, gradients._replace(value=sums), fixed, heads)  # noqa: E731
-            return gradients._replace(value=_value_gradient(call, inputs[0], fixed))
+            calls = lambda sums, heads: make_calls(inputs, gradients._replace(value=sums), fixed, heads)  # noqa: E731
+            return gradients._replace(value=_value_gradient(calls, inputs[0], fixed))
         sums = torch.zeros(shape, dtype=torch.float32, device=device) if needs_value else None
-        launch(*(pack_all(inputs, dense_dims) if copies else inputs), sums, *gradients[1:])
+        given = (*(pack_all(inputs, dense_dims) if copies else inputs), sums, *gradients[1:])
+        for launch in launches:
+            launch(*given)
         return gradients if sums is None else gradients._replace(value=sums.to(dtype))
 
     return run
 
 
-def _value_gradient(call: Callable[[Tensor, range], KernelCall], value: Tensor, fixed: FixedPoint) -> Tensor:
-    """Launch `call` (of the sums of the value gradient, and the heads to treat) for half of the heads at a time."""
+def _value_gradient(calls: Callable[[Tensor, range], list[KernelCall]], value: Tensor, fixed: FixedPoint) -> Tensor:
+    """Launch `calls` (of the sums of the value gradient, and the heads to treat) for half of the heads at a time."""
     passes = head_passes(value.shape[-2])
     shape = (*value.shape[:-2], len(passes[0]), value.shape[-1])
     sums = torch.empty(shape, dtype=torch.int64, device=value.device)
     gradient = torch.empty(value.shape, dtype=value.dtype, device=value.device)
     for part in passes:
-        call(sums.zero_(), part).launch()
+        for call in calls(sums.zero_(), part):
+            call.launch()
         fixed.write(sums, gradient[..., part.start : part.stop, :])
     return gradient
 
@@ -188,7 +195,7 @@ def _reference_sums(shape: tuple[int, ...], heads: int | None, device: torch.dev
     return torch.empty((*shape[:3], heads, *shape[3:]), dtype=torch.float32, device=device)
 
 
-def stda_backward_call(
+def stda_backward_calls(
     problem: StdaProblem,
     tensors: StdaTensors[Tensor],
     grad_output: Tensor,
@@ -200,11 +207,36 @@ def stda_backward_call(
     part: range,
     candidate: Candidate,
     arch: str,
-) -> KernelCall:
-    """Return a launch behind `stda_backward` of packed tensors for the heads of `part`, writing to `gradients`.
+) -> list[KernelCall]:
+    """Return the launches behind `stda_backward` of packed tensors for the heads of `part`, writing to `gradients`.
 
-    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on.
+    The gradient of value has these heads alone; tensors of all heads are passed from the first of them on. The first
+    launch does everything but what is summed of coarse levels, which the others do, one for each.
     """
+    coarse = coarse_levels(problem, grad_output, gradients.value, candidate, arch)
+    return [
+        _stda_call(
+            problem, tensors, grad_output, output, lse, gradients, fixed, deterministic, part, coarse, candidate, arch
+        ),
+        *(stda_coarse_call(problem, tensors, grad_output, lse, gradients.value, level, arch) for level in coarse),
+    ]
+
+
+def _stda_call(
+    problem: StdaProblem,
+    tensors: StdaTensors[Tensor],
+    grad_output: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    gradients: StdaTensors[Tensor | None],
+    fixed: FixedPoint | None,
+    deterministic: bool,
+    part: range,
+    coarse: tuple[int, ...],
+    candidate: Candidate,
+    arch: str,
+) -> KernelCall:
+    """The first of `stda_backward_calls`."""
     p, width, first = problem, problem.head_dim, part.start
     value = _from_head(tensors.value, 3, first)
     grad_row = len(part) * width
@@ -232,8 +264,10 @@ def stda_backward_call(
         whole = gradient is None or name == "value" or (_of_all_heads(name) and not deterministic)
         arguments[f"grad_{name}"] = lse if gradient is None else gradient if whole else _from_head(gradient, 3, first)
     thin = min(map(min, p.spatial_shapes)) == 1
-    config = _config(value, arguments["grad_output"], grad_row, gradients.value is not None, thin, candidate, arch)
     block, step = _tile(math.gcd(p.points, p.other_points), candidate, arch)
+    grid, head_axis = _grid(-(-p.queries // block) * p.targets * p.clips, len(part), candidate)
+    outputs, needed = (arguments["grad_output"], arguments["output"]), gradients.value is not None
+    config = _config(value, outputs, grad_row, needed, thin, head_axis, candidate, arch)
     constants = {
         "config": config,
         "LEVELS": p.levels,
@@ -243,10 +277,10 @@ def stda_backward_call(
         "BLOCK_QUERIES": block,
         "STEP": step,
         "FIXED_POINT": fixed is not None,
+        "SUMMED": sum(1 << level for level in coarse),
         "ATOMIC_REFERENCE": not deterministic,
         "NEEDS": StdaTensors(*(gradient is not None for gradient in gradients)),
     }
-    grid = (-(-p.queries // block) * p.targets * p.clips, len(part), 1)
     return KernelCall.of(stda_backward_kernel, grid, arguments, constants, candidate.options(arch))
 
 
@@ -265,7 +299,7 @@ def msda_backward_call(
     candidate: Candidate,
     arch: str,
 ) -> KernelCall:
-    """A launch behind `msda_backward`; arguments as for `stda_backward_call`."""
+    """The launch behind `msda_backward`; arguments as for `stda_backward_calls`."""
     p, width, first = problem, problem.head_dim, part.start
     value, locations, weights = tensors.value, tensors.sampling_locations, tensors.attention_weights
     grad_row = len(part) * width
@@ -296,8 +330,10 @@ def msda_backward_call(
         "grad_value_b": p.positions * grad_row,
     }
     needed = gradients.value is not None
-    config = _config(arguments["value"], arguments["grad_output"], grad_row, needed, True, candidate, arch)
     block, step = _tile(p.points, candidate, arch)
+    grid, head_axis = _grid(-(-p.queries // block) * p.clips, len(part), candidate)
+    outputs = (arguments["grad_output"],)
+    config = _config(arguments["value"], outputs, grad_row, needed, True, head_axis, candidate, arch)
     constants = {
         "config": config,
         "POINTS": p.points,
@@ -307,7 +343,6 @@ def msda_backward_call(
         "NEED_LOCATIONS": gradients.sampling_locations is not None,
         "NEED_WEIGHTS": gradients.attention_weights is not None,
     }
-    grid = (-(-p.queries // block) * p.clips, len(part), 1)
     return KernelCall.of(msda_backward_kernel, grid, arguments, constants, candidate.options(arch))
 
 
@@ -318,24 +353,25 @@ def _from_head(tensor: Tensor, dim: int, first: int) -> Tensor:
 
 def _config(
     value: Tensor,
-    grad_output: Tensor,
+    outputs: Sequence[Tensor],
     grad_row: int,
     need_value: bool,
     thin: bool,
+    head_axis: int,
     candidate: Candidate,
     arch: str,
 ) -> Config:
-    """How values [..., S, H, D] and their gradient, with `grad_row` elements from cell to cell, are read."""
+    """How values [..., S, H, D], their gradient, with `grad_row` elements from cell to cell, and outputs are read."""
     element, width = value.element_size(), value.shape[-1]
     block = min(padded_head_dim(width), candidate.block_channels)
     row = value.stride(-3)
-    output_bytes = width * element  # outputs are contiguous
+    output_bytes = width * element  # from head to head
     return Config(
         D=width,
         BLOCK_CHANNELS=block,
         GATHER_CHANNELS=min(block, _GATHER_BYTES // element),
         HELD=candidate.hold_gradient and width <= block,
-        ALIGN=min(alignment(grad_output, range(grad_output.dim() - 1)), output_bytes & -output_bytes),
+        ALIGN=min(output_bytes & -output_bytes, *(alignment(x, range(x.dim() - 1)) for x in outputs)),
         CELL_STRIDE=row,
         GRAD_CELL_STRIDE=grad_row,
         VECTOR=alignment(value, range(value.dim() - 1)) // element,
@@ -344,7 +380,15 @@ def _config(
         WIDE=value.shape[-3] * max(row, grad_row) * 8 >= 2**32,
         PTX=is_nvidia(arch),
         NEED_VALUE=need_value,
+        HEAD_AXIS=head_axis,
     )
+
+
+def _grid(tiles: int, heads: int, candidate: Candidate) -> tuple[tuple[int, int, int], int]:
+    """Programs along x, y and z, and which of these axes is that of the heads."""
+    if candidate.heads_first and tiles <= _MOST_ALONG_Y:
+        return (heads, tiles, 1), 0
+    return (tiles, heads, 1), 1
 
 
 def _tile(points: int, candidate: Candidate, arch: str) -> tuple[int, int]:

@@ -51,14 +51,14 @@ def msda_backward_kernel(
     NEED_LOCATIONS: tl.constexpr,
     NEED_WEIGHTS: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks * batch, heads)."""
+    """Grid (query blocks * batch, heads), or the other way round."""
     ROWS: tl.constexpr = BLOCK_QUERIES * STEP
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
-    item = (tl.program_id(0) // blocks).to(tl.int64)
-    head = tl.program_id(1).to(tl.int64)
+    item = (tl.program_id(1 - config.HEAD_AXIS) // blocks).to(tl.int64)
+    head = tl.program_id(config.HEAD_AXIS).to(tl.int64)
     row = tl.arange(0, ROWS)
     point = row % STEP
-    query = tl.program_id(0) % blocks * BLOCK_QUERIES + row // STEP
+    query = tl.program_id(1 - config.HEAD_AXIS) % blocks * BLOCK_QUERIES + row // STEP
     mask = query < queries
     query = tl.minimum(query, queries - 1).to(tl.int64)
 

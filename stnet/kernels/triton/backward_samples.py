@@ -32,6 +32,7 @@ class Config(NamedTuple):
     WIDE: bool  # a frame may have 2^32 bytes or more
     PTX: bool  # inline assembly for NVIDIA GPUs
     NEED_VALUE: bool  # the gradient of value is asked for
+    HEAD_AXIS: int  # of the grid; programs beside each other differ in axis 0
 
 
 class Level(NamedTuple):

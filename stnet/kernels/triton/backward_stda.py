@@ -91,7 +91,7 @@ def _group(
 
 
 @triton.jit
-def _load_anchor(reference, height, width, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
+def load_anchor(reference, height, width, COMPONENTS: tl.constexpr, POINTS: tl.constexpr):
     """reference: pointers [ROWS] to component 0 of the level's reference points."""
     x = tl.load(reference).to(tl.float32) * width - 0.5
     y = tl.load(reference + 1).to(tl.float32) * height - 0.5
@@ -117,6 +117,7 @@ def _frame_gradients(
     sums,
     rows,
     level,
+    adds_value,  # whether the value gradient of the level is added to here
     gradient,
     config: tl.constexpr,
     COMPONENTS: tl.constexpr,
@@ -140,7 +141,7 @@ def _frame_gradients(
         logit = tl.load(group.logits + sample).to(tl.float32)
         attention = exp2(logit * LOG2_E - rows.lse, config.PTX)
         visible = tl.where(samples.inside, attention, 0.0)
-        if config.NEED_VALUE:
+        if adds_value:
             scatter(samples, visible, level, gradient, config)
         if NEED_SAMPLE:
             dot, slope_x, slope_y = interpolate(samples, dots, visible)
@@ -264,15 +265,16 @@ def stda_backward_kernel(
     BLOCK_QUERIES: tl.constexpr,
     STEP: tl.constexpr,
     FIXED_POINT: tl.constexpr,
+    SUMMED: tl.constexpr,  # a bit for each level whose value gradient `backward_coarse.py` sums
     ATOMIC_REFERENCE: tl.constexpr,
     NEEDS: tl.constexpr,  # StdaTensors of bools: which gradients are asked for
 ):  # fmt: skip
-    """Grid (query blocks * targets * clips, heads)."""
+    """Grid (query blocks * targets * clips, heads), or the other way round."""
     ROWS: tl.constexpr = BLOCK_QUERIES * STEP
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(config.HEAD_AXIS).to(tl.int64)
     blocks = tl.cdiv(queries, BLOCK_QUERIES)
-    pair = tl.program_id(0) // blocks
-    first_query = tl.program_id(0) % blocks * BLOCK_QUERIES
+    pair = tl.program_id(1 - config.HEAD_AXIS) // blocks
+    first_query = tl.program_id(1 - config.HEAD_AXIS) % blocks * BLOCK_QUERIES
     clip = (pair // targets).to(tl.int64)
     target = (pair % targets).to(tl.int64)
     row = tl.arange(0, ROWS)
@@ -316,10 +318,13 @@ def stda_backward_kernel(
         height, width, start = level_size(shapes, starts, level)
         first = value + start.to(tl.int64) * config.CELL_STRIDE
         grad_first = grad_value + start.to(tl.int64) * config.GRAD_CELL_STRIDE
+        adds_value = config.NEED_VALUE
+        if SUMMED != 0:
+            adds_value = (SUMMED >> level) & 1 == 0
 
         # Computed anew for every level, what is rarely needed takes no registers meanwhile.
         row_query = pin(near_query, config).to(tl.int64)
-        anchor = _load_anchor(
+        anchor = load_anchor(
             reference_points + row_query * reference_points_q + level * reference_points_l,
             height,
             width,
@@ -334,7 +339,7 @@ def stda_backward_kernel(
             )
         place = Level(height, width, first + tl.load(frames), grad_first + tl.load(grad_frames))
         sums = _frame_gradients(
-            level_own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, gradient, config,
+            level_own, level * POINTS, anchor, _zero_sums(ROWS), rows, place, adds_value, gradient, config,
             COMPONENTS, POINTS, STEP, NEEDS.offsets, NEEDS.logits, NEEDS.reference_points,
         )  # fmt: skip
         if NEEDS.reference_points:
@@ -344,7 +349,7 @@ def stda_backward_kernel(
             )  # fmt: skip
 
         row_query = pin(near_query, config).to(tl.int64)
-        anchor = _load_anchor(
+        anchor = load_anchor(
             other_reference_points + row_query * other_reference_points_q + level * other_reference_points_l,
             height, width, COMPONENTS, OTHER_POINTS,
         )  # fmt: skip
@@ -361,8 +366,9 @@ def stda_backward_kernel(
                 height, width, first + tl.load(frames + 1 + frame), grad_first + tl.load(grad_frames + 1 + frame)
             )
             sums = _frame_gradients(
-                level_others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, gradient, config,
-                COMPONENTS, OTHER_POINTS, STEP, NEEDS.other_offsets, NEEDS.other_logits, NEEDS.other_reference_points,
+                level_others, (frame * LEVELS + level) * OTHER_POINTS, anchor, sums, rows, place, adds_value, gradient,
+                config, COMPONENTS, OTHER_POINTS, STEP, NEEDS.other_offsets, NEEDS.other_logits,
+                NEEDS.other_reference_points,
             )  # fmt: skip
         if NEEDS.other_reference_points:
             _write_reference_gradient(

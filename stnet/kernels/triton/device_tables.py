@@ -51,6 +51,13 @@ def frame_offsets(frame_table: tuple[tuple[int, ...], ...], frame_stride: int, d
 
 
 @cache
+def frame_columns(frame_table: tuple[tuple[int, ...], ...], source_frames: int, device: torch.device) -> Tensor:
+    """int32 [F, T]: which column of a target's row names each source frame, -1 where none does; kept on the device."""
+    columns = [[row.index(frame) if frame in row else -1 for row in frame_table] for frame in range(source_frames)]
+    return outside_of_graphs(lambda: torch.tensor(columns, dtype=torch.int32, device=device), device)
+
+
+@cache
 def query_order(spatial_shapes: tuple[tuple[int, int], ...], block_queries: int, device: torch.device) -> Tensor:
     """int32 [S], a permutation that visits the positions of each level in small 2-D tiles, kept on the device.
 

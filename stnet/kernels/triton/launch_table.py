@@ -25,6 +25,7 @@ from stnet.kernels.triton.architecture import triton_version
 TABLE_VARIABLE = "STNET_LAUNCH_TABLE"
 DEFAULT_TABLE = Path(__file__).with_name("launch_table.json")
 ARITHMETICS = ("float32", "packed", "matrix")
+SUMMED_CELLS = (0, 64, 128, 256, 512)  # of more cells the sums do not fit into registers
 FEW_QUERIES = 2048  # up to here a call counts as "few" (the decoder), above as "many" (the encoder)
 
 
@@ -43,6 +44,8 @@ class Candidate:
             a program takes its blocks in turn.
         hold_gradient: backward, the output gradient stays in registers where one block holds a head; else it is read
             anew for every chunk of samples.
+        heads_first: backward, programs beside each other take other heads, instead of other queries of a head: they add
+            to other memory.
         arithmetic: how the four corners of a sample are interpolated. "float32"; "packed": pairs of 16-bit numbers,
             samples added in float32; "matrix": packed, and the matrix unit adds the samples in float32. The last two
             need an NVIDIA GPU from sm_80 on and 16-bit values that can be read in pairs, and are "float32" elsewhere.
@@ -52,6 +55,8 @@ class Candidate:
         unroll_points: forward of STDA, whether all points of a level are taken in one step, else two (a loop).
         load_ahead: forward of STDA, whether offsets and logits of the next other frame are loaded before the gathers of
             a frame, where a frame has at most two points on a level.
+        summed_cells: backward of STDA with 16-bit values, how many cells, counted in blocks of 8 x 8, a level may have
+            for its value gradient to be summed by a kernel of its own (`coarse_levels.py`), one of `SUMMED_CELLS`.
         milliseconds: median time measured by the tuner, None where nothing was measured.
     """
 
@@ -62,9 +67,11 @@ class Candidate:
     arithmetic: str = "float32"
     maxnreg: int | None = None
     hold_gradient: bool = True
+    heads_first: bool = False
     unroll: int = 1
     unroll_points: bool = True
     load_ahead: bool = False
+    summed_cells: int = 0
     milliseconds: float | None = None
 
     def __post_init__(self):
@@ -74,9 +81,11 @@ class Candidate:
                 raise ConfigError(f"launch table: {name} is {number!r}; it needs a power of two")
         if self.arithmetic not in ARITHMETICS:
             raise ConfigError(f"launch table: arithmetic is {self.arithmetic!r}; known: {', '.join(ARITHMETICS)}")
-        for name in ("hold_gradient", "unroll_points", "load_ahead"):
+        for name in ("hold_gradient", "heads_first", "unroll_points", "load_ahead"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"launch table: {name} is {getattr(self, name)!r}; it needs true or false")
+        if self.summed_cells not in SUMMED_CELLS:
+            raise ConfigError(f"launch table: summed_cells is {self.summed_cells!r}; it needs one of {SUMMED_CELLS}")
         if not isinstance(self.unroll, int) or self.unroll < 1:
             raise ConfigError(f"launch table: unroll is {self.unroll!r}; it needs a positive integer")
         if self.maxnreg is not None and not 24 <= self.maxnreg <= 255:
