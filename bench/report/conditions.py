@@ -8,6 +8,8 @@ from bench.report import tables
 from bench.report.results import convert_optional
 
 FILE = "conditions.json"
+RECIPES_FILE = "conditions_defences.json"
+"""Of trainings of equal time with and without the defences, see `bench.studies.ablation`."""
 
 COLUMNS = {
     "AP50": "ap50",
@@ -20,13 +22,13 @@ COLUMNS = {
 """Percentages, by title."""
 
 
-def section(folder: Path) -> str:
+def section(folder: Path, file: str = FILE) -> str:
     """Return a table for each model; empty where there is no result file.
 
     Raises:
         DataError: a file that is no such result.
     """
-    return convert_optional(folder / FILE, "a result of stnet.evaluation.conditions", _tables) or ""
+    return convert_optional(folder / file, "a result of stnet.evaluation.conditions", _tables) or ""
 
 
 def _tables(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.report import conditions, lesions, machine_code, processor, recipes, shipped_model, summary, tables
@@ -99,6 +100,7 @@ FILES: dict[str, Callable[[Path], str]] = {
     "machine_code": machine_code.section,
     "model": shipped_model.section,
     "conditions": conditions.section,
+    "recipe_conditions": partial(conditions.section, file=conditions.RECIPES_FILE),
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
     "processor": processor.section,
