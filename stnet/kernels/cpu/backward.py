@@ -415,9 +415,10 @@ def msda_backward(
     )
 
     convert = as_attention(problem)
+    known = None if problem.spatial_shapes is None else levels_of(problem, tensors)
 
     def run(tensors: MsdaTensors[Tensor], grad_output: Tensor) -> MsdaTensors[Tensor | None]:
-        same, starts = levels_of(problem, tensors)
+        same, starts = known or levels_of(problem, tensors)
         gradients = run_backward(same, convert(tensors), starts, grad_output.unsqueeze(1), wanted)
         found = (gradients.value, gradients.offsets, gradients.logits)
         return MsdaTensors(*(None if x is None else x.squeeze(1) for x in found))

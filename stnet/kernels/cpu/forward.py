@@ -264,12 +264,13 @@ def msda_forward(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> Callable
     What it returns raises ValueError for levels that do not lie within the positions of value.
     """
     convert = as_attention(problem)
-    if problem.spatial_shapes is None:  # they are in a tensor, and the next call may bring other numbers
-        prepare = lambda tensors: prepare_attention(*levels_of(problem, tensors), softmax=False)  # noqa: E731
-    else:
-        run = prepare_attention(*levels_of(problem, tensors), softmax=False)
-        prepare = lambda _: run  # noqa: E731
-    return lambda tensors: prepare(tensors)(convert(tensors))[0].squeeze(1)
+
+    def prepare(tensors: MsdaTensors[Tensor]) -> Callable[[StdaTensors[Tensor]], tuple[Tensor, Tensor]]:
+        return prepare_attention(*levels_of(problem, tensors), softmax=False)
+
+    # Shapes in a tensor: the next call may bring other numbers.
+    known = None if problem.spatial_shapes is None else prepare(tensors)
+    return lambda tensors: (known or prepare(tensors))(convert(tensors))[0].squeeze(1)
 
 
 def levels_of(problem: MsdaProblem, tensors: MsdaTensors[Tensor]) -> tuple[StdaProblem, Sequence[int]]:

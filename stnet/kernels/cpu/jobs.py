@@ -67,7 +67,7 @@ def _numbered(count: int, threads: int) -> np.ndarray:
     """What `next_job` wants."""
     jobs = np.zeros((threads + 1) * _LINE, np.int64)
     jobs[:2] = count, threads
-    jobs[_LINE::_LINE] = np.arange(threads) * count // max(threads, 1)
+    jobs[_LINE::_LINE] = np.arange(threads) * count // threads
     return jobs
 
 
@@ -87,10 +87,10 @@ def run_jobs(work: Callable[..., Any], on_team: Callable[..., int], arguments: t
     """
     threads, team = torch.get_num_threads(), None if _workers.forked else pytorch_team()
     if team is None or count <= 1:  # a team smaller than PyTorch's would end some of its threads
-        threads = min(threads, count)
+        threads = max(1, min(threads, count))
     numbers = _numbered(count, threads)  # lives as long as this call
     jobs = numbers.ctypes.data
-    if threads <= 1:
+    if threads == 1:
         work(0, jobs, *arguments)
     elif team is None:
         _on_pool(work, (jobs, *arguments), threads)

@@ -22,7 +22,7 @@ from stnet.kernels.triton.backward_stda import stda_backward_kernel
 from stnet.kernels.triton.coarse_levels import coarse_levels, stda_coarse_call
 from stnet.kernels.triton.device_tables import frame_offsets, level_tables
 from stnet.kernels.triton.fixed_point import FixedPoint, head_passes
-from stnet.kernels.triton.forward import levels_of, query_strides
+from stnet.kernels.triton.forward import levels_of, query_strides, sample_counts
 from stnet.kernels.triton.kernel_call import KernelCall
 from stnet.kernels.triton.launch import Launch, distinct
 from stnet.kernels.triton.launch_table import Candidate, choose, padded_head_dim
@@ -213,30 +213,6 @@ def stda_backward_calls(
     The gradient of value has these heads alone; tensors of all heads are passed from the first of them on. The first
     launch does everything but what is summed of coarse levels, which the others do, one for each.
     """
-    coarse = coarse_levels(problem, grad_output, gradients.value, candidate, arch)
-    return [
-        _stda_call(
-            problem, tensors, grad_output, output, lse, gradients, fixed, deterministic, part, coarse, candidate, arch
-        ),
-        *(stda_coarse_call(problem, tensors, grad_output, lse, gradients.value, level, arch) for level in coarse),
-    ]
-
-
-def _stda_call(
-    problem: StdaProblem,
-    tensors: StdaTensors[Tensor],
-    grad_output: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    gradients: StdaTensors[Tensor | None],
-    fixed: FixedPoint | None,
-    deterministic: bool,
-    part: range,
-    coarse: tuple[int, ...],
-    candidate: Candidate,
-    arch: str,
-) -> KernelCall:
-    """The first of `stda_backward_calls`."""
     p, width, first = problem, problem.head_dim, part.start
     value = _from_head(tensors.value, 3, first)
     grad_row = len(part) * width
@@ -267,13 +243,11 @@ def _stda_call(
     block, step = _tile(math.gcd(p.points, p.other_points), candidate, arch)
     grid, head_axis = _grid(-(-p.queries // block) * p.targets * p.clips, len(part), candidate)
     outputs, needed = (arguments["grad_output"], arguments["output"]), gradients.value is not None
+    coarse = coarse_levels(p, grad_output, gradients.value, candidate, arch)
     config = _config(value, outputs, grad_row, needed, thin, head_axis, candidate, arch)
     constants = {
         "config": config,
-        "LEVELS": p.levels,
-        "POINTS": p.points,
-        "OTHER_POINTS": max(1, p.other_points),
-        "COMPONENTS": p.components,
+        **sample_counts(p),
         "BLOCK_QUERIES": block,
         "STEP": step,
         "FIXED_POINT": fixed is not None,
@@ -281,7 +255,10 @@ def _stda_call(
         "ATOMIC_REFERENCE": not deterministic,
         "NEEDS": StdaTensors(*(gradient is not None for gradient in gradients)),
     }
-    return KernelCall.of(stda_backward_kernel, grid, arguments, constants, candidate.options(arch))
+    return [
+        KernelCall.of(stda_backward_kernel, grid, arguments, constants, candidate.options(arch)),
+        *(stda_coarse_call(p, tensors, grad_output, lse, gradients.value, level, arch) for level in coarse),
+    ]
 
 
 def _of_all_heads(name: str) -> bool:

@@ -9,7 +9,7 @@ from stnet.kernels.problem import StdaProblem, StdaTensors
 from stnet.kernels.triton.architecture import has_packed_arithmetic, has_vector_reductions, is_nvidia, warp_lanes
 from stnet.kernels.triton.backward_coarse import CELLS, SIDE, Config, stda_coarse_kernel
 from stnet.kernels.triton.device_tables import frame_columns, level_tables
-from stnet.kernels.triton.forward import query_strides
+from stnet.kernels.triton.forward import query_strides, sample_counts
 from stnet.kernels.triton.kernel_call import KernelCall
 from stnet.kernels.triton.launch_table import Candidate, padded_head_dim
 from stnet.kernels.triton.layout import alignment, strides
@@ -92,12 +92,6 @@ def stda_coarse_call(
         SHIFT=_FLOAT16_SHIFT if grad_output.dtype == torch.float16 else 0,
         PTX=is_nvidia(arch),
     )
-    constants = {
-        "config": config,
-        "LEVELS": p.levels,
-        "POINTS": p.points,
-        "OTHER_POINTS": max(1, p.other_points),
-        "COMPONENTS": p.components,
-    }
+    constants = {"config": config, **sample_counts(p)}
     grid = (math.ceil(p.queries / share) * p.source_frames * p.clips, p.heads, math.ceil(p.head_dim / channels))
     return KernelCall.of(stda_coarse_kernel, grid, arguments, constants, {"num_warps": warps})

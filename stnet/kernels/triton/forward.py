@@ -104,10 +104,7 @@ def stda_forward_call(
     config = _config(value, min(map(min, p.spatial_shapes)) == 1, candidate, arch)
     constants = {
         "config": config,
-        "LEVELS": p.levels,
-        "POINTS": p.points,
-        "OTHER_POINTS": max(1, p.other_points),
-        "COMPONENTS": p.components,
+        **sample_counts(p),
         "ALIGN": min(alignment(x, (0, 1, 2, 3)) for x in (*tensors.own[1:], *tensors.others[1:])),
         "BLOCK_QUERIES": candidate.block_queries,
         "UNROLL": candidate.unroll,
@@ -115,6 +112,16 @@ def stda_forward_call(
     }
     grid = _grid(p.targets * p.clips, p.queries, p.heads, config, candidate)
     return KernelCall.of(stda_forward_kernel, grid, arguments, constants, candidate.options(arch))
+
+
+def sample_counts(problem: StdaProblem) -> dict[str, int]:
+    """Return the constants that tell the samples of a query, as the kernels of spatial-temporal attention name them."""
+    return {
+        "LEVELS": problem.levels,
+        "POINTS": problem.points,
+        "OTHER_POINTS": max(1, problem.other_points),
+        "COMPONENTS": problem.components,
+    }
 
 
 def query_strides(tensors: StdaTensors[Tensor]) -> dict[str, int]:
