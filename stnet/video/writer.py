@@ -20,6 +20,12 @@ TICKS = 16
 THREADS = 4
 """Of x264, whose pictures depend on their number: by default that of the cores, so that each machine had its own."""
 
+MBTREE = "0"
+"""Of x264, off: it reads memory that nothing has written, so that the same frames could end up as other bytes.
+
+`MALLOC_PERTURB_=85`, which fills fresh memory, shows it with glibc.
+"""
+
 SNAP = 0.05
 """Times within this share of a frame of the constant-rate grid are put on it (containers round times)."""
 
@@ -56,7 +62,7 @@ class VideoWriter(ClosedOrAbandoned):
         with self._reporting("cannot be written"):
             self._container = open_container(self.partial, mode="w", format="mp4")
             self._stream = self._container.add_stream(
-                "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast"}
+                "libx264", rate=self._fps, options={"crf": str(crf), "preset": "veryfast", "mbtree": MBTREE}
             )
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "FRAME", THREADS
