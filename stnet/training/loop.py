@@ -30,7 +30,7 @@ from stnet.training.optimizer import build_optimizer, rate_factor
 from stnet.training.recorder import EpochRecorder, EpochWork, peak_memory
 from stnet.training.run_folder import RunFolder
 from stnet.training.run_options import RunOptions
-from stnet.training.starting_points import freeze, load_backbone_weights, start_from
+from stnet.training.starting_points import first_weights, freeze
 from stnet.training.state import TrainingState, load_newest, save_state
 from stnet.training.step import AUTOCAST, StepFigures, Stepper
 from stnet.training.validation import Validation, validate
@@ -184,12 +184,9 @@ class Trainer:
     def _starting_model(self) -> Detector:
         config = self.config
         model = Detector(config.model, recompute=config.checkpoint_activations)
-        if config.backbone_weights:
-            load_backbone_weights(model, config.backbone_weights)
-        if config.start_from:
-            self.reporter.message(
-                f"starting from {config.start_from}: {start_from(model, config.start_from).summary()}"
-            )
+        first = first_weights(model, config.start_from, config.backbone_weights)
+        if first:
+            self.reporter.message(f"starting from {config.start_from}: {first.summary()}")
         start = f"; started from {Path(config.start_from).name}" if config.start_from else ""
         model.provenance = Provenance(trained_on=self.options.trained_on + start)
         trained = freeze(model, config.freeze)

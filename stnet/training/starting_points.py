@@ -27,6 +27,10 @@ class Start:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
 
+    def brings(self, part: str) -> bool:
+        """Whether all of `part` was taken."""
+        return not any(name.startswith(PARTS[part]) for name in (*self.different, *self.missing))
+
     def summary(self) -> str:
         """Return what was taken and what was not, in lines."""
         lines = [f"{self.taken} tensors taken"]
@@ -38,6 +42,22 @@ class Start:
             if names:
                 lines.append(f"  {len(names)} {what}: {', '.join(names)}")
         return "\n".join(lines)
+
+
+def first_weights(model: Detector, checkpoint: str, backbone_weights: str) -> Start | None:
+    """Give a new model its backbone's weights and, over them, what fits of a checkpoint; "" for either: none.
+
+    A checkpoint that brings the whole backbone leaves nothing for its weights, whose package need not be there then.
+
+    Raises:
+        CheckpointError: for weights that cannot be had, or read safely.
+        ConfigError: where nothing of the checkpoint fits.
+    """
+    start = start_from(model, checkpoint) if checkpoint else None
+    if not backbone_weights or (start and start.brings("backbone")):
+        return start
+    load_backbone_weights(model, backbone_weights)
+    return start_from(model, checkpoint) if checkpoint else None
 
 
 def start_from(model: Detector, path: str) -> Start:

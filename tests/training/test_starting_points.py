@@ -9,7 +9,7 @@ from stnet.errors import CheckpointError, ConfigError
 from stnet.model.checkpoint import load, save
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
-from stnet.training.starting_points import freeze, load_backbone_weights, start_from
+from stnet.training.starting_points import first_weights, freeze, load_backbone_weights, start_from
 
 
 def test_what_fits_is_taken_and_the_rest_is_listed(small_recipe, tmp_path):
@@ -25,6 +25,27 @@ def test_what_fits_is_taken_and_the_rest_is_listed(small_recipe, tmp_path):
     assert start.missing and all(name.startswith("encoder.layers.1.") for name in start.missing)
     assert not start.unused and start.taken + len(start.different) == len(theirs.state_dict())
     assert "decoder.class_heads.0.bias" in start.summary()
+
+
+def test_a_whole_backbone_of_a_checkpoint_needs_no_other_weights(small_recipe, tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    config = dataclasses.replace(small_recipe().model, backbone="resnet18", backbone_width=64, backbone_norm="batch")
+    theirs = Detector(config)
+    save(theirs, tmp_path / "whole.safetensors")
+    ours = Detector(config)
+    first_weights(ours, str(tmp_path / "whole.safetensors"), "absent.pth")
+    assert torch.equal(ours.backbone.conv1.weight, theirs.backbone.conv1.weight)
+
+    known = torchvision.models.resnet18(weights=None)
+    torch.save(known.state_dict(), tmp_path / "known.pth")
+    heads = {name: value for name, value in theirs.state_dict().items() if "decoder" in name}
+    torch.save({"model": heads}, tmp_path / "heads.pth")
+    with pytest.raises(CheckpointError, match=r"absent\.pth"):
+        first_weights(ours, str(tmp_path / "heads.pth"), "absent.pth")
+    first_weights(ours, str(tmp_path / "heads.pth"), str(tmp_path / "known.pth"))
+    assert torch.equal(ours.backbone.conv1.weight, known.conv1.weight)
+    assert torch.equal(ours.decoder.class_heads[0].weight, theirs.decoder.class_heads[0].weight)
+    assert first_weights(ours, "", "") is None
 
 
 def test_a_checkpoint_that_fits_nowhere_is_refused(small_recipe, tmp_path):
