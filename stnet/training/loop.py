@@ -13,7 +13,7 @@ from stnet.console import Reporter
 from stnet.data.clips.dataset import ClipBatch, collate_clips
 from stnet.data.clips.planning import LOCAL_FRAMES
 from stnet.data.index import DatasetIndex
-from stnet.errors import NonFiniteError
+from stnet.errors import ConfigError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.model.backbone import lay_out_for
 from stnet.model.detector import Detector
@@ -110,8 +110,10 @@ class Trainer:
 
         Raises:
             CheckpointError: where there is none, or it does not belong to this recipe.
+            ConfigError: the data is other data than it was.
         """
         state = load_newest(self.folder.checkpoints, self.reporter.message)
+        self._require_same_data(state.rest.get("data"))
         self.model.load_state_dict(state.model)
         if self.average is not None and state.average is not None:
             self.average.model.load_state_dict(state.average)
@@ -133,10 +135,23 @@ class Trainer:
             self.folder.forget_after(self.step)
         if self.world.gather(self.recorder.has_epoch(self.epoch + 1))[0]:
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        if self.epoch == self.config.epochs or self._agreed_progress() >= 1:
+        if self.epoch == self.config.epochs or self._is_over(self._agreed_progress()):
             self.reporter.message(f"this run is finished ({self.step} steps)")
         else:
             self.reporter.message(f"going on after step {self.step} of {self.total_steps}")
+
+    def _amounts(self) -> dict[str, int]:
+        """How much data there is: that it is the same data can be told where folders were moved."""
+        scored = sum(frame.annotated for video in self.val_index.videos for frame in video.frames)
+        return {"clips to train on": len(self.dataset), "frames to evaluate on": scored}
+
+    def _require_same_data(self, before: dict[str, int] | None) -> None:
+        for name, amount in self._amounts().items():
+            if before is not None and before[name] != amount:
+                raise ConfigError(
+                    f"--data: the run being resumed has {before[name]} {name}, this data has {amount}; give the data "
+                    "that it was started with, or start a new run from its weights with --start-from"
+                )
 
     def run(self) -> None:
         """Train to the end.
@@ -146,13 +161,17 @@ class Trainer:
             NonFiniteError: naming the clips, weights as before the step.
         """
         with self.watch, self._told():
-            while self.epoch < self.config.epochs and (progress := self._agreed_progress()) < 1:
+            while self.epoch < self.config.epochs and not self._is_over(progress := self._agreed_progress()):
                 if self._out_of_patience():
                     break
                 progress = self._train_epoch(progress)
                 self._end_epoch(progress)
                 self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self.reporter.stop()
+
+    def _is_over(self, progress: float) -> bool:
+        """Whether nothing is left to do; an epoch whose steps are made but that was never evaluated has to be ended."""
+        return progress >= 1 and not self.step_in_epoch
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -214,7 +233,7 @@ class Trainer:
     def _train_epoch(self, progress: float) -> float:
         """Make the steps of this epoch that are not done yet; return the progress after them."""
         first = self.step_in_epoch
-        if first == self.order.steps:
+        if first == self.order.steps or progress >= 1:
             return progress
         self.dataset.set_epoch(self.epoch)
         self.order.start(self.epoch, first)
@@ -335,6 +354,7 @@ class Trainer:
             model=self.model.state_dict(),
             average=self.average.model.state_dict() if self.average is not None else None,
             rest={
+                "data": self._amounts(),
                 "epoch": self.epoch,
                 "step_in_epoch": self.step_in_epoch,
                 "seconds": self._seconds(),

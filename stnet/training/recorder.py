@@ -113,13 +113,14 @@ class EpochRecorder:
         if validation is not None:
             self._keep_validation(work, validation, last or self.out_of_patience(row))
         best = self._is_best(row)
-        self.folder.append(self.folder.metrics_file, row)
-        rows = self.folder.rows(self.folder.metrics_file)
-        _replace(self.folder.curves_file, lambda path: draw_curves(steps, rows, path))
         metadata = {"metrics": json.dumps(row), "training": self.config.to_json()}
         save(model, self.folder.last_file, metadata)
         if best:
             save(model, self.folder.best_file, metadata)
+        # After the weights: a resumed run takes an epoch that has its row for done and would never save them.
+        self.folder.append(self.folder.metrics_file, row)
+        rows = self.folder.rows(self.folder.metrics_file)
+        _replace(self.folder.curves_file, lambda path: draw_curves(steps, rows, path))
         self._show(work, row, validation, best)
         for callback in self.callbacks:
             callback.epoch(row)

@@ -1,6 +1,7 @@
 """Whole runs on a small dataset: resume, faults, what the folder holds."""
 
 import dataclasses
+import errno
 import json
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from stnet.data.clips.dataset import ClipDataset
 from stnet.errors import ConfigError, NonFiniteError
 from stnet.model.checkpoint import load
+from stnet.training import recorder
 from stnet.training.interrupt import Interrupted
+from stnet.training.loop import Trainer
 from stnet.training.state import checkpoints
 
 
@@ -110,6 +113,39 @@ def test_a_finished_run_resumes_to_nothing(make_trainer):
     before = again.folder.metrics_file.read_text()
     again.run()
     assert again.step == 6 and again.folder.metrics_file.read_text() == before
+
+
+@pytest.mark.parametrize("ends_by", ["steps", "minutes", "disk"])
+def test_a_run_stopped_in_its_last_evaluation_still_makes_it(make_trainer, monkeypatch, ends_by):
+    settings = {"epochs": 1, "clips_per_epoch": 4, "minutes": 1.0 if ends_by == "minutes" else 0.0}
+    first = make_trainer("run", **settings)
+    if ends_by == "minutes":  # in the middle of the epoch
+        monkeypatch.setattr(first, "_seconds", lambda: 61.0 if first.step >= 1 else 0.0)
+    if ends_by == "disk":
+        monkeypatch.setattr(recorder, "save", _full_disk)
+    else:
+        validate = first._validate
+        monkeypatch.setattr(first, "_validate", lambda: setattr(first.watch, "received", 15) or validate())
+    with pytest.raises((Interrupted, OSError)):
+        first.run()
+    monkeypatch.undo()
+    second = make_trainer("run", resume=True, **settings)
+    second.run()
+    assert second.step == (1 if ends_by == "minutes" else 2)
+    (row,) = second.folder.rows(second.folder.metrics_file)
+    assert row["step"] == second.step and "ap" in row
+    assert second.folder.last_file.exists() and second.folder.best_file.exists()
+
+
+def test_a_run_is_not_resumed_on_other_data(make_trainer, monkeypatch):
+    make_trainer("run")._save()
+    monkeypatch.setattr(Trainer, "_amounts", lambda _: {"clips to train on": 32, "frames to evaluate on": 16})
+    with pytest.raises(ConfigError, match="has 24 frames to evaluate on, this data has 16"):
+        make_trainer("run", resume=True)
+
+
+def _full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_existing_folder_is_not_overwritten(make_trainer):
