@@ -160,7 +160,7 @@ def run_coco(
     Args:
         frames: in the order that decides between equal scores.
         categories: ids that count.
-        areas: ranges of the share of the frame that a box covers, each evaluated by itself.
+        areas: ranges of the share of the frame that a box covers, each evaluated by itself; without their upper ends.
         ious: thresholds, COCO's 0.50 to 0.95 by default.
     """
     truth, detected = COCO(), COCO()
@@ -174,7 +174,8 @@ def run_coco(
         evaluation = COCOeval(truth, detected, "bbox")
         evaluation.params.imgIds = list(range(1, len(frames) + 1))
         evaluation.params.catIds = categories
-        evaluation.params.areaRng = [list(area) for area in areas]
+        # COCO's ranges hold both ends, so that a lesion on a border would be of two sizes.
+        evaluation.params.areaRng = [[low, float(np.nextafter(high, 0))] for low, high in areas]
         evaluation.params.areaRngLbl = [str(area) for area in areas]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         if ious is not None:

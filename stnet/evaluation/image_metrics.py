@@ -220,8 +220,8 @@ def _malignancy_auc(ordered: Sequence[ScoredFrame], matches: Matches, class_name
     shares, truth = [], []
     for lesion in np.flatnonzero(matches.found_at[0] > 0):
         frame = ordered[matches.lesion_image[lesion]]
-        best = np.flatnonzero(frame.scores == matches.found_at[0, lesion])[:1]
-        same = (frame.boxes == frame.boxes[best]).all(axis=1)
+        finding = merge_classes(frame).boxes[matches.found_by[0, lesion]]
+        same = (frame.boxes == finding).all(axis=1)
         scores = frame.scores[same]
         shares.append(scores[frame.labels[same] == positive].sum() / max(scores.sum(), 1e-12))
         truth.append(labels[lesion] == positive)

@@ -26,6 +26,7 @@ class Matches:
             detections of its image `[D]`, whether it finds a lesion bool `[T, D]`.
         lesion_image: `[L]`, number of the image of every lesion.
         found_at: `[T, L]`, score of the detection that finds it; -1 where none does.
+        found_by: `[T, L]`, place of that detection among those of its image; -1 where none does.
     """
 
     images: int
@@ -36,6 +37,7 @@ class Matches:
     hits: np.ndarray
     lesion_image: np.ndarray
     found_at: np.ndarray
+    found_by: np.ndarray
 
 
 def match(
@@ -82,12 +84,12 @@ def average_precision(matches: Matches, row: int, weights: np.ndarray | None = N
 
 
 def _flattened(evaluation: COCOeval, images: int, ious: np.ndarray) -> Matches:
-    scores, image, rank, hits, lesion_image, found_at = [], [], [], [], [], []
+    scores, image, rank, hits, lesion_image, found_at, found_by = [], [], [], [], [], [], []
     for number, result in enumerate(evaluation.evalImgs):
         if result is None:
             continue
         of_image = np.asarray(result["dtScores"], dtype=float)
-        found_by = dict(zip(result["dtIds"], of_image, strict=True))
+        place_of = {identifier: place for place, identifier in enumerate(result["dtIds"])}
         ignored = np.asarray(result["dtIgnore"], dtype=bool).reshape(len(ious), -1)
         counted = ~ignored.all(axis=0)
         scores.append(of_image[counted])
@@ -98,8 +100,9 @@ def _flattened(evaluation: COCOeval, images: int, ious: np.ndarray) -> Matches:
         kept = ~np.asarray(result["gtIgnore"], dtype=bool)
         partners = np.asarray(result["gtMatches"]).reshape(len(ious), -1)[:, kept]
         lesion_image.append(np.full(kept.sum(), number))
-        found = [found_by.get(int(partner), -1.0) for partner in partners.ravel()]
-        found_at.append(np.array(found, dtype=float).reshape(partners.shape))
+        places = [place_of.get(int(partner), -1) for partner in partners.ravel()]
+        found_by.append(np.array(places, dtype=int).reshape(partners.shape))
+        found_at.append(np.append(of_image, -1.0)[found_by[-1]])
     joined = np.concatenate([np.zeros(0), *scores])
     order = np.argsort(-joined, kind="stable")
     rows = np.zeros((len(ious), 0))
@@ -112,4 +115,5 @@ def _flattened(evaluation: COCOeval, images: int, ious: np.ndarray) -> Matches:
         hits=np.concatenate([rows, *hits], axis=1).astype(bool)[:, order],
         lesion_image=np.concatenate([np.zeros(0), *lesion_image]).astype(int),
         found_at=np.concatenate([rows, *found_at], axis=1),
+        found_by=np.concatenate([rows, *found_by], axis=1).astype(int),
     )

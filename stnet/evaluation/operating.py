@@ -120,7 +120,7 @@ def cross_judge(
 
 def _side(name: str) -> int:
     """Which half: depends on the name alone, whatever else is evaluated."""
-    return hashlib.sha256(name.encode()).digest()[0] % 2
+    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()[0] % 2
 
 
 def _merged(frames: Sequence[ScoredFrame]) -> list[ScoredFrame]:

@@ -1,7 +1,7 @@
 """Everything an evaluation on stills tells, as a table for people and as files of one folder.
 
 evaluation.json        all numbers: of all stills, and of every set
-stills.csv             one row per still: what is marked, what was found
+stills.csv             one row per still: what is marked, what was found, boxes at every operating point
 precision_recall.png   lesions in stills
 froc.png               lesions found against false positives per still
 reliability.png        scores against the share of detections that are right
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from stnet.choices import OPERATING_POINTS
+from stnet.console import printable
 from stnet.evaluation.bootstrap import SAMPLES
 from stnet.evaluation.calibration import Reliability, calibrated_frames, mean_error, reliability
-from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
+from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames, merge_classes
 from stnet.evaluation.figures_table import Printer, percent, rate, show_figures
 from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
@@ -132,9 +133,9 @@ def build_stills_report(
 
 def stills_files(report: StillsReport, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:
     """Return, by file name, what writes that file to a path; `facts` stand first in the JSON file."""
-    content = {**facts, **report.to_dict()}
+    numbers = json.dumps({**facts, **report.to_dict()}, indent=2, allow_nan=False) + "\n"
     return {
-        NUMBERS_FILE: lambda path: path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"),
+        NUMBERS_FILE: lambda path: path.write_text(numbers, encoding="utf-8"),
         "stills.csv": lambda path: _write_table(report, path),
         "precision_recall.png": lambda path: draw_precision_recall(report.curves, path),
         "froc.png": lambda path: draw_froc(report.curves, path),
@@ -177,5 +178,6 @@ def _write_table(report: StillsReport, path: Path) -> None:
         for frame in report.frames:
             best = float(frame.scores.max()) if len(frame.scores) else 0.0
             marked = " ".join(str(int(label)) for label in np.unique(frame.true_labels))
-            counts = [int((frame.scores >= report.points.threshold(name)).sum()) for name in points]
-            rows.writerow([frame.video, len(frame.true_boxes), marked, f"{best:.6f}", *counts])
+            of_boxes = merge_classes(frame).scores  # a box that is scored for two classes is one box
+            counts = [int((of_boxes >= report.points.threshold(name)).sum()) for name in points]
+            rows.writerow([printable(frame.video), len(frame.true_boxes), marked, f"{best:.6f}", *counts])

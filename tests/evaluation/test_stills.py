@@ -1,5 +1,6 @@
 """Evaluation on stills: figures by hand and against pycocotools, intervals, calibration, operating points, commands."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -193,6 +194,21 @@ def test_operating_points_make_the_alarms_they_may():
     assert cross_judge(frames[:1], CLASSES, {}).points == {}
 
 
+def test_patients_may_have_any_name():
+    frames = made(12, 3)
+    patients = {frame.video: f"M\udcfcller {number}" for number, frame in enumerate(frames)}
+    assert cross_judge(frames, CLASSES, patients, samples=0).points
+
+
+def test_of_equal_scores_the_finding_box_tells_malignancy():
+    # What lies elsewhere has the same score, comes first, and is sure of the other class.
+    frames = [
+        frame(1, [(LESION, 2)], [(FAR, 0.6, 1), (LESION, 0.6, 2), (LESION, 0.1, 1)]),
+        frame(2, [(LESION, 1)], [(FAR, 0.6, 2), (LESION, 0.6, 1), (LESION, 0.1, 2)]),
+    ]
+    assert evaluate_images(frames, CLASSES, {}, samples=0).malignancy_auc == 1
+
+
 def points(**changes) -> OperatingPoints:
     values = {"class_names": CLASSES, "slopes": (2.0, 0.5), "offsets": (-1.0, 1.0), "chosen_on": "made"}
     return OperatingPoints(**{**values, "sensitive": 0.1, "balanced": 0.3, "specific": 0.6, **changes})
@@ -235,6 +251,16 @@ class Lines:
 
     def table(self, title, header, rows):
         self.text += "\n".join([str(title), *(" | ".join(row) for row in (header, *rows))]) + "\n"
+
+
+def test_a_box_scored_for_two_classes_is_one_box_of_the_table(tmp_path):
+    sets = [ScoredSet(name="a", frames=made(3, 7), patients={})]
+    every = points(slopes=(1.0, 1.0), offsets=(0.0, 0.0), sensitive=0.0)
+    report = build_stills_report(sets, CLASSES, points=every, score_threshold=0.5, samples=0)
+    stills_files(report, {})["stills.csv"](tmp_path / "stills.csv")
+    with (tmp_path / "stills.csv").open(encoding="utf-8", newline="") as handle:
+        counts = [(int(row["lesions"]), int(row["boxes_sensitive"])) for row in csv.DictReader(handle)]
+    assert counts == [(0, 3), (1, 4), (2, 5)]  # each lesion's box has both classes
 
 
 def test_a_report_holds_sets_and_operating_points(tmp_path):
