@@ -25,7 +25,7 @@ from stnet.training.callbacks import TensorBoard
 from stnet.training.config import TrainConfig
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
-from stnet.training.options import EVALUATED, changed_model, configured, given_settings
+from stnet.training.options import EVALUATED, UNEVALUATED, changed_model, configured, given_settings
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
 from stnet.training.run_options import RunOptions
@@ -132,7 +132,7 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
 def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     given = given_settings(options)
     unused = sorted(set(given) - set(EVALUATED))
-    unused += [name for name in ("resume", "no_check") if getattr(options, name)]
+    unused += [name for name, default in UNEVALUATED.items() if getattr(options, name) != default]
     if unused:
         name = unused[0]
         raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")

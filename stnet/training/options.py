@@ -15,6 +15,16 @@ DEFAULTS = RunOptions()
 EVALUATED = ("precision", "score_threshold", "video_threshold")
 """Settings of the recipe that mean something in an evaluation, too."""
 
+UNEVALUATED = {
+    "resume": False,
+    "no_check": False,
+    "tensorboard": False,
+    "workers": DEFAULTS.workers,
+    "save_minutes": DEFAULTS.save_minutes,
+    "preset": "paper",
+}
+"""What else means nothing in an evaluation: the options of a run, with their defaults."""
+
 EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a                        the published recipe
   train.py --data phantoms --output runs/tiny --preset tiny         a small model, on a CPU
@@ -47,7 +57,7 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     run.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output, with its recipe and data")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     run.add_argument(
         "--processes",
@@ -74,7 +84,9 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     _add_evaluation(evaluation)
 
     recipe = parser.add_argument_group("recipe", "defaults come from the preset")
-    recipe.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="recipe (default %(default)s)")
+    recipe.add_argument(
+        "--preset", choices=tuple(PRESETS), default=UNEVALUATED["preset"], help="recipe (default %(default)s)"
+    )
     recipe.add_argument(
         "--model",
         nargs="+",
@@ -104,10 +116,12 @@ def build_evaluation_parser(prog: str = "stnet evaluate") -> argparse.ArgumentPa
     parser.add_argument("--processes", type=_positive, metavar="N", help="processes on a CPU (default: 1 per core)")
     _add_evaluation(parser)
     recipe = TrainConfig()
+    # Not the recipe's: an evaluation computes as `infer.py` does, by `EngineOptions.resolved_dtype`.
+    defaults = {"precision": "float16 on a GPU, float32 on a CPU"}
     for known in dataclasses.fields(TrainConfig):
         if known.name in EVALUATED:
-            _add_setting(parser, known, {"default": getattr(recipe, known.name)})
-    parser.set_defaults(resume=False, no_check=False, deterministic=False)
+            _add_setting(parser, known, {"default": defaults.get(known.name, getattr(recipe, known.name))})
+    parser.set_defaults(**UNEVALUATED, deterministic=False)
     return parser
 
 

@@ -13,7 +13,7 @@ import pytest
 from stnet.errors import ConfigError
 from stnet.training.cli import main
 from stnet.training.config import TrainConfig
-from stnet.training.options import build_parser, configured, given_settings
+from stnet.training.options import build_evaluation_parser, build_parser, configured, given_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -105,6 +105,10 @@ def test_wrong_model_settings_are_refused(assignment):
         configured("tiny", {"model": [assignment]})
 
 
+def test_an_evaluation_says_in_which_precision_it_computes():
+    assert "(default float16 on a GPU, float32 on a CPU)" in " ".join(build_evaluation_parser().format_help().split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +121,10 @@ def test_wrong_model_settings_are_refused(assignment):
         (["--data", "DATA", "--output", "OUT", "--start-from", "absent.safetensors"], "absent.safetensors"),
         (["--data", "DATA", "--evaluate", "absent.pth"], "absent.pth"),
         (["--data", "DATA", "--evaluate", "tiny", "--epochs", "3"], "--epochs"),
+        (["--data", "DATA", "--evaluate", "tiny", "--preset", "lite0"], "--preset"),
+        (["--data", "DATA", "--evaluate", "tiny", "--save-minutes", "3"], "--save-minutes"),
+        (["--data", "DATA", "--evaluate", "tiny", "--tensorboard"], "--tensorboard"),
+        (["--data", "DATA", "--evaluate", "tiny", "--workers", "77"], "--workers"),
         (["--data", "DATA", "--evaluate", "tiny", "--duplicate-iou", "0"], "duplicate_iou is 0"),
         (["--data", "DATA", "--output", "OUT", "--duplicate-iou", "0.5"], "--model duplicate_iou=VALUE"),
         (["--data", "DATA", "--output", "OUT", "--stills"], "python -m stnet.data.stills"),
