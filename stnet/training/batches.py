@@ -75,7 +75,7 @@ class ClipOrder:
                 yield whole[first : first + size]
 
     def _order(self) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         needed = self.steps * self.batch_size
         order: list[int] = []
         while len(order) < needed:

@@ -91,11 +91,11 @@ class TrainConfig:
             "patience",
             "weight_decay",
             "clip_norm",
-            "seed",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "backbone_learning_rate", "offsets_factor"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         _require(0 < self.drop_at <= 1, "drop_at", self.drop_at, "above 0 and at most 1")
         for name in ("score_threshold", "video_threshold"):

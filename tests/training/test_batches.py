@@ -4,6 +4,7 @@ import pytest
 
 from stnet.errors import ConfigError
 from stnet.training.batches import ClipOrder
+from stnet.training.config import TrainConfig
 
 
 def order(items=10, clips_per_epoch=0, batch_size=4, accumulate=1, seed=0, rank=0, world=1):
@@ -92,3 +93,9 @@ def test_starting_in_the_middle_continues():
 def test_uneven_splits_are_refused():
     with pytest.raises(ConfigError, match="multiple of 3"):
         order(batch_size=4, world=3)
+
+
+@pytest.mark.parametrize("seed", [20261126141106, 2**63 - 1])
+def test_a_point_in_time_is_a_seed(seed):
+    assert sorted(set().union(*order(12, seed=seed))) == list(range(12))
+    assert TrainConfig(seed=seed).seed == seed
