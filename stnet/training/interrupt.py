@@ -6,6 +6,7 @@ front, and torchrun passes on to each group what it got itself.
 
 import os
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -26,7 +27,10 @@ class Interrupted(Exception):
 
 
 class InterruptWatch:
-    """While entered, the first signal is remembered; one more than REPEAT_SECONDS later acts as it would without us."""
+    """While entered, the first signal is remembered; one more than REPEAT_SECONDS later acts as it would without us.
+
+    Entered in another thread than the main one it remembers nothing.
+    """
 
     def __init__(self):
         self.received: int | None = None
@@ -34,8 +38,10 @@ class InterruptWatch:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "InterruptWatch":
-        for number in EXIT_CODES:
-            self._before[number] = signal.signal(number, self._remember)
+        # Python gives signals to its main thread and lets no other one ask for them.
+        if threading.current_thread() is threading.main_thread():
+            for number in EXIT_CODES:
+                self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:

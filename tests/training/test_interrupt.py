@@ -1,6 +1,7 @@
 """Signals as requests: the first is remembered, its repetitions change nothing, a later one ends the process."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,3 +34,14 @@ def test_a_later_signal_acts_at_once(heeded, monkeypatch):
         assert (watch.received, watch.exit_code) == (signal.SIGINT, 130)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_in_another_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter():
+        with InterruptWatch() as watch:
+            return signal.getsignal(signal.SIGTERM), watch.received
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() == (before, None)
