@@ -68,6 +68,14 @@ class Detector(nn.Module):
         shape = f"{self.config.backbone}, {parameters:.1f} M parameters, clips of {self.config.frames} frames"
         return f"Detector({shape}: {', '.join(self.config.class_names)})"
 
+    def train(self, mode: bool = True) -> "Detector":
+        """Switch to training or evaluation; BatchNorm whose weights are frozen keeps its statistics, too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
     def forward(
         self,
         clips: Tensor,

@@ -78,6 +78,14 @@ def test_frozen_parts_do_not_train(small_recipe, part):
     assert any(name.startswith(expected[part]) for name in frozen)
 
 
+def test_a_frozen_backbone_keeps_its_statistics(small_recipe):
+    model = Detector(dataclasses.replace(small_recipe().model, backbone_norm="batch"))
+    freeze(model, ("backbone",))
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    model.train().extract_features(torch.randn(2, 3, 32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+
+
 def test_something_must_train(small_recipe):
     with pytest.raises(ConfigError, match="nothing is left"):
         freeze(Detector(small_recipe().model), ("backbone", "encoder", "decoder"))
