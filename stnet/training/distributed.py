@@ -63,6 +63,18 @@ class World:
             broadcast_buffers=self.device.type != "cuda",
         )
 
+    def share_statistics(self, model: nn.Module) -> None:
+        """Give every process the first one's statistics of BatchNorm, which is what it saves.
+
+        On CPUs each process adds its own clips to them in every step, and those of the first count again in the next.
+        """
+        if self.size == 1:
+            return
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for statistic in module.buffers(recurse=False):
+                    dist.broadcast(statistic, 0)
+
     def close(self) -> None:
         """Leave the group of processes."""
         if self.size > 1 and dist.is_initialized():

@@ -326,6 +326,7 @@ class Trainer:
         return self.average.model if self.average is not None else self.detector
 
     def _validate(self) -> Validation | None:
+        self.world.share_statistics(self._best_model)
         options = PredictionOptions(
             targets=min(self.config.targets, LOCAL_FRAMES), precision=AUTOCAST[self.config.precision]
         )

@@ -2,12 +2,17 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from torch import nn
+
+from stnet.training.distributed import World
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = [
@@ -59,6 +64,27 @@ def test_two_processes_train_like_one(runs):
     assert len(one) == len(two) == 10
     for step, (alone, together) in enumerate(zip(one, two, strict=True)):
         assert together == pytest.approx(alone, abs=1e-5, rel=1e-5), f"step {step}"
+
+
+def _shared_statistics(rank: int, folder: Path, found) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean.fill_(rank + 5)
+    World(rank=rank, size=2).share_statistics(nn.Sequential(norm))
+    found.put(norm.running_mean.tolist())
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes that have imported everything")
+def test_all_processes_evaluate_with_the_statistics_that_are_saved(tmp_path):
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    processes = [context.Process(target=_shared_statistics, args=(rank, tmp_path, found)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    assert [found.get(timeout=60) for _ in processes] == [[5, 5], [5, 5]]
+    for process in processes:
+        process.join()
 
 
 @pytest.mark.slow
