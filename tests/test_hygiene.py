@@ -17,6 +17,8 @@ FORBIDDEN = {
     "eval or exec": r"(?<![\w.])(eval|exec)\(",
     "bare except": r"except\s*:",
     "archive extraction": r"\.extractall\(",
+    "encoding of the locale": r"(?m)\.read_text\(\)|(?<!files)\.write_text\((?!.*encoding=)"
+    r"|\.open\((?=newline=|\"[rwa]\")(?!.*encoding=)",
     "network": r"^\s*(import|from) (requests|urllib\.request|http\.client|socket)\b",
 }
 

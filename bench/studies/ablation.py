@@ -207,7 +207,7 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
         write_json(options.output, content)
         return content
     try:
-        content = json.loads(options.output.read_text())
+        content = json.loads(options.output.read_text(encoding="utf-8"))
         differing = [name for name, value in same.items() if content[name] != value]
         content["variants"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -257,7 +257,7 @@ def _train(command: list[str], jobs: int, log: Path) -> int:
     threads = str(_share(jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as output:
+    with log.open("a", encoding="utf-8") as output:
         return subprocess.run(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
@@ -270,8 +270,8 @@ def _share(jobs: int) -> int:
 
 def _outcome(folder: RunFolder, scored: RunFolder, plain: RunFolder) -> dict[str, Any]:
     """What a finished run reached, and what it reaches with all its duplicates."""
-    report = json.loads(scored.evaluation_file.read_text())
-    duplicates = json.loads(plain.evaluation_file.read_text())["agnostic"]["ap50"]
+    report = json.loads(scored.evaluation_file.read_text(encoding="utf-8"))
+    duplicates = json.loads(plain.evaluation_file.read_text(encoding="utf-8"))["agnostic"]["ap50"]
     rows = folder.rows(folder.metrics_file)
     return {
         "steps": rows[-1]["step"],

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stnet.console import printable
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
 from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
@@ -86,9 +87,9 @@ def build_report(
 
 def report_files(report: Report, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:
     """By file name, what writes that file to a path; `facts` stand first in the JSON file."""
-    content = {**facts, **report.to_dict()}
+    numbers = json.dumps({**facts, **report.to_dict()}, indent=2, allow_nan=False) + "\n"
     return {
-        NUMBERS_FILE: lambda path: path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"),
+        NUMBERS_FILE: lambda path: path.write_text(numbers, encoding="utf-8"),
         "videos.csv": lambda path: _write_table(report.videos.videos, path),
         "roc.png": lambda path: draw_roc(report.videos, path),
         "precision_recall.png": lambda path: draw_precision_recall(report.curves, path),
@@ -98,7 +99,7 @@ def report_files(report: Report, facts: Mapping[str, Any]) -> dict[str, Callable
 
 
 def _write_table(videos: Sequence[VideoResult], path: Path) -> None:
-    names = list(videos[0].scores)
+    names = map(printable, videos[0].scores)
     with path.open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle, lineterminator="\n")
         rows.writerow(
@@ -106,4 +107,5 @@ def _write_table(videos: Sequence[VideoResult], path: Path) -> None:
         )
         for video in videos:
             scores = [f"{value:.6f}" for value in (*video.scores.values(), video.positive_share)]
-            rows.writerow([video.name, video.frames, video.lesions, " ".join(video.truth), *scores])
+            marked = printable(" ".join(video.truth))
+            rows.writerow([printable(video.name), video.frames, video.lesions, marked, *scores])

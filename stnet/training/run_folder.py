@@ -92,7 +92,7 @@ class RunFolder:
         """
         if not self.config_file.is_file():
             raise ConfigError(f"--resume: {self.path} holds no run (no config.json); start one without --resume")
-        return TrainConfig.from_json(self.config_file.read_text(), str(self.config_file))
+        return TrainConfig.from_json(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""
@@ -102,7 +102,7 @@ class RunFolder:
         """Add a row to a CSV file; the first row decides the columns. None becomes an empty cell."""
         columns = _columns(file) or list(row)
         new = not file.exists()
-        with file.open("a", newline="") as handle:
+        with file.open("a", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, columns, restval="", extrasaction="ignore")
             if new:
                 writer.writeheader()
@@ -112,7 +112,7 @@ class RunFolder:
         """The numbers of a CSV file; empty cells are left out."""
         if not file.exists():
             return []
-        with file.open(newline="") as handle:
+        with file.open(newline="", encoding="utf-8") as handle:
             return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(handle)]
 
     def forget_after(self, step: int) -> None:
@@ -120,10 +120,10 @@ class RunFolder:
         for file in (self.steps_file, self.metrics_file):
             if not file.exists():
                 continue
-            with file.open(newline="") as handle:
+            with file.open(newline="", encoding="utf-8") as handle:
                 reader = csv.DictReader(handle)
                 columns, kept = reader.fieldnames or [], [row for row in reader if int(row["step"]) <= step]
-            with files.replacing(file) as temporary, temporary.open("w", newline="") as handle:
+            with files.replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
                 writer = csv.DictWriter(handle, columns)
                 writer.writeheader()
                 writer.writerows(kept)
@@ -132,5 +132,5 @@ class RunFolder:
 def _columns(file: Path) -> list[str]:
     if not file.exists():
         return []
-    with file.open(newline="") as handle:
+    with file.open(newline="", encoding="utf-8") as handle:
         return next(csv.reader(handle), [])

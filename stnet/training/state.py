@@ -62,7 +62,7 @@ def save_state(folder: Path, state: TrainingState) -> Path:
             _write(temporary / "average.safetensors", lambda path: save_file(_portable(state.average), path))
         _write(temporary / "state.pt", lambda path: torch.save({"step": state.step, **state.rest}, path))
         manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        _write(temporary / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2)))
+        _write(temporary / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2), encoding="utf-8"))
         synchronize(temporary)
         if final.exists():  # the same step saved again, for example by a resumed run that was stopped at once
             shutil.rmtree(final)
@@ -107,7 +107,7 @@ def load_state(path: Path) -> TrainingState:
         CheckpointError: for missing, changed or unreadable files.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name in ("model.safetensors", "state.pt"):
             if name not in manifest:
                 raise CheckpointError(f"{path / MANIFEST}: {name} is not listed")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stnet.console import Reporter
+from stnet.console import Reporter, printable
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.coco import CocoMetrics, Precision, ScoredFrame, evaluate_frames
 from stnet.evaluation.figures_table import show_figures
@@ -80,13 +80,13 @@ def flat(metrics: CocoMetrics | None, class_names: tuple[str, ...]) -> dict[str,
     """Metrics as named columns; all None without metrics."""
     names = ("ap", "ap50", "ap75")
     columns: dict[str, float | None] = {}
-    groups: list[tuple[str, Precision | None]] = [
-        ("{}", metrics and metrics.overall),
-        ("agnostic_{}", metrics and metrics.agnostic),
-        *(("{}_" + name, metrics and metrics.per_class[name]) for name in class_names),
+    groups: list[tuple[str, str, Precision | None]] = [
+        ("", "", metrics and metrics.overall),
+        ("agnostic_", "", metrics and metrics.agnostic),
+        *(("", f"_{printable(name)}", metrics and metrics.per_class[name]) for name in class_names),
     ]
-    for pattern, precision in groups:
-        columns |= {pattern.format(name): precision and getattr(precision, name) for name in names}
+    for before, after, precision in groups:
+        columns |= {before + name + after: precision and getattr(precision, name) for name in names}
     columns["recall"] = metrics and metrics.recall
     columns["false_positives_per_frame"] = metrics and metrics.false_positives_per_frame
     return columns

@@ -10,6 +10,8 @@ from PIL import Image
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.lesion_metrics import evaluate_lesions
 from stnet.evaluation.report import build_report, report_files
+from stnet.training.run_folder import RunFolder
+from stnet.training.validation import flat
 
 CLASSES = ("benign", "malignant")
 HEIGHT, WIDTH = 100, 200
@@ -43,6 +45,26 @@ def test_froc_by_hand():
     assert curves.false_positives.tolist() == [0, 0, 0.25, 0.25, 0.5, 0.5]
     assert curves.recall.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75]
     assert metrics.recall_at == {0.1: 0.25, 0.25: 0.5, 0.5: 0.75, 1.0: 0.75}
+
+
+def test_a_lesion_on_the_border_of_two_sizes_is_the_larger():
+    border = (0, 0, 40, 20)  # 4 % of the frame
+    metrics, _ = evaluate_lesions([frame(1, [(border, 1)], [(border, 0.9, 1)])], CLASSES)
+    assert metrics.lesions_by_size == {"small": 0, "medium": 1, "large": 0}
+    assert metrics.by_size["medium"].ap50 == pytest.approx(1)
+    assert metrics.by_size["small"].ap50 is metrics.by_size["large"].ap50 is None
+
+
+def test_names_are_data_whatever_they_hold(tmp_path):
+    classes = ("benign {0} {mass}", "müller_\udcfc")
+    frames = [frame(1, [(LESION, 1), (FAR, 2)], [(LESION, 0.9, 1), (FAR, 0.8, 2)], video="M\udcfcller")]
+    report = build_report(frames, classes, score_threshold=0.5, video_threshold=0.5, samples=0)
+    report_files(report, {})["videos.csv"](tmp_path / "videos.csv")
+    assert "M\\udcfcller,1,2,benign {0} {mass}" in (tmp_path / "videos.csv").read_text(encoding="utf-8")
+    columns = flat(report.metrics, classes)
+    assert {"ap50_benign {0} {mass}", "ap50_müller_\\udcfc"} < columns.keys()
+    RunFolder(tmp_path).append(tmp_path / "metrics.csv", columns)
+    assert RunFolder(tmp_path).rows(tmp_path / "metrics.csv") == [columns]
 
 
 def test_equal_scores_are_taken_together():
