@@ -41,17 +41,31 @@ def plan_clips(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -
         ValueError: unless length >= 1 and 1 <= targets <= frames_per_clip.
     """
     _check(length, frames_per_clip, targets)
+    return [_clip(length, start, frames_per_clip, targets) for start in range(0, length, targets)]
+
+
+def common_frames(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -> set[int]:
+    """Return the frames that all clips of `plan_clips` share, at no cost however long the video is said to be.
+
+    Raises:
+        ValueError: as `plan_clips` does.
+    """
+    _check(length, frames_per_clip, targets)
+    ends = (0, (length - 1) // targets * targets)
+    first, last = (set(_clip(length, start, frames_per_clip, targets).frames) for start in ends)
+    return first & last
+
+
+def _clip(length: int, start: int, frames_per_clip: int, targets: int) -> Clip:
+    """Return the clip that predicts the `targets` frames from `start` on."""
     offsets = local_offsets(frames_per_clip, targets)
-    spread = _global_frames(length, frames_per_clip - len(offsets))
     left, right = -min(offsets[:targets]), max(offsets[:targets])
-    clips = []
-    for start in range(0, length, targets):
-        end = min(start + targets, length)
-        centre = max(min(start + left, length - 1 - right), min(left, length - 1))
-        locals_ = [centre + offset for offset in offsets]
-        kept = tuple(p for p in range(targets) if start <= locals_[p] < end)
-        clips.append(Clip(frames=_clamp(locals_, length) + spread, targets=kept))
-    return clips
+    end = min(start + targets, length)
+    centre = max(min(start + left, length - 1 - right), min(left, length - 1))
+    locals_ = [centre + offset for offset in offsets]
+    kept = tuple(p for p in range(targets) if start <= locals_[p] < end)
+    spread = _global_frames(length, frames_per_clip - len(offsets))
+    return Clip(frames=_clamp(locals_, length) + spread, targets=kept)
 
 
 def sample_clip(
