@@ -9,8 +9,8 @@ they run without Triton and without stnet, and hold no GridSample. `examples/onn
 and numpy.
 
 Asked for by name: `onnx-float16`, with weights and most of the arithmetic in float16; `fused`, a torch.export program
-that keeps our operator, for those who have stnet installed, of frames of one size; `aot`, the same as an AOTInductor
-package for this machine's processor, which a C++ compiler makes.
+that keeps our operator, for those who have stnet installed; `aot`, the same as an AOTInductor package for this
+machine's processor, which a C++ compiler makes.
 """
 
 import argparse
@@ -307,11 +307,7 @@ def _write(model: Detector, kind: str, options: argparse.Namespace) -> bool:
     print(f"writing {path}; this can take minutes", file=sys.stderr)
     sizes = ClipSizes(clips=options.clips, height=options.height, width=options.width)
     dtype = torch.float16 if kind == "onnx-float16" else torch.float32
-    backend = "reference"
-    if kind in ("fused", "aot"):  # the operator's levels are constants of a program
-        size = model.config.image_size
-        sizes = ClipSizes(clips=sizes.clips, height=sizes.height or size, width=sizes.width or size)
-        backend = "auto"
+    backend = "auto" if kind in ("fused", "aot") else "reference"
     with _quiet():
         program = WRITERS[kind](ClipProgram(model, options.targets, backend, dtype), sizes, path)
     worst = 0.0

@@ -22,9 +22,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export
         default=PORTABLE_FORMATS,
         help="what to write (default: safetensors torch onnx); fused and aot need stnet to run",
     )
-    parser.add_argument(
-        "--height", type=int, help="fix the rows of the frames (default: any from 65 on; of fused, aot: the model's)"
-    )
+    parser.add_argument("--height", type=int, help="fix the rows of the frames (default: any from 65 on)")
     parser.add_argument("--width", type=int, help="fix the columns of the frames (default: as --height)")
     parser.add_argument("--clips", type=int, help="fix the clips of a call (default: any)")
     parser.add_argument("--targets", type=int, default=3, help="frames predicted per clip (default: 3)")

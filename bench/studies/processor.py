@@ -72,6 +72,9 @@ def openvino(path: Path) -> Model:
     return lambda clips: tuple(torch.from_numpy(compiled(clips.numpy())[i].copy()) for i in range(2))
 
 
+SAME_MODEL = 1e-2
+"""Differences above are no rounding: the file was made of another model."""
+
 RUNTIMES = {"ONNX Runtime": onnx_runtime, "OpenVINO": openvino}
 
 
@@ -116,6 +119,13 @@ def measure(options: argparse.Namespace, config: ModelConfig, folder: Path) -> t
         missing |= _add_runtimes(found, model, options)
     with torch.inference_mode():
         expected = model(clips, targets=TARGETS)
+    for name in RUNTIMES.keys() & found.keys():
+        worst = max(_differences(found[name](clips), expected).values())
+        if not worst <= SAME_MODEL:
+            raise ConfigError(
+                f"--onnx {options.onnx}: {name} differs from this model by {worst:.2g}: the file holds another one; "
+                "delete it, and it is made anew"
+            )
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         earlier = None

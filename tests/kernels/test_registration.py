@@ -1,9 +1,11 @@
 """The operators inside PyTorch's machinery: opcheck, compile, export, autograd."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 
 def _flat(rows):
@@ -130,6 +132,43 @@ def test_compile_with_sizes_as_symbols(stda_case, name):
     compiled = torch.compile(lambda case: case.run("cpu"), fullgraph=True, backend="aot_eager")
     torch._dynamo.maybe_mark_dynamic(case.tensors[name], list(range(case.tensors[name].dim())))
     torch.testing.assert_close(compiled(case), case.run("cpu"))
+
+
+def of_feature_maps(case):
+    """A function of the case's levels as maps, which reads their sizes as a model does, and the maps as leaves."""
+    shapes = case.others["spatial_shapes"]
+    maps = case.tensors["value"].split([h * w for h, w in shapes], dim=-3)
+    maps = [x.unflatten(-3, shape).requires_grad_() for x, shape in zip(maps, shapes, strict=True)]
+
+    def layer(maps, tensors):
+        levels = {"spatial_shapes": tuple(x.shape[-4:-2] for x in maps)}
+        if "level_start_index" in case.others:
+            cells = [h * w for h, w in levels["spatial_shapes"]]
+            levels["level_start_index"] = [sum(cells[:level]) for level in range(len(cells))]
+        value = torch.cat([x.flatten(-4, -3) for x in maps], dim=-3)
+        return replace(case, tensors={**tensors, "value": value}, others={**case.others, **levels}).run("cpu")
+
+    return layer, maps
+
+
+@pytest.mark.parametrize("make", ["stda", "msda"])
+def test_a_compiled_layer_takes_levels_of_any_size(stda_case, msda_case, make):
+    """The sizes are symbols of one graph, with its gradients: nothing is compiled anew for other frames."""
+    pytest.importorskip("numba")
+    counter, compiled = CompileCounterWithBackend("aot_eager"), None
+    # Numbers that no other size of the case has: a compiler takes equal ones for the same symbol.
+    for shapes in (((11, 13), (9, 10)), ((23, 21), (14, 19)), ((9, 31), (17, 12))):
+        case = stda_case(shapes) if make == "stda" else msda_case(shapes, ints=True)
+        case = case.to(dtype=torch.float32)
+        layer, maps = of_feature_maps(case)
+        compiled = compiled or torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+        gradients = []
+        for function in (layer, compiled):
+            output = function(maps, case.tensors)
+            gradients.append((output, *torch.autograd.grad(output.square().sum(), maps)))
+        for expected, computed in zip(*gradients, strict=True):
+            torch.testing.assert_close(computed, expected)
+    assert counter.frame_count == 1
 
 
 class _Module(torch.nn.Module):
