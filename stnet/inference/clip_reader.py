@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stnet.command_line import explain
-from stnet.data.clips.planning import Clip, plan_clips
+from stnet.data.clips.planning import Clip, common_frames, plan_clips
 from stnet.errors import EXTERNAL, VideoError
 from stnet.execution.timing import StageTimer
 from stnet.video import VideoFrame, VideoSource
@@ -103,13 +103,14 @@ class _Layout:
 
     @classmethod
     def of(cls, source: VideoSource, frames_per_clip: int, targets: int) -> "_Layout":
-        length = source.declared_frames or 1
+        length = max(source.declared_frames or 1, 1)
         for _ in range(MAX_SCANS):
-            clips = plan_clips(length, frames_per_clip, targets)
-            found = source.scan(set(clips[0].frames) & set(clips[-1].frames))
+            # All clips are planned once the length is known: damaged and hostile files declare billions of frames.
+            found = source.scan(common_frames(length, frames_per_clip, targets))
             if found.length < 1:
                 raise VideoError(f"{source.name}: no frame can be decoded")
             if found.length == length:
+                clips = plan_clips(length, frames_per_clip, targets)
                 return cls(length=length, clips=clips, shared=found.frames)
             length = found.length
         raise VideoError(f"{source.name}: the number of its frames differs from pass to pass")

@@ -108,6 +108,7 @@ class CommonList:
     ) -> None:
         self._jobs, self._records, self._tell, self.resume = jobs, records, tell, resume
         self._order, self.total, self.taken = order, len(jobs), []
+        self._elsewhere: list[tuple[Job, int]] = []  # jobs that another process had in hand, with their numbers
         self._began, self._bytes = time.monotonic(), 0
         self.began_at = self._clock(output)
         if group.size > 1 and not self._locks_work:
@@ -118,11 +119,19 @@ class CommonList:
         jobs, before = self._to_do()
         passed, self._bytes = 0, sum(job.size for job in jobs)
         for number, job in enumerate(jobs, start=before + 1):
-            taken = self._take(Taken(job=job, number=number, before=passed))
-            if taken is not None:
-                self.taken.append(taken)
-                yield taken
+            yield from self._one(job, number, passed)
             passed += job.size
+        # Who had one in hand may have died, as by SIGTERM; whoever still works at one is not waited for.
+        again, self._elsewhere = self._elsewhere, []
+        for job, number in again:
+            yield from self._one(job, number, passed)
+
+    def _one(self, job: Job, number: int, before: int) -> Iterator[Taken]:
+        """Yield a video if this process can take it."""
+        taken = self._take(Taken(job=job, number=number, before=before))
+        if taken is not None:
+            self.taken.append(taken)
+            yield taken
 
     def progress(self, taken: Taken) -> str:
         """Return how far the list is with a video, and how long this one and the rest will take."""
@@ -186,6 +195,7 @@ class CommonList:
                 folder.mkdir(parents=True, exist_ok=True)
                 taken.claim = FolderLock(folder / CLAIM_NAME)
             except VideoError:  # another process is at it
+                self._elsewhere.append((job, taken.number))
                 return None
             known = self._records.known(job)
             if self._settled(known):

@@ -159,7 +159,7 @@ def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Names
     return {
         "version of stnet": stnet.__version__,
         "dtype": detector.engine.dtype_name,
-        "targets": arguments.targets,
+        "targets": _targets(arguments),
         "score threshold": facts.score_threshold,
         "explained lesions": arguments.explain,
         "duplicate IoU": detector.config.duplicate_iou,
@@ -172,6 +172,11 @@ def _made_by(detector: VideoDetector, facts: RunFacts, arguments: argparse.Names
     }
 
 
+def _targets(arguments: argparse.Namespace) -> int:
+    """Return how many frames of a clip are predicted: the newest one alone in the live mode."""
+    return 1 if arguments.live else arguments.targets
+
+
 def _threshold(arguments: argparse.Namespace, detector: VideoDetector) -> float:
     return detector.score_threshold if arguments.score_threshold is None else arguments.score_threshold
 
@@ -179,7 +184,7 @@ def _threshold(arguments: argparse.Namespace, detector: VideoDetector) -> float:
 def _facts(arguments: argparse.Namespace, detector: VideoDetector, videos: int) -> RunFacts:
     engine, threshold = detector.engine, _threshold(arguments, detector)
     point = detector.operating_point if arguments.score_threshold is None else None
-    model = {"checkpoint": arguments.checkpoint, "targets": arguments.targets, "dtype": engine.dtype_name}
+    model = {"checkpoint": arguments.checkpoint, "targets": _targets(arguments), "dtype": engine.dtype_name}
     model |= {"calibrated": detector.operating_points is not None, "score_threshold": threshold}
     shown = {"Model": Path(arguments.checkpoint).name}
     if detector.provenance is not None:

@@ -10,6 +10,9 @@ from PIL import Image
 MOST_FRAMES = 300
 """Frames of one video that the page can show; of longer videos every n-th is taken."""
 
+LEAST_ALLOWANCE = 4000
+"""Characters that a frame may always take: runs of many videos show fewer frames of each, from all of its length."""
+
 STRONGEST = 6
 """Frames listed as the strongest of a video."""
 
@@ -29,8 +32,9 @@ class FrameSpool:
     """
 
     def __init__(self, length: int, budget: int) -> None:
-        self.stride = max(1, -(-length // MOST_FRAMES))
-        self._allowance = budget // max(1, min(MOST_FRAMES, -(-length // self.stride)))
+        most = max(1, min(MOST_FRAMES, budget // LEAST_ALLOWANCE))
+        self.stride = max(1, -(-length // most))
+        self._allowance = budget // max(1, -(-length // self.stride))
         self._left, self._step = budget, 0
         self.size: tuple[int, int] | None = None
 

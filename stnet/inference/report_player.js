@@ -1,3 +1,9 @@
+// 1st, 2nd, 3rd, 4th, 11th, 21st, 112th
+function ordinal(number) {
+  const teens = number % 100 > 10 && number % 100 < 14;
+  return number + (teens ? "th" : ["th", "st", "nd", "rd"][number % 10] ?? "th");
+}
+
 const PLOT = { left: 42, right: 472, top: 8, bottom: 166 };
 
 class Player {
@@ -41,7 +47,7 @@ class Player {
     for (const event of ["pointerdown", "focusin"]) section.addEventListener(event, () => { active = this; });
     const [wide, high] = video.shownSize;
     const notes = [];
-    if (video.stride > 1) notes.push(`every ${video.stride}${["th", "st", "nd", "rd"][video.stride] || "th"} frame`);
+    if (video.stride > 1) notes.push(`every ${ordinal(video.stride)} frame`);
     if (wide < video.width) notes.push(`pictures scaled from ${video.width} × ${video.height} to ${wide} × ${high} pixels`);
     this.part("reduced").textContent = notes.length
       ? `To keep this page small it shows ${notes.join(" and ")}; scores and boxes are those of the original frames.`

@@ -24,6 +24,9 @@ RESTLESS_CHANGES = 5
 
 CLOSED = "its sender closed it"
 
+READER_SECONDS = 15.0
+"""How long whoever closes a feed waits for the thread that reads it, which sees that within the limits on its waits."""
+
 LOSSES_TOLD = 8
 """Losses of a feed that are told one by one."""
 
@@ -101,6 +104,7 @@ class Feed:
         self._away: str | None = None  # why it is lost, None while it is there
         self._restless = self._since_change = 0
         self._lock, self._troubles = threading.Lock(), FeedTroubles()
+        self._reading = threading.RLock()
 
     def start(self) -> None:
         """Open the feed and wait for its first frame.
@@ -119,10 +123,16 @@ class Feed:
         self._stopped.set()
 
     def close(self) -> None:
-        """Let go of the camera, pipe or connection."""
-        self._disconnect()
-        if self._reader is not None:
-            self._reader.close()
+        """Let go of the camera, pipe or connection, once the thread that reads it has left it.
+
+        A reader that does not come back (a device that hangs) keeps it: FFmpeg would read memory that is gone.
+        """
+        self._stopped.set()
+        if self._reading.acquire(timeout=READER_SECONDS):
+            try:
+                self._let_go()
+            finally:
+                self._reading.release()
 
     @contextmanager
     def passing_by(self) -> Iterator[None]:
@@ -168,10 +178,14 @@ class Feed:
 
     def _advance(self) -> None:
         """Wait for the next frame; there is no format when there is none."""
+        with self._reading:
+            self._take_next()
+
+    def _take_next(self) -> None:
         image = self._next()
         if image is None:
             self._pending = self.format = None
-            self.close()
+            self._let_go()
             return
         self._pending = image, self._latest
         changed = self._connection.format_of(image)
@@ -211,6 +225,11 @@ class Feed:
         elif self._reader is not None:
             self._reader.renew()
         return FeedConnection(self._name, self._stopped, self._patience, self._reader)
+
+    def _let_go(self) -> None:
+        self._disconnect()
+        if self._reader is not None:
+            self._reader.close()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

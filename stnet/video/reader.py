@@ -4,6 +4,7 @@ FFmpeg happily reads play lists that name other files or hosts. Every file is op
 container formats and of no protocol but `file`, so a play list in disguise is refused.
 """
 
+import math
 import struct
 from abc import abstractmethod
 from collections import deque
@@ -38,6 +39,9 @@ PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition
 PICTURE_CODECS = frozenset(("mjpeg", "png", "bmp", "gif", "webp", "tiff"))
 """What covers are stored in where nothing marks them; beside a film of another codec, streams of these are covers."""
 
+LONGEST_PAUSE = 86_400.0
+"""Seconds between two frames that are believed: damaged and hostile files state times beyond all numbers."""
+
 TOLERATED_SHORTFALL = 0.02
 """Share of the declared frames (or duration) that may be missing, beyond one, before a file counts as cut."""
 
@@ -54,6 +58,7 @@ class _Tally:
     last_time: float = 0.0
     brightest: int | None = None  # of frames with 16 bits per sample, after the reduction to 8
     jumps: int = 0  # how often the clock went back
+    leaps: int = 0  # how often it went on by more than is believed
     flagged: int = 0  # frames the decoder concealed damage in
     failed_packets: int = 0
     problems: list[str] = field(default_factory=list)
@@ -170,9 +175,11 @@ class DecodedVideo(VideoSource):
             tally.start = tally.first = clock or 0.0
         expected = tally.last_time + interval if tally.decoded else 0.0
         time = clock - tally.start if clock is not None else expected
-        if tally.decoded and time < tally.last_time:
-            # Recordings that were joined: their times go on from here.
-            tally.jumps += 1
+        back, leap = time < tally.last_time, time > tally.last_time + LONGEST_PAUSE
+        if tally.decoded and (back or leap):
+            # Recordings that were joined, or damage: times go on from here.
+            tally.jumps += back
+            tally.leaps += leap
             tally.start += time - expected
             time = expected
         if frame.duration and frame.time_base:
@@ -204,6 +211,8 @@ class DecodedVideo(VideoSource):
             )
         if tally.jumps:
             problems.append(f"its clock jumps back {tally.jumps} times; times go on at its frame rate there")
+        if tally.leaps:
+            problems.append(f"its clock leaps ahead by days {tally.leaps} times; times go on at its frame rate there")
         if self._is_short(tally):
             problems.insert(0, f"{tally.decoded} of {self.declared_frames} declared frames could be decoded")
             return self._conclude("truncated", problems)
@@ -342,12 +351,12 @@ class _Duration:
 
 def _declared_duration(container, stream) -> _Duration | None:
     """Duration of video that the file declares, or None where it does not say (or only with other streams)."""
-    if stream.duration and stream.time_base:
+    if (stream.duration or 0) > 0 and stream.time_base:
         return _Duration(seconds=float(stream.duration * stream.time_base), on_clock=False)
     tag = _seconds(stream.metadata.get("DURATION", ""))
     if tag:
         return _Duration(seconds=tag, on_clock=True)
-    if container.duration and len(container.streams) == 1:
+    if (container.duration or 0) > 0 and len(container.streams) == 1:
         return _Duration(seconds=container.duration / av.time_base, on_clock=True)
     return None
 
@@ -356,9 +365,10 @@ def _seconds(tag: str) -> float | None:
     """Seconds of a Matroska duration tag such as 00:00:04.800000000, or None where it is something else."""
     try:
         hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
+        total = float(int(hours) * 3600 + int(minutes) * 60) + float(seconds)
+    except (ValueError, OverflowError):
         return None
+    return total if 0 < total < math.inf else None
 
 
 def reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ also knows some that call other programs.
 """
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ WHITE_IS_ZERO = 0
 PixelKind = Literal["bytes", "deep gray", "deep colour"]
 
 # What Pillow raises for files that are missing, not images, cut or malicious.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Image.DecompressionBombError)
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error),
+    Image.DecompressionBombError,
+)
 
 
 class UnreadableStill(VideoError):

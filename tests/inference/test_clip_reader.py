@@ -74,7 +74,8 @@ def test_few_frames_are_held(monkeypatch):
 
 @pytest.mark.parametrize(
     ("declared", "scanned", "streamed"),
-    [(5, 20, 20), (90, 20, 20), (None, 20, 20), (20, 20, 20), (20, 20, 13), (20, 20, 1), (20, 20, 30), (2, 2, 1)],
+    [(5, 20, 20), (90, 20, 20), (None, 20, 20), (20, 20, 20), (20, 20, 13), (20, 20, 1), (20, 20, 30), (2, 2, 1)]
+    + [(-5, 20, 20), (10**12, 20, 20)],
 )
 def test_wrong_lengths_are_survived(declared, scanned, streamed):
     _, *tasks, end = read(Unreliable(declared, scanned, streamed))

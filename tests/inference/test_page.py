@@ -22,7 +22,7 @@ from stnet.inference import FrameResult, cli
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.explanation import Explanation, LookedAt
 from stnet.inference.lesion_collector import LesionCollector
-from stnet.inference.page import ReportSection
+from stnet.inference.page import RUN_BUDGET, VIDEO_BUDGET, ReportSection
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.report import REPORT_NAME, write_report
 from stnet.inference.sink import RunFacts, VideoFacts
@@ -208,6 +208,15 @@ def test_frames_keep_to_their_budget(length, budget):
     # More frames than announced come, as files that understate their length have them.
     taken = [text for number in range(min(length * 2, 1200)) if (text := spool.take(number, image)) is not None]
     assert taken and sum(map(len, taken)) <= budget * 1.05
+
+
+@pytest.mark.parametrize("videos", [1, 300, 2000, 14_000])
+def test_frames_shown_are_spread_over_the_video_however_many_videos_there_are(videos):
+    length, image = 400, np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    spool = FrameSpool(length, min(VIDEO_BUDGET, RUN_BUDGET // videos))
+    taken = [number for number in range(length) if spool.take(number, image) is not None]
+    assert taken[0] == 0 and taken[-1] + spool.stride >= length
+    assert set(np.diff(taken)) <= {spool.stride}
 
 
 def test_strongest_frames_are_apart():

@@ -233,6 +233,20 @@ def test_a_video_in_other_hands_is_left_to_them(study, tmp_path):
     lock.release()
 
 
+def test_a_video_whose_process_died_meanwhile_is_taken_at_the_end(study, tmp_path):
+    jobs, _ = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
+    records, first = Records(tmp_path / "out", {}, ("json",)), jobs[largest_first(jobs)[0]]
+    records.folder(first).mkdir(parents=True)
+    lock = FolderLock(records.folder(first) / common_list.CLAIM_NAME)
+    shared = CommonList(jobs, records, tmp_path / "out", group=ALONE, order=largest_first, resume=True, tell=print)
+    listed = iter(shared)
+    names = [next(listed).job.name]
+    lock.release()  # as the operating system does
+    names += [taken.job.name for taken in listed]
+    assert sorted(names) == sorted(ALL) and names[-1] == first.name
+    shared.release()
+
+
 def test_without_locks_the_videos_are_shared_out_in_advance(study, tmp_path, monkeypatch):
     jobs, _ = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
     monkeypatch.setattr(FolderLock, "_lock", lambda self, handle: setattr(self, "exclusive", False))

@@ -113,6 +113,36 @@ def test_a_pipe_gives_every_frame_and_its_end(tmp_path):
     assert feed.format is None and not feed.lost and feed.take_troubles().told() == () and heard == []
 
 
+def test_a_feed_is_closed_only_when_its_reader_has_left_it(tmp_path, monkeypatch):
+    inside, closed = [], []
+    read, close = feed_connection.FeedConnection.next_image, feed_connection.FeedConnection.close
+
+    def noted_read(self):
+        inside.append(self)
+        try:
+            return read(self)
+        finally:
+            inside.pop()
+
+    def noted_close(self):
+        closed.append(bool(inside))  # FFmpeg would go on in memory that is gone
+        close(self)
+
+    monkeypatch.setattr(feed_connection.FeedConnection, "next_image", noted_read)
+    monkeypatch.setattr(feed_connection.FeedConnection, "close", noted_close)
+    write(pipe := named_pipe(tmp_path), recorded(tmp_path, 60), pause=20)
+    feed = Heard().feed(pipe, patience=30)
+    feed.start()
+    reader = threading.Thread(target=lambda: list(feed.frames()), daemon=True)
+    reader.start()
+    time.sleep(0.2)
+    while reader.is_alive() and not inside:  # at the end it waits for what the sender does not send
+        time.sleep(0.01)
+    feed.close()
+    reader.join(10)
+    assert closed == [False] and not reader.is_alive()
+
+
 def test_a_pipe_is_opened_again_where_that_is_asked_for(tmp_path):
     pipe, heard = named_pipe(tmp_path), Heard()
     first, second = recorded(tmp_path, 12), recorded(tmp_path, 12, first=30)

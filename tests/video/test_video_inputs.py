@@ -47,6 +47,15 @@ def test_stills_are_inputs_of_their_own(tmp_path, encode):
         assert sizes == {"a": (40, 1), "b": (41, 1), "c": (40, 1), "d": (64, 2)}
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("exif", [b"II*\0", b"II*\0\x08", b"II", b"II+\0\x08\0\0\0\x10\0\0\0"])
+def test_orientations_that_break_off_cost_their_frame_alone(tmp_path, suffix, exif):
+    folder = save_frames(tmp_path / "frames", [f"0.{suffix}", f"1.{suffix}"])
+    Image.new("RGB", (40, 30)).save(folder / f"1.{suffix}", exif=b"Exif\0\0" + exif)
+    source = open_source(folder)
+    assert len(list(source)) == 1 and source.status == "corrupt" and f"1.{suffix}" in source.problems[0]
+
+
 def test_unreadable_frames_are_skipped_and_reported(tmp_path):
     folder = save_frames(tmp_path / "frames", [f"{i}.png" for i in range(5)], size=(400, 300))
     (folder / "1.png").write_bytes(b"no image")

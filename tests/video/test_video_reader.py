@@ -191,6 +191,24 @@ def test_clock_that_jumps_back_goes_on_and_is_said(tmp_path, encode):
     assert source.status == "corrupt" and "jumps back" in source.problems[-1]
 
 
+def test_a_clock_that_leaps_beyond_belief_goes_on_and_is_said(tmp_path, encode):
+    ticks = [40 * i + (i >= 5) * 2**52 for i in range(10)]
+    source = VideoFile(encode(tmp_path / "leap.mkv", frames=10, ticks=ticks))
+    times = [frame.time for frame in source]
+    assert times == sorted(times) and len(times) == 10 and times[-1] < 1
+    assert source.status != "ok" and "leaps ahead" in source.problems[-1]
+
+
+@pytest.mark.parametrize("stated", [b"00:00:%12s" % word for word in (b"nan", b"inf", b"-7")] + [b"-9:00:00.000"])
+def test_durations_that_are_none_declare_nothing(tmp_path, encode, stated):
+    path = encode(tmp_path / "clip.mkv", frames=10)
+    data = path.read_bytes()
+    tag = data.index(b"00:00:00.", data.index(b"DURATION"))
+    path.write_bytes(data[:tag] + stated[:18].ljust(18) + data[tag + 18 :])
+    source = VideoFile(path)
+    assert len(list(source)) == 10 and source.declared_frames in (10, None) and source.status == "ok"
+
+
 def test_mp4_without_its_index_cannot_be_opened(tmp_path, encode, cut):
     with pytest.raises(VideoError, match=r"clip\.mp4.*cannot be opened"):
         VideoFile(cut(encode(tmp_path / "clip.mp4"), 0.5))

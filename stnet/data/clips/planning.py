@@ -10,6 +10,7 @@ one to three targets share the published clip of three locals; more targets take
 clip with F targets has none. Indices beyond the ends of a video are clamped, so short videos repeat frames.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +42,27 @@ def plan_clips(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -
         ValueError: unless length >= 1 and 1 <= targets <= frames_per_clip.
     """
     _check(length, frames_per_clip, targets)
+    return _clips(length, range(0, length, targets), frames_per_clip, targets)
+
+
+def common_frames(length: int, frames_per_clip: int, targets: int = LOCAL_FRAMES) -> set[int]:
+    """Return the frames that all clips of `plan_clips` share, at no cost however long the video is said to be.
+
+    Raises:
+        ValueError: as `plan_clips` does.
+    """
+    _check(length, frames_per_clip, targets)
+    first, last = _clips(length, (0, (length - 1) // targets * targets), frames_per_clip, targets)
+    return set(first.frames) & set(last.frames)
+
+
+def _clips(length: int, starts: Iterable[int], frames_per_clip: int, targets: int) -> list[Clip]:
+    """Return the clips that predict the `targets` frames from each start on."""
     offsets = local_offsets(frames_per_clip, targets)
     spread = _global_frames(length, frames_per_clip - len(offsets))
     left, right = -min(offsets[:targets]), max(offsets[:targets])
     clips = []
-    for start in range(0, length, targets):
+    for start in starts:
         end = min(start + targets, length)
         centre = max(min(start + left, length - 1 - right), min(left, length - 1))
         locals_ = [centre + offset for offset in offsets]
