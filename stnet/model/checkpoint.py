@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from stnet.model.weight_files import check_values, read_weights, tensors_of, unw
 log = logging.getLogger(__name__)
 
 CONFIG_KEY = "stnet_config"
+METRICS_KEY = "metrics"
+"""Metadata of a training run: the row of its last evaluation."""
+
 IGNORED_SUFFIXES = ("total_params", "total_ops", "num_batches_tracked")
 STATE_KEYS = ("model", "state_dict", "model_state_dict")
 """Where files of PyTorch keep the weights, in this order; else all of the file is taken for them."""
@@ -263,6 +266,36 @@ def _published(contents: Any, path: Path) -> Checkpoint:
     return Checkpoint(published_config(contents.get("args"), own, refines_boxes(state), path), own, ignored=ignored)
 
 
+def averaged(checkpoint: Checkpoint, others: Mapping[str, Checkpoint]) -> Checkpoint:
+    """Return the mean of the weights of trainings that began with the same ones (Wortsman et al., ICML 2022).
+
+    What was measured of one of them, metrics and operating points, is left out.
+
+    Args:
+        checkpoint: whose metadata stays.
+        others: by the names that messages use.
+
+    Raises:
+        CheckpointError: the parameters of another one are not those of the model.
+        ConfigError: another one is of another model.
+    """
+    with torch.device("meta"):
+        model = Detector(checkpoint.config)
+    for name, other in others.items():
+        if other.config != checkpoint.config:
+            raise ConfigError(f"{name}: is another model; weights of one configuration alone can be averaged")
+        check_state(model, other.state, name)
+    states = [checkpoint.state, *(other.state for other in others.values())]
+    mean = {name: _mean([state[name] for state in states]) for name in checkpoint.state}
+    kept = {key: text for key, text in checkpoint.metadata.items() if key not in (METRICS_KEY, OPERATING_POINTS_KEY)}
+    return replace(checkpoint, state=mean, metadata=kept, operating_points=None)
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    first = tensors[0]
+    return torch.stack(tensors).double().mean(0).to(first.dtype) if first.is_floating_point() else first
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Convert a checkpoint to safetensors."""
     parser = argparse.ArgumentParser(
@@ -271,6 +304,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="published .pth or own .safetensors file, or a run folder")
     parser.add_argument("destination", type=Path, help="file to write, ending in .safetensors")
+    parser.add_argument(
+        "--average-with",
+        nargs="+",
+        default=(),
+        type=Path,
+        metavar="FILE",
+        help="take the mean of its weights and these, of trainings that began with the same weights; say --trained-on",
+    )
     parser.add_argument("--half", action="store_true", help="store the large tensors as float16: half the size")
     parser.add_argument(
         "--trained-on", metavar="TEXT", help="say what the weights were trained on (default: as before)"
@@ -287,6 +328,10 @@ def _convert(options: argparse.Namespace) -> None:
     if options.destination.exists() and not options.overwrite:
         raise CheckpointError(f"{options.destination}: exists; choose another name or pass --overwrite")
     checkpoint = read_checkpoint(options.source)
+    if options.average_with:
+        if options.trained_on is None:
+            raise ConfigError("--average-with: say with --trained-on what all of them were trained on")
+        checkpoint = averaged(checkpoint, {str(path): read_checkpoint(path) for path in options.average_with})
     model = Detector(checkpoint.config).float()
     check_state(model, checkpoint.state, str(options.source))
     model.load_state_dict(checkpoint.state)
@@ -295,7 +340,8 @@ def _convert(options: argparse.Namespace) -> None:
         model.provenance = Provenance(trained_on=options.trained_on, caution=options.caution or "")
     elif options.caution is not None:
         raise ConfigError("--caution: goes with --trained-on")
-    metadata = {**checkpoint.metadata, "source": printable(options.source.name)}
+    sources = (options.source, *options.average_with)
+    metadata = {**checkpoint.metadata, "source": ", ".join(printable(path.name) for path in sources)}
     save(model, options.destination, metadata, half=options.half)
     summary = {
         "parameters": sum(t.numel() for t in checkpoint.state.values()),

@@ -13,7 +13,7 @@ from stnet.data.clips.dataset import ClipBatch
 from stnet.data.index import DatasetIndex
 from stnet.evaluation.report import build_report, report_files
 from stnet.files import replacing
-from stnet.model.checkpoint import save
+from stnet.model.checkpoint import METRICS_KEY, save
 from stnet.model.detector import Detector
 from stnet.training.callbacks import Callback
 from stnet.training.config import TrainConfig
@@ -113,7 +113,7 @@ class EpochRecorder:
         if validation is not None:
             self._keep_validation(work, validation, last or self.out_of_patience(row))
         best = self._is_best(row)
-        metadata = {"metrics": json.dumps(row), "training": self.config.to_json()}
+        metadata = {METRICS_KEY: json.dumps(row), "training": self.config.to_json()}
         save(model, self.folder.last_file, metadata)
         if best:
             save(model, self.folder.best_file, metadata)

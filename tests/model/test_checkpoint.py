@@ -2,6 +2,8 @@
 
 import argparse
 import collections
+import copy
+import dataclasses
 import datetime
 import io
 import json
@@ -23,6 +25,7 @@ from stnet.errors import CheckpointError
 from stnet.model.backbone import ResNet
 from stnet.model.checkpoint import CONFIG_KEY, main, read_checkpoint
 from stnet.model.detector import Detector
+from stnet.model.operating_points import OperatingPoints
 from stnet.model.pretrained import load_backbone
 from stnet.model.weight_files import read_weights
 
@@ -350,3 +353,28 @@ def test_conversion_ends_with_one_line(small_model, tmp_path, capsys):
         assert main([str(tmp_path / source), str(tmp_path / destination), "--overwrite"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.glob(".*tmp*"))
+
+
+def test_weights_of_two_trainings_are_averaged(small_model, tmp_path, capsys):
+    one, other = copy.deepcopy(small_model), copy.deepcopy(small_model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(3)
+    one.operating_points = OperatingPoints(
+        class_names=one.config.class_names, slopes=(1.0, 1.0), offsets=(0.0, 0.0),
+        sensitive=0.1, balanced=0.2, specific=0.3, chosen_on="stills",
+    )  # fmt: skip
+    stnet.save(one, tmp_path / "a.safetensors", {"metrics": "{}", "training": "{}"})
+    stnet.save(other, tmp_path / "b.safetensors")
+    stnet.save(Detector(dataclasses.replace(one.config, queries=7)), tmp_path / "c.safetensors")
+    both = [str(tmp_path / "a.safetensors"), str(tmp_path / "mean.safetensors"), "--average-with"]
+    assert main([*both, str(tmp_path / "b.safetensors")]) == 2
+    assert "--trained-on" in capsys.readouterr().err
+    assert main([*both, str(tmp_path / "c.safetensors"), "--trained-on", "stills"]) == 2
+    assert "c.safetensors: is another model" in capsys.readouterr().err
+    assert main([*both, str(tmp_path / "b.safetensors"), "--trained-on", "stills"]) == 0
+    mean = read_checkpoint(tmp_path / "mean.safetensors")
+    for name, parameter in one.named_parameters():
+        torch.testing.assert_close(mean.state[name], parameter.detach() * 2)
+    assert mean.operating_points is None and "metrics" not in mean.metadata and "training" in mean.metadata
+    assert mean.metadata["source"] == "a.safetensors, b.safetensors" and mean.provenance.trained_on == "stills"
