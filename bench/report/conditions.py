@@ -11,6 +11,9 @@ FILE = "conditions.json"
 RECIPES_FILE = "conditions_defences.json"
 """Of trainings of equal time with and without the defences, see `bench.studies.ablation`."""
 
+CONTINUED_FILE = "conditions_continued.json"
+"""Of the two trainings that went on from the same weights for an hour, with and without: the shipped model is their mean."""
+
 COLUMNS = {
     "AP50": "ap50",
     "AP75": "ap75",

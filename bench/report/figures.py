@@ -101,6 +101,7 @@ FILES: dict[str, Callable[[Path], str]] = {
     "model": shipped_model.section,
     "conditions": conditions.section,
     "recipe_conditions": partial(conditions.section, file=conditions.RECIPES_FILE),
+    "continued_conditions": partial(conditions.section, file=conditions.CONTINUED_FILE),
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
     "processor": processor.section,
