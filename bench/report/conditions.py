@@ -12,7 +12,7 @@ RECIPES_FILE = "conditions_defences.json"
 """Of trainings of equal time with and without the defences, see `bench.studies.ablation`."""
 
 CONTINUED_FILE = "conditions_continued.json"
-"""Of the two trainings that went on from the same weights for an hour, with and without: the shipped model is their mean."""
+"""Of two trainings that went on for an hour from the same weights, with and without: the shipped one is their mean."""
 
 COLUMNS = {
     "AP50": "ap50",
