@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--save-minutes",
-        type=float,
+        type=_minutes,
         default=DEFAULTS.save_minutes,
         metavar="MINUTES",
         help="time between checkpoints within an epoch (default %(default)g)",
@@ -241,4 +242,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of minutes")
     return value

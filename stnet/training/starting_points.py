@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from stnet.errors import ConfigError
-from stnet.model.checkpoint import read_checkpoint, resolve
+from stnet.model.checkpoint import Checkpoint, read_checkpoint, resolve
 from stnet.model.detector import Detector
 from stnet.model.pretrained import load_backbone
 
 IMAGENET = "imagenet"
+CLASS_HEADS = "decoder.class_heads."
 PARTS = {
     "backbone": ("backbone.",),
     "encoder": ("encoder.", "input_proj.", "level_embed"),
     "decoder": ("decoder.",),
-    "heads": ("decoder.class_heads.", "decoder.box_heads."),
+    "heads": (CLASS_HEADS, "decoder.box_heads."),
 }
 
 
@@ -35,7 +36,7 @@ class Start:
         """Return what was taken and what was not, in lines."""
         lines = [f"{self.taken} tensors taken"]
         for what, names in (
-            ("kept their random start, shapes differ", self.different),
+            ("kept their random start, shapes or classes differ", self.different),
             ("kept their random start, absent from the file", self.missing),
             ("of the file not used", self.unused),
         ):
@@ -61,7 +62,7 @@ def first_weights(model: Detector, checkpoint: str, backbone_weights: str) -> St
 
 
 def start_from(model: Detector, path: str) -> Start:
-    """Take from a checkpoint what fits the model.
+    """Take from a checkpoint what fits the model: of its class heads the rows of the same classes, or nothing.
 
     Args:
         model: changed in place.
@@ -71,9 +72,14 @@ def start_from(model: Detector, path: str) -> Start:
         CheckpointError: for a file that cannot be read safely.
         ConfigError: where nothing fits.
     """
-    theirs = read_checkpoint(resolve(path)).state
-    own = model.state_dict()
-    fitting = {name: value for name, value in theirs.items() if name in own and value.shape == own[name].shape}
+    checkpoint = read_checkpoint(resolve(path))
+    theirs, own = _in_order_of_classes(checkpoint, model.config.class_names), model.state_dict()
+    other_classes = set(checkpoint.config.class_names) != set(model.config.class_names)
+    fitting = {
+        name: value
+        for name, value in theirs.items()
+        if name in own and value.shape == own[name].shape and not (other_classes and name.startswith(CLASS_HEADS))
+    }
     if not fitting:
         raise ConfigError(f"start_from {path}: none of its {len(theirs)} tensors fits this model")
     model.load_state_dict(fitting, strict=False)
@@ -83,6 +89,15 @@ def start_from(model: Detector, path: str) -> Start:
         missing=tuple(name for name in own if name not in theirs),
         unused=tuple(name for name in theirs if name not in own),
     )
+
+
+def _in_order_of_classes(checkpoint: Checkpoint, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The checkpoint's weights with the same classes in another order, where they are the same."""
+    before = checkpoint.config.class_names
+    if before == names or set(before) != set(names):
+        return checkpoint.state
+    order = [0, *(1 + before.index(name) for name in names)]  # logit 0 is never used
+    return {name: x[order] if name.startswith(CLASS_HEADS) else x for name, x in checkpoint.state.items()}
 
 
 def load_backbone_weights(model: Detector, source: str) -> None:

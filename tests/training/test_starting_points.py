@@ -27,6 +27,20 @@ def test_what_fits_is_taken_and_the_rest_is_listed(small_recipe, tmp_path):
     assert "decoder.class_heads.0.bias" in start.summary()
 
 
+def test_class_heads_go_by_the_names_of_the_classes(small_recipe, tmp_path):
+    config = dataclasses.replace(small_recipe().model, class_names=("cyst", "solid"))
+    theirs = Detector(config)
+    save(theirs, tmp_path / "start.safetensors")
+    turned = Detector(dataclasses.replace(config, class_names=("solid", "cyst")))
+    assert not start_from(turned, str(tmp_path / "start.safetensors")).different
+    for name, value in turned.decoder.class_heads.state_dict().items():
+        assert torch.equal(value, theirs.decoder.class_heads.state_dict()[name][[0, 2, 1]])
+    others = Detector(dataclasses.replace(config, class_names=("cyst", "node")))
+    start = start_from(others, str(tmp_path / "start.safetensors"))
+    assert start.different and all(name.startswith("decoder.class_heads.") for name in start.different)
+    assert torch.equal(others.decoder.box_heads[0].layers[0].weight, theirs.decoder.box_heads[0].layers[0].weight)
+
+
 def test_a_whole_backbone_of_a_checkpoint_needs_no_other_weights(small_recipe, tmp_path):
     torchvision = pytest.importorskip("torchvision")
     config = dataclasses.replace(small_recipe().model, backbone="resnet18", backbone_width=64, backbone_norm="batch")
