@@ -14,6 +14,9 @@ RECIPES_FILE = "conditions_defences.json"
 CONTINUED_FILE = "conditions_continued.json"
 """Of two trainings that went on for an hour from the same weights, with and without: the shipped one is their mean."""
 
+UNSEEN_FILE = "conditions_unseen.json"
+"""Of trainings of equal time that have not seen the hospital of the stills, with and without."""
+
 COLUMNS = {
     "AP50": "ap50",
     "AP75": "ap75",

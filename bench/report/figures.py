@@ -102,6 +102,7 @@ FILES: dict[str, Callable[[Path], str]] = {
     "conditions": conditions.section,
     "recipe_conditions": partial(conditions.section, file=conditions.RECIPES_FILE),
     "continued_conditions": partial(conditions.section, file=conditions.CONTINUED_FILE),
+    "unseen_conditions": partial(conditions.section, file=conditions.UNSEEN_FILE),
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
     "processor": processor.section,
