@@ -1,9 +1,11 @@
 """The shipped models: small enough, described, and the default one knows real breasts."""
 
 import json
+import re
 import warnings
 
 import numpy as np
+import pytest
 from PIL import Image
 from torchvision.ops import box_iou
 
@@ -47,3 +49,9 @@ def test_the_default_finds_lesions_of_unseen_patients(shared):
         found += int((overlaps.amax(0) >= 0.5).sum()) if len(detections.boxes) else 0
         false += len(detections.boxes[(overlaps.amax(1) < 0.1)].unique(dim=0)) if len(detections.boxes) else 0
     assert found >= 0.75 * lesions and false <= 3
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_nothing_is_said_of_the_machine_that_trained(name):
+    metadata = read_checkpoint(resolve(name)).metadata
+    assert metadata and not [text for text in metadata.values() if re.search(r'"(/|~|[A-Za-z]:\\)', text)]
