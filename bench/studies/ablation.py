@@ -11,9 +11,9 @@ depends on size and machine (architecture, batch, precision, learning rate, stre
 the warm-up) comes from a preset and is the same for all. So is the suppression of duplicates; every variant is scored
 without it as well.
 
-The preset `lite0` asks other questions: what the ImageNet weights, the real stills and the defences against what
-betrays lesions bring. There the first folder of --data holds the real stills, the others what is trained on beside
-them; all variants are scored on the validation stills.
+The preset `lite0` asks other questions: what the ImageNet weights, the real stills, their motion and the defences
+against what betrays lesions bring. There the first folder of --data holds the real stills, the others what is trained
+on beside them; all variants are scored on the validation stills.
 
 The result file grows by one variant at a time. Started again, the command goes on where it was stopped, within a
 variant too. With `--jobs` several variants train side by side, each with its share of the processor: what else the
@@ -80,6 +80,9 @@ def _of_shipped() -> dict[str, dict[str, Any]]:
         | {"backbone_weights": "", "model": (*SHORT["model"], "backbone_norm=batch")},
         NO_STILLS: SHORT,
         "lite0 without defences": SHORT | {"without_defences": tuple(DEFENCES)},
+        # Stills held, as the first recipes take them: they resize, crop and mirror; the improved one changes gains too.
+        "lite0 with published augmentation": SHORT | {"augmentation": "paper"},
+        "lite0 with improved augmentation": SHORT | {"augmentation": "improved"},
     }
 
 

@@ -43,7 +43,7 @@ def test_commands_train_that_variant(tmp_path):
         assert (config.minutes, config.seed, config.evaluate_every) == (2.5, 3, ablation.ENDLESS)
 
 
-def test_variants_of_the_shipped_model_differ_in_weights_stills_or_defences(tmp_path):
+def test_variants_of_the_shipped_model_differ_in_weights_stills_or_augmentation(tmp_path):
     arguments = ["--preset", "lite0", "--data", "stills", "phantoms", "--minutes", "1", "--output", "o"]
     options = ablation._parser().parse_args(arguments)
     made, folders = {}, {}
@@ -56,6 +56,8 @@ def test_variants_of_the_shipped_model_differ_in_weights_stills_or_defences(tmp_
         "lite0 without ImageNet weights": {"backbone_weights", "model"},
         "lite0 without real stills": set(),
         "lite0 without defences": {"without_defences"},
+        "lite0 with published augmentation": {"augmentation"},
+        "lite0 with improved augmentation": {"augmentation"},
     }
     assert made["lite0 without ImageNet weights"].model.backbone_norm == "batch"
     assert folders.pop("lite0 without real stills") == ["phantoms"]
