@@ -56,13 +56,14 @@ def test_a_lesion_on_the_border_of_two_sizes_is_the_larger():
 
 
 def test_names_are_data_whatever_they_hold(tmp_path):
-    classes = ("benign {0} {mass}", "müller_\udcfc")
+    classes = (r"benign {0} {mass} $\foo$", "müller_\udcfc")
     frames = [frame(1, [(LESION, 1), (FAR, 2)], [(LESION, 0.9, 1), (FAR, 0.8, 2)], video="M\udcfcller")]
     report = build_report(frames, classes, score_threshold=0.5, video_threshold=0.5, samples=0)
-    report_files(report, {})["videos.csv"](tmp_path / "videos.csv")
-    assert "M\\udcfcller,1,2,benign {0} {mass}" in (tmp_path / "videos.csv").read_text(encoding="utf-8")
+    for name in ("videos.csv", "precision_recall.png"):
+        report_files(report, {})[name](tmp_path / name)
+    assert r"M\udcfcller,1,2,benign {0} {mass} $\foo$" in (tmp_path / "videos.csv").read_text(encoding="utf-8")
     columns = flat(report.metrics, classes)
-    assert {"ap50_benign {0} {mass}", "ap50_müller_\\udcfc"} < columns.keys()
+    assert {r"ap50_benign {0} {mass} $\foo$", r"ap50_müller_\udcfc"} < columns.keys()
     RunFolder(tmp_path).append(tmp_path / "metrics.csv", columns)
     assert RunFolder(tmp_path).rows(tmp_path / "metrics.csv") == [columns]
 

@@ -254,8 +254,7 @@ def _owner_of_video(
 
 def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Account) -> list[FrameMarks | None]:
     step = rules.frame_step or 1
-    if rules.frame_step is not None and marks.stated_step:
-        raise ConfigError(f"{marks.where}: states its own frame step; leave out --frame-step")
+    _check_step(marks.stated_step, marks.where, rules)
     if rules.numbering is not None:
         raise ConfigError(f"{marks.where}: its format says what frames are counted from; leave out --numbering")
     shown = marks.shown or marks.covers
@@ -273,19 +272,27 @@ def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Acco
     return [None if index % step else marks.at(index // step) for index in range(length)]
 
 
+def _check_step(stated: bool, where: str, rules: Rules) -> None:
+    if stated and rules.frame_step is not None:
+        raise ConfigError(f"{where}: states its own frame step; leave out --frame-step")
+
+
 def _places(
     images: Sequence[ImageMarks], video: str, frames: Sequence[str | None], rules: Rules, account: Account
 ) -> tuple[list[int | None], str]:
     """The index of the frame of each entry, or None; and why there is none."""
     groups = rules.video_from.groupindex if rules.video_from else {}
+    for image in images:
+        _check_step(image.stated_step, image.frame.where, rules)
     if rules.numbering is not None or "frame" in groups:
         numbers = [_number_by_rules(image, rules) for image in images]
         return _counted(images, numbers, video, rules, account, len(frames))
     if any(name is not None for name in frames):
         if rules.frame_step is not None:
             raise ConfigError(f"{video}: its frames are found by name; --frame-step needs --numbering beside it")
-        names = [_name_by_rules(image, rules) for image in images]
-        return _by_name(names, frames, account), f"{video} has no frame of that name; {_NUMBERING_HELP}"
+        places = _by_name([_name_by_rules(image, rules) for image in images], frames, account)
+        _check_counting(images, places, video)
+        return places, f"{video} has no frame of that name; {_NUMBERING_HELP}"
     numbers = _stated_numbers(images, video)
     return _counted(images, numbers, video, rules, account, len(frames))
 
@@ -294,6 +301,22 @@ def _name_by_rules(image: ImageMarks, rules: Rules) -> str:
     if rules.video_from and "name" in rules.video_from.groupindex:
         return rules.video_from.search(image.name)["name"] or ""
     return PurePosixPath(image.name).name
+
+
+def _check_counting(images: Sequence[ImageMarks], places: Sequence[int | None], video: str) -> None:
+    """Refuse names that are each one frame before the number that the file gives: those may count from 1."""
+    counted = [
+        (image, place)
+        for image, place in zip(images, places, strict=True)
+        if place is not None and image.number is not None and image.counts_from is not None
+    ]
+    if counted and all(image.number - image.counts_from == place + 1 for image, place in counted):
+        image, place = counted[0]
+        raise DataError(
+            f"{image.frame.where}: is frame {image.number}, counted from {image.counts_from}, but the file of that "
+            f"name is frame {place} of {video}; if the names count from 1 add --numbering 0 (the number counts), else "
+            "--numbering 1 (the name counts)"
+        )
 
 
 def _by_name(names: Sequence[str], frames: Sequence[str | None], account: Account) -> list[int | None]:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stnet.console import printable
 from stnet.data.annotations.entries import Annotations
 from stnet.data.annotations.plan import repair_box
 from stnet.data.quality.findings import Split
@@ -74,7 +75,8 @@ def draw_fingerprint(prints: dict[str, dict], file: Path) -> None:
 
 
 def _bars(axis, counts: dict, title: str) -> None:
-    axis.bar(list(counts), list(counts.values()))
+    # A class may be called by bytes that are no UTF-8, or "$x$", which Matplotlib would take for a formula.
+    axis.bar([printable(name).replace("$", r"\$") for name in counts], list(counts.values()))
     axis.set_title(title, fontsize=9)
 
 
