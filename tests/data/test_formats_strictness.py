@@ -1,19 +1,25 @@
 """What a file states is used, compared or refused where it is easily missed: numbers, names, counting, other tasks."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from stnet.data.convert import convert
 from stnet.data.formats import label_studio
 from stnet.data.formats.account import Account
 from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.coco import parse_coco
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.formats.label_studio import parse_label_studio
+from stnet.data.formats.labelme import parse_labelme
 from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
-from stnet.data.formats.placing import Owned, Rules, place
+from stnet.data.formats.placing import Owned, Rules, assign, place
 from stnet.data.formats.yolo import read_yolo, write_yolo
 from stnet.errors import ConfigError, DataError
+from stnet.video import VideoInput
 
 WIDTH, HEIGHT = 64, 48
 
@@ -137,6 +143,18 @@ def test_names_that_may_count_from_one_are_asked_for_where_the_file_counts_from_
     assert places([names[0], names[2], names[4]]) == [0, 1]  # some of the frames, which their names tell
 
 
+def test_accents_may_be_written_in_two_ways():
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for here, there in ((composed, apart), (apart, composed)):
+        image = ImageMarks(name=f"{there}/{there}.png", frame=FrameMarks(where="here"))
+        file = MarksFile(name="x.json", stem="x", images=(image,))
+        videos = [VideoInput(name=name, paths=(Path(name),), origin=name) for name in (here, "other")]
+        owned = assign([file], videos, Rules(), Account())
+        assert place(owned[here], here, ["a.png", f"{here}.png"], Rules(), Account())[1] is image.frame
+        both = [f"{here}.png", f"{there}.png"]
+        assert place(owned[here], here, both, Rules(), Account()) == [None, image.frame]
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [
@@ -161,6 +179,24 @@ def test_polygons_of_coco_that_are_none(tmp_path, segmentation):
 def test_numbers_are_written_in_digits(tmp_path, number):
     with pytest.raises(DataError, match=f"xtl is '{number}', not a coordinate"):
         cvat(tmp_path, track("", 0).replace('xtl="3"', f'xtl="{number}"'))
+
+
+def test_difficult_shapes_of_labelme_are_those_of_voc(tmp_path):
+    shape = {"label": "benign", "points": [[1, 2], [9, 8]], "shape_type": "rectangle"}
+    document = {"imagePath": "a.png", "shapes": [shape | {"difficult": True}, shape | {"difficult": False}]}
+    (read,) = parse_labelme(document, tmp_path / "x.json").images
+    assert [mark.box for mark in read.frame.marks] == [None, (1, 2, 9, 8)]
+
+
+def test_boxes_that_rounding_makes_empty_are_listed(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    Image.new("L", (WIDTH, HEIGHT)).save(folder / "0.png")
+    shape = {"label": "benign", "shape_type": "rectangle"}
+    shapes = [shape | {"points": [[1, 1], [right, 9]]} for right in (1.004, 9)]
+    (tmp_path / "x.json").write_text(json.dumps({"imagePath": "0.png", "shapes": shapes}))
+    done = convert(folder, tmp_path / "x.json", tmp_path / "out", split="train")
+    assert done.boxes == 1 and "left out 1 mark: covers nothing of its frame" in done.remarks[0]
 
 
 def of_labels(*marks) -> dict[str, Owned]:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from stnet.data.index import load_index
+from stnet.data.still_sets import published
 from stnet.data.still_sets.published import components, published_reader
 from stnet.data.still_sets.repeats import leave_out_repeats
 from stnet.data.still_sets.splits import check_apart, split_by_patient
@@ -209,6 +210,12 @@ def test_damaged_files_are_named(busbra, busi, tmp_path):
 def test_a_broken_workbook_is_named(breast):
     (breast / "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(DataError, match="not a readable workbook"):
+        published_reader(breast)()
+
+
+def test_a_workbook_that_unpacks_to_much_is_not_unpacked(breast, monkeypatch):
+    monkeypatch.setattr(published, "MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError, match=r"unpacks to .* bytes, of which only 1000 are read"):
         published_reader(breast)()
 
 

@@ -167,8 +167,8 @@ class _Reader(XmlReader):
         tasks = self._tasks or {"": self._meta}
         frames = {key: self._frames_of(task) for key, task in tasks.items()}
         owners = {track.task for track in self._tracks}
-        if not self._images and (not owners or len(frames) > 1):
-            owners |= {key for key, shown in frames.items() if shown.covers is not None}  # nothing was found on these
+        if not owners and not self._images:
+            owners = {key for key, shown in frames.items() if shown.covers is not None}
             if not owners:
                 raise DataError(
                     f"{self.file}: no track, no image and no task of a stated size; "
@@ -183,11 +183,20 @@ class _Reader(XmlReader):
             raise DataError(
                 f"{self.file}: tracks of a task {min(unknown)!r:.40} that it does not list; export it again"
             )
+        owners |= self._without_tracks(frames, owners)
         only = next(iter(frames.values()))
         videos = tuple(self._video(key, frames.get(key, only), len(owners) > 1) for key in sorted(owners))
         return MarksFile(
             name=str(self.file), stem=self.file.stem, images=self._placed(frames), videos=videos, notes=self._notes
         )
+
+    def _without_tracks(self, frames: dict[str, _Frames], owners: set[str]) -> set[str]:
+        """The tasks on whose videos nothing was found, beside those with tracks."""
+        if not self._tracks:
+            return set()
+        sources = {frames[key].source for key in owners & frames.keys()} | {None}
+        found = {shown.source: key for key, shown in frames.items() if shown.covers is not None}
+        return {key for source, key in found.items() if source not in sources}
 
     def _placed(self, frames: dict[str, _Frames]) -> tuple[ImageMarks, ...]:
         """The images, each with what its task says of the video that it was taken from, where it was."""

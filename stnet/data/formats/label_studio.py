@@ -36,6 +36,7 @@ _NO_SHAPES = frozenset(
     | {"timelinelabels", "timeserieslabels"}
 )
 _CORNERS = ("x", "y", "width", "height")
+_AFTER_AN_OPEN_END = "after a key frame that stays to an end which nothing states (framesCount)"
 
 
 def read_label_studio(file: Path) -> MarksFile:
@@ -182,7 +183,9 @@ def _video(name: str, regions: list[dict], where: str, room: int) -> VideoMarks:
             where=f"{where}: frame {number + 1}",
             marks=tuple(found),
             relative=True,
-            unseen="" if seen is None or number in seen else "after the last key frame of another lesion",
+            unseen=""
+            if seen is None or number in seen
+            else "after a key frame that stays to an end which nothing states (framesCount)",
         )
         for number, found in sorted(marks.items())
     }

@@ -5,6 +5,7 @@ An entry is placed by the exact name of its video and of its frame, or by what t
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -148,7 +149,7 @@ def _aliases(videos: Iterable[VideoInput]) -> dict[str, str]:
         names = {video.name}
         if len(video.paths) == 1:
             names |= {video.paths[0].stem, video.paths[0].name}
-        for name in names:
+        for name in names | set(map(_composed, names)):
             known[name] = None if name in known else video.name
     own = {video.name: video.name for video in videos}
     return {name: owner for name, owner in known.items() if owner is not None} | own
@@ -158,7 +159,13 @@ def _find(name: str, known: dict[str, str]) -> str | None:
     """The video of a name, which may carry the ending of a video file."""
     path = PurePosixPath(name)
     ending = path.suffix.lower()
-    return known.get(name) or (known.get(path.stem) if ending in VIDEO_SUFFIXES or ending == ".dcm" else None)
+    names = (name, path.stem) if ending in VIDEO_SUFFIXES or ending == ".dcm" else (name,)
+    return next((known[one] for plain in names for one in (plain, _composed(plain)) if one in known), None)
+
+
+def _composed(name: str) -> str:
+    """The name with accents in their letters: macOS writes them behind, so that one name is written in two ways."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _owner_of_image(
@@ -229,7 +236,7 @@ def _owner_of_video(
             raise DataError(f"{marks.where}: {reason}")
         return owner
     stated = _find(marks.video, known) if marks.video else None
-    named = known.get(file.stem) if len(file.videos) == 1 else None
+    named = known.get(file.stem, known.get(_composed(file.stem))) if len(file.videos) == 1 else None
     if named and marks.video and stated != named:
         if stated:
             raise DataError(f"{marks.where}: called like the video {named}, but made on {stated}; rename the file")
@@ -321,17 +328,20 @@ def _check_counting(images: Sequence[ImageMarks], places: Sequence[int | None], 
 
 def _by_name(names: Sequence[str], frames: Sequence[str | None], account: Account) -> list[int | None]:
     exact = {name: index for index, name in enumerate(frames) if name is not None}
+    composed: dict[str, int | None] = {}
     stems: dict[str, int | None] = {}
-    for index, name in enumerate(frames):
-        if name is not None:
-            stem = PurePosixPath(name).stem
-            stems[stem] = None if stem in stems else index
+    for name, index in exact.items():
+        whole = _composed(name)
+        stem = PurePosixPath(whole).stem
+        composed[whole] = None if whole in composed else index
+        stems[stem] = None if stem in stems else index
     places = []
     for name in names:
-        place = exact.get(name)
+        whole = _composed(name)
+        place = exact.get(name, composed.get(whole))
         if place is None:
-            path = PurePosixPath(name)
-            place = stems.get(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name)
+            path = PurePosixPath(whole)
+            place = stems.get(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else whole)
             if place is not None:
                 account.notes["entries are placed by names that differ from the frames' in their ending"] += 1
         places.append(place)

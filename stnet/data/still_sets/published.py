@@ -5,6 +5,7 @@ code as any other file. Masks are white (above 127) where a lesion is; every con
 """
 
 import csv
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ SPECK = 25
 """Components of a mask with fewer pixels are ignored."""
 
 MAX_TABLE_BYTES = 32 * 2**20
+MAX_UNPACKED_BYTES = 128 * 2**20
+"""Of a workbook, which is an archive: a small one may hold what fills the memory."""
+
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(LESION_CLASSES, start=1)]
 
 
@@ -212,6 +216,13 @@ def _sheet(folder: _Folder, name: str, columns: tuple[str, ...]) -> Iterator[dic
     path = folder.path(name)
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise DataError(f"{path}: {path.stat().st_size} bytes, of which only {MAX_TABLE_BYTES} are read")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: not a readable workbook ({error}); download it again") from error
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise DataError(f"{path}: unpacks to {unpacked} bytes, of which only {MAX_UNPACKED_BYTES} are read")
     try:
         book = load_workbook(path, read_only=True, data_only=True)
         rows = iter(list(book.worksheets[0].iter_rows(values_only=True)))
