@@ -75,6 +75,13 @@ def test_a_lesion_of_label_studio_that_stays_to_the_end_is_there_beside_others(t
     assert states(studio(tmp_path, staying, stated).videos[0], 8) == "-1112111"
 
 
+def test_what_was_skipped_in_label_studio_is_not_taken_from_predictions(tmp_path):
+    predicted = {"data": {"video": "clip.mp4"}, "predictions": [{"result": [region(key(1, 1))]}]}
+    skipped = predicted | {"annotations": [{"was_cancelled": True, "result": []}]}
+    assert parse_label_studio([predicted], tmp_path / "x.json").videos
+    assert not parse_label_studio([skipped], tmp_path / "x.json").videos
+
+
 @pytest.mark.parametrize(
     ("address", "name"),
     [
@@ -153,6 +160,19 @@ def test_accents_may_be_written_in_two_ways():
         assert place(owned[here], here, ["a.png", f"{here}.png"], Rules(), Account())[1] is image.frame
         both = [f"{here}.png", f"{there}.png"]
         assert place(owned[here], here, both, Rules(), Account()) == [None, image.frame]
+
+
+def test_tracks_on_the_first_half_of_a_video_may_have_been_taken_at_a_step(tmp_path):
+    account, marks = Account(), cvat(tmp_path, track("", 1), "<size>4</size>").videos[0]
+    place(Owned(video=marks), "clip", [None] * 7, Rules(), account)
+    assert not account.notes
+    place(Owned(video=marks), "clip", [None] * 8, Rules(), account)
+    assert "the first 4 of 8 frames are listed; if they were taken at a step" in next(iter(account.notes))
+
+
+def test_boxes_on_images_of_cvat_are_no_lesions_of_other_files(tmp_path):
+    (marks,) = cvat(tmp_path, image(1)).images[0].frame.marks
+    assert marks.instance is None  # numbers that count from 1 in each file would join them
 
 
 @pytest.mark.parametrize(

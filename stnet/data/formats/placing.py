@@ -273,10 +273,21 @@ def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Acco
             )
         if last >= length:
             account.notes[f"{marks.where}: shows frames to {last}, the video has {length}"] += 1
+        if shown.start == 0 and not marks.stated_step:
+            _note_half(len(shown), length, marks.where, rules, account)
     for number, frame in marks.frames.items():
         if number * step >= length and frame.marks:
             account.leave_out(f"the video has only {length} frames", frame)
     return [None if index % step else marks.at(index // step) for index in range(length)]
+
+
+def _note_half(listed: int, length: int, where: str, rules: Rules, account: Account) -> None:
+    """Tell of the first half of a video, or less: it may be all of it, taken at a step."""
+    if rules.frame_step is None and listed <= length // 2:
+        account.notes[
+            f"{where}: the first {listed} of {length} frames are listed; if they were taken at a step, "
+            "convert anew with --frame-step"
+        ] += 1
 
 
 def _check_step(stated: bool, where: str, rules: Rules) -> None:
@@ -395,11 +406,8 @@ def _counted(
     if first is None and found:
         hint = f" (they go from {min(found)} to {max(found)}, {video} has {length} frames)"
         return [None] * len(images), f"nothing says what the frames are counted from{hint}; {_NUMBERING_HELP}"
-    if rules.frame_step is None and len(set(found)) == max(found, default=-1) + 1 - (first or 0) <= length // 2:
-        account.notes[
-            f"{video}: the first {len(found)} of {length} frames are listed; if they were taken at a step, "
-            "convert anew with --frame-step"
-        ] += 1
+    if len(set(found)) == max(found, default=-1) + 1 - (first or 0):
+        _note_half(len(found), length, video, rules, account)
     places = [None if number is None else (number - (first or 0)) * step for number in numbers]
     return (
         places,
