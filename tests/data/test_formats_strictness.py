@@ -15,7 +15,7 @@ from stnet.data.formats.coco import parse_coco
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.formats.label_studio import parse_label_studio
 from stnet.data.formats.labelme import parse_labelme
-from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
+from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes, VideoMarks
 from stnet.data.formats.placing import Owned, Rules, assign, place
 from stnet.data.formats.yolo import read_yolo, write_yolo
 from stnet.errors import ConfigError, DataError
@@ -168,6 +168,18 @@ def test_tracks_on_the_first_half_of_a_video_may_have_been_taken_at_a_step(tmp_p
     assert not account.notes
     place(Owned(video=marks), "clip", [None] * 8, Rules(), account)
     assert "the first 4 of 8 frames are listed; if they were taken at a step" in next(iter(account.notes))
+
+
+def test_an_order_of_images_that_nothing_states_is_asked_for():
+    names = [f"{number}.png" for number in (1, 2, 10)]
+    with pytest.raises(DataError, match=r"2\.png goes before 10\.png by number but not by letter"):
+        place(Owned(video=VideoMarks(where="here")), "clip", names, Rules(), Account())
+    for stated, frames in (("clip", names), (None, sorted(names)), (None, ["01.png", "02.png", "10.png"])):
+        account = Account()
+        marks = VideoMarks(where="here", video=stated)
+        assert all(place(Owned(video=marks), "clip", frames, Rules(), account)) and not account.notes
+    place(Owned(video=VideoMarks(where="here")), "clip", ["cover.png", "f1.png", "f2.png"], Rules(), account)
+    assert "names that are not alike (cover.png, f1.png)" in next(iter(account.notes))
 
 
 def test_boxes_on_images_of_cvat_are_no_lesions_of_other_files(tmp_path):

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from stnet.data.formats.account import Account
@@ -115,6 +116,8 @@ def place(
         frames = [None] * len(frames)  # pages of one file share its name
     _check_length(owned, video, frames, rules, account)
     if owned.video is not None:
+        _check_order(owned.video, frames)
+        _note_names(video, frames, account)
         return _place_by_number(owned.video, len(frames), rules, account)
     places, reason = _places(owned.images, video, frames, rules, account)
     placed: list[FrameMarks | None] = [None] * len(frames)
@@ -259,6 +262,25 @@ def _owner_of_video(
     )
 
 
+def _check_order(marks: VideoMarks, frames: Sequence[str | None]) -> None:
+    """Refuse numbers of images in an order that nothing states: tools sort names by numbers or by letters."""
+    names = [name for name in frames if name is not None]
+    if marks.video is None and names != sorted(names):
+        first, second = next((a, b) for a, b in pairwise(names) if b < a)
+        raise DataError(
+            f"{marks.where}: gives numbers to frames of no stated video, and {first} goes before {second} by number "
+            "but not by letter; export as CVAT for images, which names frames, or write the numbers with leading zeros"
+        )
+
+
+def _note_names(video: str, frames: Sequence[str | None], account: Account) -> None:
+    """Tell of files among the frames that are called otherwise: they count as frames, too."""
+    kinds = {re.sub(r"[0-9]+", "0", name): name for name in reversed(frames) if name is not None}
+    if len(kinds) > 1:
+        examples = ", ".join(sorted(kinds.values())[:2])
+        account.notes[f"{video}: frames are counted in the order of names that are not alike ({examples})"] += 1
+
+
 def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Account) -> list[FrameMarks | None]:
     step = rules.frame_step or 1
     _check_step(marks.stated_step, marks.where, rules)
@@ -304,6 +326,7 @@ def _places(
         _check_step(image.stated_step, image.frame.where, rules)
     if rules.numbering is not None or "frame" in groups:
         numbers = [_number_by_rules(image, rules) for image in images]
+        _note_names(video, frames, account)
         return _counted(images, numbers, video, rules, account, len(frames))
     if any(name is not None for name in frames):
         if rules.frame_step is not None:
