@@ -16,6 +16,7 @@ from stnet.kernels import operators
 from stnet.kernels.backends import BACKENDS
 from stnet.kernels.plans import Memory, layout_of
 from stnet.kernels.registration import MSDA, STDA
+from stnet.kernels.triton.architecture import assumed
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter"
@@ -106,6 +107,15 @@ def test_the_launch_table_is_part_of_a_plan(msda_case, memory, monkeypatch, tmp_
     monkeypatch.setenv(TABLE_VARIABLE, str(tmp_path / "table.json"))
     case.run("triton")
     assert len(memory) == 2
+
+
+def test_the_gpu_that_is_assumed_is_part_of_a_plan():
+    """In one process, kernels compiled ahead for one GPU say nothing of those for another."""
+    settings = [BACKENDS["triton"].settings()]
+    for arch in ("sm_80", "sm_90"):
+        with assumed(arch):
+            settings.append(BACKENDS["triton"].settings())
+    assert len(set(settings)) == 3
 
 
 @pytest.mark.parametrize("operator", [STDA, MSDA], ids=lambda operator: operator.name)
