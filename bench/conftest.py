@@ -10,6 +10,7 @@ import torch
 
 from bench.timing import baselines, limits
 from bench.timing.counts import Work
+from bench.timing.inputs import POSITIONS
 from bench.timing.shapes import DTYPES, SIZES, Sizes
 from bench.timing.stopwatch import Action, WrongResultError, time_action
 from stnet import environment
@@ -103,7 +104,8 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     """In order of worth, should time run out, else as they stand.
 
-    Last what torch.compile makes, before it LESS_WORTH and large batches of others; then by dtype and batch.
+    Last what torch.compile makes, before it LESS_WORTH and large batches of others; then by dtype, batch and positions:
+    those near the queries, as in a trained model, say most.
     """
     names = {name: i for i, name in enumerate(_dtypes(config, settings_of(config).device))}
 
@@ -111,7 +113,8 @@ def pytest_collection_modifyitems(config, items):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         implementation, batch = params.get("implementation", "stnet"), params.get("batch", 1)
         last = item.path.stem in LESS_WORTH or (batch > 1 and not implementation.startswith("stnet"))
-        return "compiled" in implementation, last, names.get(params.get("dtype"), 0), batch
+        far = params.get("positions", POSITIONS[0]) != POSITIONS[0]
+        return "compiled" in implementation, last, names.get(params.get("dtype"), 0), batch, far
 
     items.sort(key=worth)
     if config.getoption("bench_compiled"):

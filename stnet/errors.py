@@ -23,6 +23,10 @@ class CheckpointError(StnetError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
+class KernelError(StnetError):
+    """A GPU kernel that cannot be compiled on this machine."""
+
+
 class NonFiniteError(StnetError):
     """Predictions, losses or gradients that are NaN or infinite.
 

@@ -31,6 +31,7 @@ TEST_LINE = re.compile(rf"^(tests/.*?) ({OUTCOME})\b", re.MULTILINE)
 PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?) *$", re.MULTILINE)
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
 MOST_REASONS = 40
+GPU_MARK = "pytest.mark.gpu"
 MOST_TEST_PROCESSES = 12  # the tests mostly wait for the compiler, and every case compiles kernels of its own
 # Nearly all that a cold cache has to compile, for widths that the published model does not have and, of candidates, for
 # bfloat16, which has the rows of float16: last, as time allows.
@@ -140,11 +141,12 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
 
     def run(context: Context, seconds: float) -> dict[str, Any]:
         options = ["-vv", "-m", "gpu", "-k", selection, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        options += files_with_gpu_tests()
         cores, processes = os.cpu_count() or 1, 1
         if context.device == "cuda" and find_spec("xdist"):
             processes = min(MOST_TEST_PROCESSES, max(1, cores * 3 // 4))
             options += ["-n", str(processes), "--dist", "loadgroup"]
-        ended = context.run("-m", "pytest", "tests", *options, seconds=seconds, threads=max(1, cores // processes))
+        ended = context.run("-m", "pytest", *options, seconds=seconds, threads=max(1, cores // processes))
         outcomes = outcomes_in(ended.output)
         counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
         bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
@@ -158,6 +160,12 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
         return result
 
     return run
+
+
+def files_with_gpu_tests() -> list[str]:
+    """Test files in which something is marked: every process imports all that it is given, half of it in vain."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in files if GPU_MARK in path.read_text(encoding="utf-8")]
 
 
 def outcomes_in(output: str) -> dict[str, str]:

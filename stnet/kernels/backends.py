@@ -33,7 +33,7 @@ from torch import Tensor
 from stnet.kernels.derivatives import forward_mode_is_wanted
 from stnet.kernels.plans import Memory
 from stnet.kernels.problem import MAX_HEAD_DIM, MsdaTensors, StdaTensors
-from stnet.kernels.triton.architecture import is_assumed
+from stnet.kernels.triton.architecture import assumed_architecture
 from stnet.kernels.triton.launch_table import TABLE_VARIABLE
 
 _HAS_TRITON = find_spec("triton") is not None
@@ -77,15 +77,15 @@ def _without_triton(device: torch.device) -> str | None:
         return f"needs the triton package, which is not installed; {_REMEDY}"
     if device.type == "cuda":
         return None
-    if device.type == "cpu" and is_assumed():
+    if device.type == "cpu" and assumed_architecture() is not None:
         return None
     if device.type != "cpu" or os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return f"needs tensors on a GPU, value is on {device}; {_REMEDY}"
     return None
 
 
-def _launch_table() -> str | None:
-    return os.environ.get(TABLE_VARIABLE)
+def _triton_settings() -> Hashable:
+    return os.environ.get(TABLE_VARIABLE), assumed_architecture()
 
 
 def _without_numba(device: torch.device) -> str | None:
@@ -99,7 +99,7 @@ def _without_numba(device: torch.device) -> str | None:
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend(name="triton", devices=("cuda",), refusal=_without_triton, settings=_launch_table),
+        Backend(name="triton", devices=("cuda",), refusal=_without_triton, settings=_triton_settings),
         Backend(name="cpu", devices=("cpu", "meta"), refusal=_without_numba),
     )
 }

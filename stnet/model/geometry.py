@@ -9,7 +9,7 @@ waits for what the device has yet to do.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,9 @@ def clip_geometry(
     if padding_mask is None:
         if torch.compiler.is_exporting():  # sizes may be symbols, which cannot be kept
             return _computed_without_padding(shapes, hidden_dim, device, dtype)
-        return _geometry_without_padding(shapes, hidden_dim, device, dtype)
+        geometry, share = _geometry_without_padding(shapes, hidden_dim, device, dtype)
+        share()
+        return geometry
     masks = [_resize_mask(padding_mask.cpu(), shape) for shape in shapes]
     embeddings = [_spread_sine_embedding(mask, hidden_dim, device, dtype) for mask in masks]
     return _geometry(shapes, masks, torch.cat(embeddings, dim=1), device)
@@ -60,8 +62,33 @@ def clip_geometry(
 @torch.inference_mode(False)  # kept for training too, which cannot use tensors made in inference mode
 def _geometry_without_padding(
     shapes: tuple[tuple[int, int], ...], hidden_dim: int, device: torch.device, dtype: torch.dtype
-) -> ClipGeometry:
-    return _computed_without_padding(shapes, hidden_dim, device, dtype)
+) -> tuple[ClipGeometry, Callable[[], None]]:
+    """Return the geometry, and what is to be called before it is used."""
+    geometry = _computed_without_padding(shapes, hidden_dim, device, dtype)
+    return geometry, _shared_by_streams(geometry, device)
+
+
+def _shared_by_streams(geometry: ClipGeometry, device: torch.device) -> Callable[[], None]:
+    """Return what lets the current stream of a GPU use a geometry that is made on this one.
+
+    No transfer waits, and what is kept serves every thread, whose work may be on a stream of its own. That has to wait
+    for the transfers, and the memory, should the geometry be dropped, for that work.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return lambda: None
+    home, arrived = torch.cuda.current_stream(device), torch.cuda.Event()
+    arrived.record(home)
+
+    def share() -> None:
+        stream = torch.cuda.current_stream(device)
+        # A graph that is being captured may not wait for work outside of it; its warm-up has.
+        if stream == home or torch.cuda.is_current_stream_capturing():
+            return
+        stream.wait_event(arrived)
+        for tensor in (geometry.position_embedding, geometry.reference_points, geometry.valid_ratios):
+            tensor.record_stream(stream)
+
+    return share
 
 
 def _computed_without_padding(

@@ -326,6 +326,21 @@ def test_failed_gpu_tests_are_named(monkeypatch, tmp_path):
     assert failed.value.result["counts"] == {"FAILED": 1, "PASSED": 1, "SKIPPED": 1}
 
 
+def test_processes_import_the_files_with_gpu_tests_alone(monkeypatch, tmp_path):
+    context, _ = _context(
+        monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=PLAIN.replace("FAIL", "PASS"))
+    )
+    run, command = Context.run, []
+    monkeypatch.setattr(
+        Context, "run", lambda self, *given, **options: command.extend(given) or run(self, *given, **options)
+    )
+    gpu_tests("", decisive=True)(context, 60.0)
+    named = {argument for argument in command if argument.startswith("tests")}
+    marked = {path for path in (ROOT / "tests").rglob("*.py") if "mark.gpu" in path.read_text(encoding="utf-8")}
+    assert named == {str(path.relative_to(ROOT)) for path in marked if path != Path(__file__)}
+    assert "tests/kernels/test_gpu.py" in named
+
+
 def test_only_decisive_tests_have_to_end_in_time(monkeypatch, tmp_path):
     output = PARALLEL.replace("FAILED", "PASSED")
     context, _ = _context(monkeypatch, tmp_path, Ended(status=2, out_of_time=True, output=output))

@@ -1,14 +1,17 @@
 """The timing suites: what is wrong or missing gets no time, what is right gets a complete record."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench.conftest import pytest_collection_modifyitems
 from bench.timing.stopwatch import WrongResultError, quantiles, relative_error, require_correct
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,34 @@ def test_the_error_is_relative_to_the_reference():
 
 def test_quantiles_of_a_known_sample():
     assert quantiles([float(i) for i in range(11)]) == pytest.approx([2.0, 5.0, 8.0])
+
+
+def test_what_says_most_is_measured_first():
+    """Of both operators what is near the queries, before what is spread and before large batches."""
+    options = {"bench_device": "cpu", "bench_dtypes": "float16,float32", "bench_compiled": True}
+    config = SimpleNamespace(getoption=options.get)
+    cases = itertools.product(
+        ("stda", "msda"), (1, 8), ("float32", "float16"), ("uniform", "near"), ("stnet", "compiled")
+    )
+    items = [
+        SimpleNamespace(
+            name=operator,
+            path=Path("bench_operators.py"),
+            callspec=SimpleNamespace(
+                params={"batch": batch, "dtype": dtype, "positions": positions, "implementation": implementation}
+            ),
+        )
+        for operator, batch, dtype, positions, implementation in cases
+    ]
+    pytest_collection_modifyitems(config, items)
+    first = [(item.name, *item.callspec.params.values()) for item in items[:5]]
+    assert first == [
+        ("stda", 1, "float16", "near", "stnet"),
+        ("msda", 1, "float16", "near", "stnet"),
+        ("stda", 1, "float16", "uniform", "stnet"),
+        ("msda", 1, "float16", "uniform", "stnet"),
+        ("stda", 8, "float16", "near", "stnet"),
+    ]
 
 
 def test_a_wrong_implementation_gets_no_time(tmp_path):

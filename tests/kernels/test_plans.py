@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stnet.errors import KernelError
 from stnet.kernels import operators
 from stnet.kernels.backends import BACKENDS
 from stnet.kernels.plans import Memory, layout_of
 from stnet.kernels.registration import MSDA, STDA
+from stnet.kernels.triton.architecture import assumed
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton's interpreter"
@@ -106,6 +109,15 @@ def test_the_launch_table_is_part_of_a_plan(msda_case, memory, monkeypatch, tmp_
     assert len(memory) == 2
 
 
+def test_the_gpu_that_is_assumed_is_part_of_a_plan():
+    """In one process, kernels compiled ahead for one GPU say nothing of those for another."""
+    settings = [BACKENDS["triton"].settings()]
+    for arch in ("sm_80", "sm_90"):
+        with assumed(arch):
+            settings.append(BACKENDS["triton"].settings())
+    assert len(set(settings)) == 3
+
+
 @pytest.mark.parametrize("operator", [STDA, MSDA], ids=lambda operator: operator.name)
 def test_the_shortcut_is_what_the_dispatcher_does(operator, stda_case, msda_case):
     case = (stda_case if operator is STDA else msda_case)().to(dtype=torch.float32)
@@ -137,18 +149,24 @@ def compiled(monkeypatch):
         launch, "driver", SimpleNamespace(active=SimpleNamespace(get_current_stream=lambda device: "stream"))
     )
 
+    class Code:
+        function, packed_metadata = "function", "metadata"
+
+        def __init__(self, launches):
+            self.run = lambda *given: launches.append(given)
+
     class Kernel:
         arg_names = ("a", "b", "table", "size", "BLOCK")
 
         def __init__(self):
-            self.pre_run_hooks, self.by_triton, self.direct = [], [], []
+            self.pre_run_hooks, self.by_triton, self.direct, self.compiled = [], [], [], []
 
         def __getitem__(self, grid):
             def run(**arguments):
                 self.by_triton.append(tuple(arguments[name] for name in self.arg_names))
-                return SimpleNamespace(
-                    run=lambda *given: self.direct.append(given), function="function", packed_metadata="metadata"
-                )
+                code = Code(self.direct)
+                self.compiled.append(weakref.ref(code))
+                return code
 
             return run
 
@@ -170,6 +188,45 @@ def test_a_launch_goes_through_triton_once(compiled):
     *head, a, b, kept, size, block = kernel.direct[0]
     assert head == [1, 2, 3, "stream", "function", "metadata", None, None, None]
     assert a is v and b is w and kept is table and (size, block) == (7, 16)
+
+
+def test_a_launch_keeps_the_machine_code_that_it_runs(compiled):
+    """Triton unloads a compiled kernel that nobody holds: one of two that threads compiled at the same time."""
+    launch, kernel, _ = compiled
+    launch(*torch.rand(2, 2))
+    (code,) = kernel.compiled
+    gc.collect()
+    assert code() is not None, "unloaded, and launched by its address"
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (PermissionError(13, "Permission denied", "/root/.triton/cache/X"), "TRITON_CACHE_DIR"),
+        (OSError(28, "No space left on device", "/root/.triton/cache/X"), "TRITON_CACHE_DIR"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), "python3-dev"),
+        (subprocess.CalledProcessError(1, ["gcc"]), "python3-dev"),
+        (FileNotFoundError(2, "No such file or directory", "icc"), "python3-dev"),
+        (RuntimeError("Cannot find ptxas"), "TRITON_PTXAS_PATH"),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), None),
+    ],
+    ids=str,
+)
+def test_what_triton_lacks_is_told_with_a_remedy(error, remedy):
+    pytest.importorskip("triton")
+    from stnet.kernels.triton.kernel_call import KernelCall
+
+    class Kernel:
+        def __getitem__(self, grid):
+            def run(**arguments):
+                raise error
+
+            return run
+
+    call = KernelCall(kernel=Kernel(), grid=(1, 1, 1), arguments={"x": torch.zeros(1)}, constants={}, options={})
+    with pytest.raises(KernelError if remedy else type(error)) as raised:
+        call.launch()
+    assert str(error) in str(raised.value) and (remedy or "") in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["launch_enter_hook", "launch_exit_hook", "pre_run_hooks"])

@@ -3,11 +3,12 @@
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from stnet.model.geometry import KEPT_SHAPES, clip_geometry, sine_embedding
+from stnet.model.geometry import KEPT_SHAPES, _geometry_without_padding, clip_geometry, sine_embedding
 
 CPU = torch.device("cpu")
 
@@ -91,31 +92,74 @@ def test_few_shapes_are_kept():
     assert sum(reference() is not None for reference in kept) <= KEPT_SHAPES
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_nothing_waits_for_the_device(monkeypatch, padded):
-    """Transfers to a GPU, written down by a recorder in its place: from pinned memory, and of their final type."""
-    gpu, pinned, transfers = torch.device("cuda:0"), [], []
-    real = torch.Tensor.to
+GPU = torch.device("cuda:0")
+
+
+class Stream:
+    """A stream of a recorder in the place of a GPU."""
+
+    def __init__(self):
+        self.waited_for, self.used = [], []
+
+    def wait_event(self, event):
+        self.waited_for.append(event.recorded_on)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What is transferred to a GPU and done with its streams, written down; `stream` is the current one."""
+    recorder = SimpleNamespace(transfers=[], stream=Stream(), capturing=False)
+    pinned, real = [], torch.Tensor.to
 
     def pin(tensor):
         pinned.append(weakref.ref(tensor))
         return tensor
 
     def to(tensor, *target, **options):
-        if gpu not in target:
+        if GPU not in target:
             return real(tensor, *target, **options)
-        transfers.append((target, options, any(reference() is tensor for reference in pinned)))
+        recorder.transfers.append((target, options, any(reference() is tensor for reference in pinned)))
         return tensor
+
+    class Event:
+        def record(self, stream):
+            self.recorded_on = stream
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: stream.used.append(tensor), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: recorder.stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recorder.capturing)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    _geometry_without_padding.cache_clear()
+    yield recorder
+    _geometry_without_padding.cache_clear()
+
+
+def test_another_stream_waits_for_what_was_kept(gpu):
+    """A thread with a stream of its own may ask for a geometry whose transfers another stream has yet to make."""
+    home = gpu.stream
+    made = clip_geometry(((5, 7), (3, 4)), 32, None, GPU, torch.float32)
+    assert clip_geometry(((5, 7), (3, 4)), 32, None, GPU, torch.float32) is made and not home.waited_for
+    gpu.stream = other = Stream()
+    assert clip_geometry(((5, 7), (3, 4)), 32, None, GPU, torch.float32) is made
+    assert other.waited_for == [home]
+    assert {id(x) for x in other.used} == {id(x) for x in vars(made).values() if isinstance(x, torch.Tensor)}
+    gpu.stream, gpu.capturing = Stream(), True
+    assert clip_geometry(((5, 7), (3, 4)), 32, None, GPU, torch.float32) is made
+    assert not gpu.stream.waited_for, "work outside of a graph that is being captured"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_nothing_waits_for_the_device(gpu, padded):
+    """Transfers are from pinned memory, and of their final type."""
     mask = None
     if padded:
         mask = torch.zeros(2, 40, 56, dtype=torch.bool)
         mask[0, 31:] = True
-    clip_geometry(((5, 7), (3, 4)), 32, mask, gpu, torch.bfloat16)
-    assert len(transfers) >= 6
-    assert all(transfer == ((gpu,), {"non_blocking": True}, True) for transfer in transfers)
+    clip_geometry(((5, 7), (3, 4)), 32, mask, GPU, torch.bfloat16)
+    assert len(gpu.transfers) >= 6
+    assert all(transfer == ((GPU,), {"non_blocking": True}, True) for transfer in gpu.transfers)
 
 
 def test_geometry_kept_during_inference_serves_training():

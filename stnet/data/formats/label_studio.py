@@ -183,9 +183,7 @@ def _video(name: str, regions: list[dict], where: str, room: int) -> VideoMarks:
             where=f"{where}: frame {number + 1}",
             marks=tuple(found),
             relative=True,
-            unseen=""
-            if seen is None or number in seen
-            else "after a key frame that stays to an end which nothing states (framesCount)",
+            unseen="" if seen is None or number in seen else _AFTER_AN_OPEN_END,
         )
         for number, found in sorted(marks.items())
     }

@@ -30,9 +30,9 @@ def assumed(arch: str) -> Iterator[None]:
         _ASSUMED.reset(token)
 
 
-def is_assumed() -> bool:
-    """Whether the CPU is taken for a GPU."""
-    return _ASSUMED.get() is not None
+def assumed_architecture() -> str | None:
+    """Return the architecture of the GPU that the CPU is taken for, None where it is none."""
+    return _ASSUMED.get()
 
 
 def architecture(device: torch.device) -> str:

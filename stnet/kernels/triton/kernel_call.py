@@ -1,5 +1,6 @@
 """One launch of a kernel as data: run on a device, or compiled ahead of time without one."""
 
+import subprocess
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from stnet.errors import KernelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +43,21 @@ class KernelCall:
         return cls(kernel=kernel, grid=grid, arguments=arguments, constants=constants, options=options)
 
     def launch(self) -> Any:
-        """Launch on the device of the first tensor, whichever device is current; return Triton's compiled kernel."""
+        """Launch on the device of the first tensor, whichever device is current; return Triton's compiled kernel.
+
+        Raises:
+            KernelError: Triton lacks on this machine what it compiles with.
+        """
         device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
         with on_device(device):
-            return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+            try:
+                return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+            except Exception as error:
+                remedy = _remedy(error)
+                if remedy is None:
+                    raise
+                other_ways = 'or compute on the CPU or by backend="reference"'
+                raise KernelError(f"Triton cannot compile for {device} ({error}); {remedy}, {other_ways}") from error
 
     def ast_source(self):
         """`triton.compiler.ASTSource` of this call; a pointer counts as 16-byte aligned, as PyTorch allocates."""
@@ -56,6 +70,18 @@ class KernelCall:
         constants = {(names.index(name),): value for name, value in self.constants.items()}
         aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
         return ASTSource(self.kernel, signature, constants, aligned)
+
+
+def _remedy(error: Exception) -> str | None:
+    """What a user can do about an error of Triton's compilation, None for errors of another kind."""
+    failed = isinstance(error, FileNotFoundError | subprocess.CalledProcessError)  # the command that CC names, or gcc
+    if failed or "Failed to find C compiler" in str(error):
+        return "install a C compiler and Python's headers (Debian: gcc python3-dev), which Triton needs once"
+    if isinstance(error, OSError):
+        return "have TRITON_CACHE_DIR name a folder that can be written"
+    if "Cannot find ptxas" in str(error):
+        return "have TRITON_PTXAS_PATH name CUDA's assembler"
+    return None
 
 
 def on_device(device: torch.device) -> AbstractContextManager:

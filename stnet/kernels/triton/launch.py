@@ -39,7 +39,9 @@ class Launch:
         self._values = [None if i in given else value for i, value in enumerate(values)]
         kept = {name: value for name, value in zip(names, self._values, strict=True) if name in call.arguments}
         self._call = replace(call, arguments=kept)
-        self._compiled: tuple[Any, Any, Any] | None = None  # launcher, function and metadata
+        # Triton's compiled kernel itself: its machine code is unloaded with it, and Triton lets go of one of two that
+        # threads compile at the same time.
+        self._compiled: Any = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """Launch on the device of the first tensor, whichever device is current."""
@@ -50,18 +52,17 @@ class Launch:
         if compiled is None or _hooked(self._call.kernel):
             self._launch_by_triton(values)
             return
-        launcher, function, metadata = compiled
-        device = tensors[0].device
+        device, function, metadata = tensors[0].device, compiled.function, compiled.packed_metadata
         with on_device(device):
             stream = driver.active.get_current_stream(device.index)
-            launcher(*self._call.grid, stream, function, metadata, None, None, None, *values)
+            compiled.run(*self._call.grid, stream, function, metadata, None, None, None, *values)
 
     def _launch_by_triton(self, values: list[Any]) -> None:
         call = self._call
         named = zip(call.kernel.arg_names, values, strict=True)
         compiled = replace(call, arguments={name: value for name, value in named if name in call.arguments}).launch()
         if compiled is not None:  # there is none under the interpreter, or if a hook prevents it
-            self._compiled = compiled.run, compiled.function, compiled.packed_metadata
+            self._compiled = compiled
 
 
 def _hooked(kernel: Any) -> bool:
