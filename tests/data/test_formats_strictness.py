@@ -10,13 +10,14 @@ from PIL import Image
 from stnet.data.convert import convert
 from stnet.data.formats import label_studio
 from stnet.data.formats.account import Account
+from stnet.data.formats.assigning import Owned, Rules, assign
 from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.coco import parse_coco
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.formats.label_studio import parse_label_studio
 from stnet.data.formats.labelme import parse_labelme
 from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes, VideoMarks
-from stnet.data.formats.placing import Owned, Rules, assign, place
+from stnet.data.formats.placing import place
 from stnet.data.formats.yolo import read_yolo, write_yolo
 from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput
@@ -180,6 +181,18 @@ def test_an_order_of_images_that_nothing_states_is_asked_for():
         assert all(place(Owned(video=marks), "clip", frames, Rules(), account)) and not account.notes
     place(Owned(video=VideoMarks(where="here")), "clip", ["cover.png", "f1.png", "f2.png"], Rules(), account)
     assert "names that are not alike (cover.png, f1.png)" in next(iter(account.notes))
+
+
+def test_names_in_another_order_than_the_stated_one_make_no_shuffled_video():
+    def placed(*numbers):
+        named = zip(("a.png", "b.png", "c.png"), numbers, strict=True)
+        images = [ImageMarks(name=name, frame=FrameMarks(where="here"), number=number) for name, number in named]
+        return place(Owned(images=images), "clip", ["a.png", "b.png", "c.png", "d.png"], Rules(), Account())
+
+    for numbers in ((0, 1, 2), (7, 9, 30), (0, 0, 0), (3, None, 4)):
+        assert placed(*numbers)[3] is None
+    with pytest.raises(DataError, match=r"numbers 'c.png' 4 and 'b.png' 5 \(frame_id\), but the frames of clip are"):
+        placed(1, 5, 4)
 
 
 def test_boxes_on_images_of_cvat_are_no_lesions_of_other_files(tmp_path):
