@@ -76,6 +76,12 @@ def test_a_lesion_of_label_studio_that_stays_to_the_end_is_there_beside_others(t
     assert states(studio(tmp_path, staying, stated).videos[0], 8) == "-1112111"
 
 
+def test_a_lesion_of_label_studio_without_key_frames_is_nowhere(tmp_path):
+    empty = region(key(1, 1), length=3)
+    empty["value"]["sequence"] = []
+    assert states(studio(tmp_path, empty).videos[0], 3) == "---"
+
+
 def test_what_was_skipped_in_label_studio_is_not_taken_from_predictions(tmp_path):
     predicted = {"data": {"video": "clip.mp4"}, "predictions": [{"result": [region(key(1, 1))]}]}
     skipped = predicted | {"annotations": [{"was_cancelled": True, "result": []}]}
@@ -90,6 +96,7 @@ def test_what_was_skipped_in_label_studio_is_not_taken_from_predictions(tmp_path
         ("clip?2.mp4", "clip?2"),
         ("https://host/a/clip%202.mp4?token=1", "clip 2"),
         (r"/data/local-files/?d=videos\clip.mp4", "clip"),
+        ("left:clip.mp4", "left:clip"),
         ("http://[clip/clip.mp4", None),
     ],
 )

@@ -8,6 +8,7 @@ stays to the end.
 import json
 import re
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -138,8 +139,9 @@ def _path_of(address: str, where: str) -> str:
         local = parse_qs(parts.query).get("d")
     except ValueError as error:
         raise DataError(f"{where} {address!r:.80} is no address ({error}); correct it") from error
-    is_address = parts.scheme or parts.netloc or address.startswith("/data/")
-    return (local[0] if local else unquote(parts.path if is_address else address)).replace("\\", "/")
+    if "://" not in address and not address.startswith(("/data/", "//")):
+        return unquote(address).replace("\\", "/")
+    return (local[0] if local else unquote(parts.path)).replace("\\", "/")
 
 
 def _value(region: dict) -> dict:
@@ -226,7 +228,7 @@ def _track(value: dict, length: int | None, where: str) -> dict[int, Box | None]
         keys[number] |= {"turn": json_file.number(key, "rotation", place, 0.0), "enabled": key["enabled"]}
     boxes: dict[int, Box | None] = {}
     numbers = sorted(keys)
-    for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+    for number, following in zip_longest(numbers, numbers[1:]):
         boxes[number - 1] = _share(keys[number])
         if not keys[number]["enabled"]:
             continue
