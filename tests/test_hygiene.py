@@ -58,6 +58,7 @@ GROUND = {
     "choices",
     "lazy",
     "files",
+    "figures",
     "console",
     "contents",
     "command_line",

@@ -9,7 +9,6 @@ Exit status 0: nothing found; 1: findings; 2: unusable, or a repair that would l
 status tells what is left.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stnet.data.annotations.entries import ImageEntry, read_annotations
+from stnet.data.annotations.entries import ImageEntry, load_document, read_annotations
 from stnet.data.annotations.facts import decode_frames, gather_facts
 from stnet.data.index import SPLIT_FILES, find_annotation_file, frames_root
 from stnet.data.named import REPAIRS_FILE, require_data_folder
@@ -67,7 +66,7 @@ def repair_dataset(report: Report, *, accept_loss: bool = False) -> list[Path]:
         The files that were replaced; the originals are kept beside them.
 
     Raises:
-        DataError: a tenth of something would be left out, or an earlier original would be lost.
+        DataError: a tenth of something would be left out, or an earlier original or list would be lost.
         OSError: a file cannot be written.
     """
     needed = [split for split in report.splits if any(repair.changes for repair in split.repairs)]
@@ -78,6 +77,7 @@ def repair_dataset(report: Report, *, accept_loss: bool = False) -> list[Path]:
                 f"{split.file}: the repair would leave out {', '.join(lost)}; nothing was changed. Look for what the "
                 "findings have in common, or add --accept-loss to go on"
             )
+        _earlier(split.file.with_name(REPAIRS_FILE))
     replaced: list[Path] = []
     for split in needed:
         original = write_corrected(split)
@@ -98,11 +98,11 @@ def _log(split: Split, original: Path) -> None:
 
 
 def _earlier(file: Path) -> list:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return []
-    return content if isinstance(content, list) else []
+    """The list of earlier repairs, none where there is no such file; another file of that name is not overwritten."""
+    content = load_document(file) if file.exists() else []
+    if not isinstance(content, list):
+        raise DataError(f"{file}: is no list of repairs; move it away first")
+    return content
 
 
 def _names(root: Path) -> list[str]:

@@ -14,6 +14,9 @@ from stnet.data.index import FRAMES_FOLDER
 from stnet.errors import ConfigError, DataError
 from stnet.files import write_json, write_text
 
+BOX_DECIMALS = 2
+"""Of coordinates in pixels, as they are written."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoRecord:
@@ -137,12 +140,12 @@ def _empty(root: Path) -> None:
 
 
 def _box_keys(box: np.ndarray) -> dict:
-    x0, y0, x1, y1 = (round(float(value), 2) for value in box)
+    x0, y0, x1, y1 = (round(float(value), BOX_DECIMALS) for value in box)
     bbox = [_plain(value) for value in (x0, y0, x1 - x0, y1 - y0)]
     return {"bbox": bbox, "area": _plain(bbox[2] * bbox[3]), "iscrowd": False}
 
 
 def _plain(value: float) -> float | int:
-    """Whole numbers without a decimal point, others with two decimals."""
-    value = round(value, 2)
+    """Whole numbers without a decimal point."""
+    value = round(value, BOX_DECIMALS)
     return int(value) if value == int(value) else value

@@ -46,12 +46,17 @@ def read_sets(folders: Sequence[Path], val_share: float, seed: int) -> dict[str,
     """
     splits: dict[str, list[Stills]] = {split: [] for split in SPLITS}
     for folder in folders:
+        present = [split for split in SPLITS if any((folder / name).is_file() for name in SPLIT_FILES[split])]
         read = published_reader(folder)
+        if read is not None and present:
+            raise DataError(
+                f"{folder}: holds annotation files beside a public set as published; name these files by --train and "
+                "--val, or move them away to have the set split by patient"
+            )
         if read is not None:
             for split, stills in zip(SPLITS, split_by_patient(read(), val_share, seed), strict=True):
                 splits[split].append(stills)
             continue
-        present = [split for split in SPLITS if any((folder / name).is_file() for name in SPLIT_FILES[split])]
         if not present:
             raise DataError(
                 f"{folder}: neither train.json nor val.json, nor a public set as published (BUS-BRA, BUS-UCLM, "

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stnet.evaluation.calibration import Reliability
 from stnet.evaluation.lesion_metrics import FROC_RATES, LesionCurves
 from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, lesion_groups, roc_curve
+from stnet.figures import write_png
 
 # Okabe-Ito colours, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -103,7 +103,7 @@ def draw_scores(videos: VideoMetrics, path: Path) -> None:
     panels[0].set_ylabel("videos")
     panels[0].yaxis.get_major_locator().set_params(integer=True)
     panels[0].legend(title="marked as", fontsize=8)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def _by_truth(videos: VideoMetrics) -> dict[str, list[VideoResult]]:
@@ -127,7 +127,7 @@ def _single(title: str, across: str, up: str, draw: Callable[[Axes], None], path
     panel.set(title=title, xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1.02))
     panel.grid(alpha=0.3)
     draw(panel)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def _say(panel: Axes, text: str) -> None:

@@ -18,7 +18,7 @@ from stnet.data.clips.planning import LOCAL_FRAMES, Clip
 from stnet.data.clips.transforms import resized_size
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, Video
-from stnet.errors import ConfigError
+from stnet.errors import ConfigError, StnetError
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.protocol import planned_clips
 from stnet.execution.feature_cache import FeatureCache
@@ -138,6 +138,9 @@ def predict_frames(
 
     Returns:
         One entry per scored frame, in the order of the videos, then of the frames.
+
+    Raises:
+        StnetError: for scores or boxes that are none, which overflows of 16-bit types and broken weights cause.
     """
     options = options or PredictionOptions()
     if isinstance(model, Detector):
@@ -169,6 +172,11 @@ def _predict_video(
             with predictor.using():
                 found = predictor.detect(store.levels(batch), targets)
                 logits, boxes = (output.cpu() for output in found)  # one copy a batch, instead of several a frame
+            if not (logits.isfinite().all() and boxes.isfinite().all()):
+                raise StnetError(
+                    f"{video.name}: the model gives values that are not finite; "
+                    "check its weights, or compute in float32 (--precision float32)"
+                )
             yield {
                 clip.frames[target]: _select(
                     logits[row, target], boxes[row, target], video.frames[clip.frames[target]], duplicate_iou

@@ -6,6 +6,7 @@ Defaults live here alone; the command line derives its options, types and help t
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stnet.choices import CLASS_LOSSES, DEFENCE_GROUPS
@@ -132,6 +133,10 @@ class TrainConfig:
     def replace(self, **changes: Any) -> "TrainConfig":
         """A copy with some settings changed; checked like any other."""
         return dataclasses.replace(self, **changes)
+
+    def without_folders(self) -> "TrainConfig":
+        """Return the recipe as weights tell it to others: files by their names, without where they lie."""
+        return self.replace(start_from=Path(self.start_from).name, backbone_weights=Path(self.backbone_weights).name)
 
     def to_json(self) -> str:
         """Return a JSON object of all settings."""

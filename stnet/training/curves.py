@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from stnet.figures import write_png
 
 LOSSES = ("loss", "classification", "l1", "giou")
 METRICS = ("ap", "ap50", "ap75", "agnostic_ap", "agnostic_ap50", "recall")
@@ -36,7 +37,7 @@ def draw_curves(steps: Sequence[dict], epochs: Sequence[dict], path: Path) -> No
     rates.set(title="learning rate", xlabel="step")
     for panel in figure.axes:
         panel.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def _draw_loss(panel, steps: Sequence[dict], name: str) -> None:

@@ -113,7 +113,7 @@ class EpochRecorder:
         if validation is not None:
             self._keep_validation(work, validation, last or self.out_of_patience(row))
         best = self._is_best(row)
-        metadata = {METRICS_KEY: json.dumps(row), "training": self.config.to_json()}
+        metadata = {METRICS_KEY: json.dumps(row), "training": self.config.without_folders().to_json()}
         save(model, self.folder.last_file, metadata)
         if best:
             save(model, self.folder.best_file, metadata)

@@ -116,13 +116,17 @@ class RunFolder:
             return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(handle)]
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps after `step`, which a resumed run makes again."""
+        """Drop the rows of steps after `step`, which a resumed run makes again, and one that was not written whole."""
         for file in (self.steps_file, self.metrics_file):
             if not file.exists():
                 continue
             with file.open(newline="", encoding="utf-8") as handle:
-                reader = csv.DictReader(handle)
-                columns, kept = reader.fieldnames or [], [row for row in reader if int(row["step"]) <= step]
+                # A full disk or a killed process leaves a line without its end, which may read as another number.
+                reader = csv.DictReader(line for line in handle if line.endswith("\n"))
+                columns, kept = reader.fieldnames, [row for row in reader if int(row["step"]) <= step]
+            if columns is None:
+                file.unlink()
+                continue
             with files.replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
                 writer = csv.DictWriter(handle, columns)
                 writer.writeheader()

@@ -1,11 +1,14 @@
 """What tests of data sets share."""
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from stnet.data.phantom import write_phantoms
 
 
 @pytest.fixture
@@ -24,3 +27,15 @@ def full_disk(monkeypatch) -> Callable[[int], None]:
         monkeypatch.setattr(Image.Image, "save", on_full_disk)
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory) -> Path:
+    """A data set without a fault, not to be changed."""
+    return write_phantoms(tmp_path_factory.mktemp("clean") / "set", 6, 3, 2, frames=6, height=64, width=80)
+
+
+@pytest.fixture
+def dataset(clean, tmp_path) -> Path:
+    """A copy of it, to plant faults in."""
+    return shutil.copytree(clean, tmp_path / "set")

@@ -125,6 +125,7 @@ LOADS = {
         f.box.update(ignore=True),
     ),
     "file listed twice": list_twice,
+    "file listed twice, spelled otherwise": lambda f: list_twice(f, file_name="./" + f.image["file_name"]),
     "file listed twice, marked the second time": mark_second_entry,
     "file listed twice, looked at the second time": annotate_second_entry,
     "rotated": lambda f: f.box.update(rotation=30),

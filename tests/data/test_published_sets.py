@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from stnet.data.index import load_index
+from stnet.data.still_sets import published
 from stnet.data.still_sets.published import components, published_reader
-from stnet.data.still_sets.splits import split_by_patient
+from stnet.data.still_sets.repeats import leave_out_repeats
+from stnet.data.still_sets.splits import check_apart, split_by_patient
 from stnet.data.stills import read_sets
 from stnet.data.stills_command import main
 from stnet.errors import DataError
@@ -211,6 +213,12 @@ def test_a_broken_workbook_is_named(breast):
         published_reader(breast)()
 
 
+def test_a_workbook_that_unpacks_to_much_is_not_unpacked(breast, monkeypatch):
+    monkeypatch.setattr(published, "MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError, match=r"unpacks to .* bytes, of which only 1000 are read"):
+        published_reader(breast)()
+
+
 def test_the_command_takes_published_sets_and_leaves_out_repeats(busbra, busi, tmp_path, capsys):
     out = tmp_path / "out"
     options = [str(out), "--held", "--longest", "64", "--sets", str(busbra), str(busi), "--val-share", "0"]
@@ -222,3 +230,30 @@ def test_the_command_takes_published_sets_and_leaves_out_repeats(busbra, busi, t
     assert not (out / "val.json").exists()
     assert main([*options, "--overwrite", "--val-share", "2"]) == 2
     assert "--val-share 2.0" in capsys.readouterr().err
+
+
+def test_a_set_is_known_by_what_it_holds_whatever_its_folder_is_called(busi, tmp_path, capsys):
+    (train, _) = split_by_patient(published_reader(busi)(), 0.5, 0)
+    renamed = busi.rename(tmp_path / "BUSI")
+    stills = published_reader(renamed)()
+    assert facts(split_by_patient(stills, 0.5, 0)[0]) == facts(train)
+    kept, lines = leave_out_repeats(stills)
+    assert len(kept) == 4 and lines == [
+        "Dataset_BUSI_with_GT: normal_001 left out: it repeats benign_269, which has a lesion"
+    ]
+    (renamed / "val.json").write_text("{}")
+    with pytest.raises(DataError, match="BUSI: holds annotation files beside a public set as published"):
+        read_sets([renamed], 0.2, 0)
+
+
+def test_masks_of_another_size_than_their_image_are_refused(busbra, busi):
+    for root, name in ((busbra, "Masks/mask_0001-l.png"), (busi, "benign/benign (1)_mask.png")):
+        mask(root / name, (10, 20, 30, 30), size=(30, 40))
+        with pytest.raises(DataError, match=r"_?mask.*\.png: a mask of 40 x 30, the image .* is 80 x 60"):
+            published_reader(root)()
+
+
+def test_a_set_given_twice_is_refused(busbra):
+    splits = read_sets([busbra, busbra.parent / "BUSBRA"], 0.2, 0)
+    with pytest.raises(DataError, match="BUSBRA: given twice"):
+        check_apart(splits)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stnet.data.quality.fingerprint import BINS, draw_fingerprint
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.lesion_metrics import evaluate_lesions
 from stnet.evaluation.report import build_report, report_files
@@ -65,6 +66,27 @@ def test_names_are_data_whatever_they_hold(tmp_path):
     assert {"ap50_benign {0} {mass}", "ap50_müller_\\udcfc"} < columns.keys()
     RunFolder(tmp_path).append(tmp_path / "metrics.csv", columns)
     assert RunFolder(tmp_path).rows(tmp_path / "metrics.csv") == [columns]
+
+
+def test_names_are_no_markup_in_pictures(tmp_path):
+    classes = ("$benign", "$\\frac$ \udcfc")
+    frames = [frame(1, [(LESION, 1), (FAR, 2)], [(LESION, 0.9, 1), (FAR, 0.8, 2)])]
+    report = build_report(frames, classes, score_threshold=0.5, video_threshold=0.5, samples=0)
+    writers = report_files(report, {})
+    for name in (name for name in writers if name.endswith(".png")):
+        writers[name](tmp_path / name)
+        assert Image.open(tmp_path / name).size[0] > 300
+    facts = {
+        "videos": 1,
+        "frames": 2,
+        "boxes_per_class": dict.fromkeys(classes, 1),
+        "boxes_per_frame": {"1": 2},
+        "video_lengths": {"2": 1},
+        "box_size_histogram": [2] * BINS,
+        "box_positions": [[1]],
+    }
+    draw_fingerprint({"$\\train$": facts}, tmp_path / "fingerprint.png")
+    assert Image.open(tmp_path / "fingerprint.png").size[0] > 1000
 
 
 def test_equal_scores_are_taken_together():

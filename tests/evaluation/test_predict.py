@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from stnet.data.index import DatasetIndex, Frame, Video
-from stnet.errors import ConfigError
+from stnet.errors import ConfigError, StnetError
 from stnet.evaluation.coco import evaluate_frames
 from stnet.evaluation.predict import PredictionOptions, predict_frames
 from stnet.evaluation.protocol import planned_clips
@@ -81,6 +81,17 @@ def test_every_annotated_frame_exactly_once(model, tmp_path, targets):
     assert [frame.image_id for frame in scored] == [i for i in range(1, 25) if i not in (3, 9)]
     assert sum(advanced) == len(scored)
     assert all(len(frame.boxes) == 8 for frame in scored)
+
+
+def test_what_is_no_number_is_no_prediction(model, tmp_path):
+    broken = deepcopy(model)
+    with torch.no_grad():
+        for head in broken.decoder.class_heads:
+            head.weight.fill_(3e38)
+    index = index_of(tmp_path, [3])
+    for predictor in (broken, Engine(broken, EngineOptions(device="cpu"))):
+        with pytest.raises(StnetError, match="v0: the model gives values that are not finite"):
+            predict_frames(predictor, index)
 
 
 def test_batches_and_shares_change_nothing(model, tmp_path):

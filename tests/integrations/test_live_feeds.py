@@ -14,8 +14,8 @@ import pytest
 import stnet
 from stnet.inference import cli
 from stnet.video import feed_connection
+from tests.inference.browser import CHROMIUM, Browser
 from tests.inference.conftest import SMALL, scrambled
-from tests.inference.test_page import CHROMIUM, Browser
 from tests.video.feed_senders import free_port, named_pipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

@@ -9,7 +9,8 @@ import torch
 
 from stnet.data.clips.dataset import ClipDataset
 from stnet.errors import ConfigError, NonFiniteError
-from stnet.model.checkpoint import load
+from stnet.model.checkpoint import load, save
+from stnet.model.detector import Detector
 from stnet.training import recorder
 from stnet.training.interrupt import Interrupted
 from stnet.training.loop import Trainer
@@ -71,8 +72,11 @@ def test_a_resumed_run_is_bit_identical(make_trainer, optimizer, stopped_after):
         assert torch.equal(second.average.model.state_dict()[name], value), name
 
 
-def test_the_run_folder_is_complete(make_trainer):
-    trainer = make_trainer("run")
+def test_the_run_folder_is_complete(make_trainer, small_recipe, tmp_path):
+    start = tmp_path / "at Dr. Somebody" / "start.safetensors"
+    start.parent.mkdir()
+    save(Detector(small_recipe().model), start)
+    trainer = make_trainer("run", start_from=str(start))
     trainer.run()
     folder = trainer.folder
     names = {path.name for path in folder.path.iterdir()}
@@ -101,6 +105,8 @@ def test_the_run_folder_is_complete(make_trainer):
     assert {"ap", "agnostic_ap50", "ap50_malignant", "false_positives_per_frame", "data_wait"} <= rows[-1].keys()
     assert len(checkpoints(folder.checkpoints)) == 2
     assert load(folder.last_file).config == trainer.config.model
+    for weights_file in (folder.best_file, folder.last_file):  # weights go to others, and tell no folders
+        assert b"start.safetensors" in weights_file.read_bytes() and b"Somebody" not in weights_file.read_bytes()
     evaluation = json.loads(folder.evaluation_file.read_text())
     assert evaluation["frames"] == 24 and len(evaluation["videos"]["videos"]) == 3
     for name in ("curves.png", "train_batch_0.png", "val_clip_0.png"):

@@ -235,6 +235,20 @@ def relative_path_problem(name: str) -> str | None:
     return None
 
 
+def class_name_problem(name: str) -> str | None:
+    """Return what makes `name` unfit as the name of a class, or None."""
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not _CONTROL_CHARACTERS.isdisjoint(name):
+        return "is empty, too long or holds control characters"
+    return None
+
+
+def is_coordinate(value: object) -> bool:
+    """Return whether a value is a finite number of a plausible size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MAX_COORDINATE  # not of NaN
+
+
 class _Reader:
     """Walks the lists of one document; `self.entry` and `self.place` say where it stands, for the messages."""
 
@@ -245,7 +259,7 @@ class _Reader:
         self.place: tuple[str, int] | None = None
 
     def read(self, document: dict) -> Annotations:
-        categories = dict(self._entries(document, "categories", self._named(_check_text)))
+        categories = dict(self._entries(document, "categories", self._named(class_name_problem)))
         videos = dict(self._entries(document, "videos", self._named(relative_path_problem)))
         self.place = None
         if not categories:
@@ -359,7 +373,7 @@ class _Reader:
 
     def _bbox(self, item: dict) -> tuple[float, float, float, float]:
         bbox = item.get("bbox")
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_coordinate, bbox)):
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_coordinate, bbox)):
             self._refuse(
                 "bad box",
                 f"bbox is {bbox!r:.80}",
@@ -371,7 +385,7 @@ class _Reader:
     def _turn(self, item: dict) -> float:
         holder = rotation_holder(item)
         turn = holder.get("rotation") or 0
-        if not _is_coordinate(turn):
+        if not is_coordinate(turn):
             self._refuse("wrong number", f"rotation is {turn!r:.40}", "write degrees, or leave it out")
         return float(turn) % 360
 
@@ -405,6 +419,8 @@ class _Reader:
         problem = problem_of(value)
         if problem:
             remedy = "write a path relative to the dataset, with forward slashes and without `..`"
+            if problem_of is class_name_problem:
+                remedy = "write a name of one line"
             self._refuse("bad name", f"{key} {value!r:.80} {problem}", remedy)
         return value
 
@@ -413,15 +429,3 @@ class _Reader:
 
     def _report(self, entry: str, kind: str, what: str, remedy: str) -> None:
         self.problems.append(EntryError(self.file, entry, kind, what, remedy, self.place))
-
-
-def _check_text(name: str) -> str | None:
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not _CONTROL_CHARACTERS.isdisjoint(name):
-        return "is empty, too long or holds control characters"
-    return None
-
-
-def _is_coordinate(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= MAX_COORDINATE  # not of NaN

@@ -7,6 +7,7 @@ its repaired copy is the same training.
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import PurePosixPath
 
 import torch
 
@@ -273,7 +274,7 @@ class _Planner:
         """Give the boxes of a second entry of a file to the first."""
         first: dict[str, ImageEntry] = {}
         for image in list(self.images.values()):
-            kept = first.setdefault(image.file_name, image)
+            kept = first.setdefault(PurePosixPath(image.file_name).as_posix(), image)  # `./a.png` is `a.png`
             if kept is image:
                 continue
             moved, annotated = self.boxes[image.id], self.annotated[image.id]

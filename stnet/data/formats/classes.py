@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stnet.data.annotations.entries import load_json
+from stnet.data.annotations.entries import class_name_problem, load_json
 from stnet.data.formats.account import Account
 from stnet.data.formats.marks import FrameMarks
 from stnet.data.formats.placing import Owned
@@ -65,11 +65,14 @@ def choose_classes(owned: dict[str, Owned], rules: ClassRules, out: Path, accoun
         )
     if names is not None and (len({name.lower() for name in names}) < len(names) or not all(map(str.strip, names))):
         raise ConfigError(f"--classes {' '.join(names)}: give each class once (in any case), and none without a name")
-    found = {mark.label.strip() for marks in owned.values() for frame in _frames(marks) for mark in frame.marks}
+    frames = [frame for marks in owned.values() for frame in _frames(marks)]
+    found = {mark.label.strip() for frame in frames for mark in frame.marks}
+    # What gives no box is no reason for a class: lines to measure with, tags of whole pictures.
+    drawn = {mark.label.strip() for f in frames if not f.unseen for mark in f.marks if mark.box is not None}
     for name in sorted((renamed.keys() | skipped) - {label.lower() for label in found}):
         account.notes[f"no mark is of the class {name!r:.60}"] += 1
     wanted: dict[str, str] = {}
-    for label in sorted(found):
+    for label in sorted(drawn):
         if label.lower() not in skipped:
             target = renamed.get(label.lower(), label)
             wanted.setdefault(target.lower(), target)
@@ -84,6 +87,10 @@ def choose_classes(owned: dict[str, Owned], rules: ClassRules, out: Path, accoun
             f"classes {listed} are not among {', '.join(fixed)}; map each by --class NAME=CLASS, ignore its marks by "
             "--ignore-class NAME, or name all classes by --classes"
         )
+    unfit = [(name, problem) for name in fixed if (problem := class_name_problem(name))]
+    if unfit:
+        name, problem = unfit[0]
+        raise ConfigError(f"class {name!r:.80} {problem}; correct it in the annotations, or name classes by --classes")
     if earlier and [name.lower() for name in earlier] != [name.lower() for name in fixed]:
         raise ConfigError(
             f"{out} has the classes {', '.join(earlier)}, not {', '.join(fixed)}; use the same for both splits"

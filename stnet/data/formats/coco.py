@@ -3,7 +3,7 @@
 import json
 from pathlib import Path, PurePosixPath
 
-from stnet.data.annotations.entries import Annotations, BoxEntry, load_json, parse_annotations
+from stnet.data.annotations.entries import Annotations, BoxEntry, is_coordinate, load_json, parse_annotations
 from stnet.data.formats import json_file
 from stnet.data.formats.marks import FrameMarks, ImageMarks, Mark, MarksFile, StatedVideo, VideoBoxes
 from stnet.data.shapes import around, around_turned_box, ordered
@@ -99,15 +99,16 @@ def _lacks_box(entry: dict) -> bool:
 
 
 def _around_segments(entry: dict) -> list[float] | None:
-    """The box x, y, w, h around the polygons of an entry, None where there are none."""
+    """The box x, y, w, h around the polygons of an entry, None where there are none, or one that is none."""
     segments = entry.get("segmentation")
-    if not isinstance(segments, list) or not segments:
+    if not isinstance(segments, list) or not all(map(_is_polygon, segments)):
         return None
-    values = [value for part in segments if isinstance(part, list) for value in part]
-    if len(values) % 2 or not all(isinstance(value, int | float) for value in values):
-        return None
-    box = around(list(zip(values[::2], values[1::2], strict=True)))
+    box = around([point for part in segments for point in zip(part[::2], part[1::2], strict=True)])
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if box else None
+
+
+def _is_polygon(part: object) -> bool:
+    return isinstance(part, list) and len(part) % 2 == 0 and all(map(is_coordinate, part))
 
 
 def _mark(document: dict, content: Annotations, entry: BoxEntry, file: Path) -> Mark:

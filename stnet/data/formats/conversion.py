@@ -11,7 +11,7 @@ from stnet.data.formats.classes import Classes
 from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
 from stnet.data.formats.marks import Box, FrameMarks, Mark, Size, VideoMarks
 from stnet.data.formats.placing import Owned, Rules, place
-from stnet.data.layout import VideoRecord, write_frames
+from stnet.data.layout import BOX_DECIMALS, VideoRecord, write_frames
 from stnet.errors import DataError, VideoError
 from stnet.video import VideoFile, VideoInput, VideoSource
 from stnet.video.geometry import UPRIGHT, Orientation
@@ -115,7 +115,8 @@ class VideoConversion:
 
     def _moved(self, mark: Mark, frame: FrameMarks, moved: Fit, source: VideoSource) -> Mark | None:
         """A mark on the written frame, None where it covers nothing of it."""
-        x0, y0, x1, y1 = box = moved(mark.box)
+        box = moved(mark.box)
+        x0, y0, x1, y1 = (round(value, BOX_DECIMALS) for value in box)  # less than that is nothing once it is written
         if min(x1, source.width) <= max(x0, 0) or min(y1, source.height) <= max(y0, 0):
             self.account.lose_box("covers nothing of its frame", frame.where)
             return None

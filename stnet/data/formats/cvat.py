@@ -27,6 +27,7 @@ _STATED = (
 
 _CLOSED_SHAPES = frozenset({"box", "polygon", "ellipse", "mask"})
 _MAX_FRAMES = 10**6
+"""Of one video: nine hours. What a file states beyond is refused, since every frame of a task is looked at."""
 
 
 def read_cvat(file: Path) -> MarksFile:
@@ -105,6 +106,12 @@ class _Frames:
     source: str | None
     step: int | None
 
+    def without(self, number: int) -> str:
+        """Return why the task does not show a frame; empty where it does."""
+        if number in self.deleted:
+            return "deleted in CVAT"
+        return "" if self.covers is None or number in self.covers else "not a frame of the CVAT task"
+
 
 class _Reader(XmlReader):
     root = "annotations"
@@ -176,17 +183,37 @@ class _Reader(XmlReader):
             raise DataError(
                 f"{self.file}: tracks of a task {min(unknown)!r:.40} that it does not list; export it again"
             )
+        owners |= self._without_tracks(frames, owners)
         only = next(iter(frames.values()))
         videos = tuple(self._video(key, frames.get(key, only), len(owners) > 1) for key in sorted(owners))
-        numbered = any(task.stated.get("mode") == "interpolation" or "source" in task.stated for task in tasks.values())
-        numbered = numbered or "source" in self._meta.stated
-        images = tuple(
-            self._of_video(image, frames.get(task, only))
-            if numbered
-            else ImageMarks(name=image.name, frame=image.frame)
-            for image, task in zip(self._images, self._tasks_of_images, strict=True)
+        return MarksFile(
+            name=str(self.file), stem=self.file.stem, images=self._placed(frames), videos=videos, notes=self._notes
         )
-        return MarksFile(name=str(self.file), stem=self.file.stem, images=images, videos=videos, notes=self._notes)
+
+    def _without_tracks(self, frames: dict[str, _Frames], owners: set[str]) -> set[str]:
+        """The tasks on whose videos nothing was found, beside those with tracks."""
+        if not self._tracks:
+            return set()
+        sources = {frames[key].source for key in owners & frames.keys()} | {None}
+        found = {shown.source: key for key, shown in frames.items() if shown.covers is not None}
+        return {key for source, key in found.items() if source not in sources}
+
+    def _placed(self, frames: dict[str, _Frames]) -> tuple[ImageMarks, ...]:
+        """The images, each with what its task says of the video that it was taken from, where it was."""
+        tasks = [*self._tasks.values(), self._meta]
+        if not any(task.stated.get("mode") == "interpolation" or "source" in task.stated for task in tasks):
+            return tuple(ImageMarks(name=image.name, frame=image.frame) for image in self._images)
+        only = next(iter(frames.values())) if len(frames) == 1 else None
+        placed = []
+        for image, task in zip(self._images, self._tasks_of_images, strict=True):
+            shown = frames.get(task, only)
+            if shown is None:
+                raise DataError(
+                    f"{self.file}: {image.frame.where}: of a task {task!r:.40} (task_id) that it does not list, among "
+                    f"{len(frames)}; export each task on its own"
+                )
+            placed.append(_of_video(image, shown))
+        return tuple(placed)
 
     def _start_task(self, name: str) -> None:
         if name in ("task", "job") and self._task is None:
@@ -224,6 +251,8 @@ class _Reader(XmlReader):
 
     def _add_tracked(self, name: str, attributes: dict[str, str]) -> None:
         number = self.integer(attributes, "frame")
+        if number > _MAX_FRAMES:
+            raise self.refuse(f"frame is {number}, more than {_MAX_FRAMES}")
         mark = None
         if not self._flag(attributes, "outside"):
             box, shape = self._box(name, attributes)
@@ -287,10 +316,6 @@ class _Reader(XmlReader):
         )
         self._tasks_of_images.append(attributes.get("task_id", ""))
 
-    def _of_video(self, image: ImageMarks, shown: _Frames) -> ImageMarks:
-        """The image with the video of its task, where its name is made up from its number in it."""
-        return image if image.number is None else replace(image, video=_video_name(shown.source))
-
     def _side(self, attributes: dict[str, str], key: str) -> int:
         value = self.integer(attributes, key, least=1)
         if value > MAX_IMAGE_SIDE:
@@ -298,7 +323,11 @@ class _Reader(XmlReader):
         return value
 
     def _frames_of(self, task: _Task) -> _Frames:
-        start, stop, size = (self._stated_number(task, key) for key in ("start_frame", "stop_frame", "size"))
+        stated = {key: self._stated_number(task, key) for key in ("start_frame", "stop_frame", "size")}
+        for key, value in stated.items():
+            if value is not None and value > _MAX_FRAMES:
+                raise DataError(f"{self.file}: {key} is {value}, more than {_MAX_FRAMES} frames; export it again")
+        start, stop, size = stated.values()
         step = self._step(task)
         first, stride = start or 0, step or 1
         covers = None
@@ -360,12 +389,8 @@ class _Reader(XmlReader):
         where = f"{self.file}: task {key}" if several else str(self.file)
         frames = {}
         for number in sorted(marks.keys() | gaps | shown.deleted):
-            unseen = ""
-            if number in shown.deleted:
-                unseen = "deleted in CVAT"
-            elif shown.covers is not None and number not in shown.covers:
-                unseen = "not a frame of the CVAT task"
-            elif number in gaps:
+            unseen = shown.without(number)
+            if not unseen and number in gaps:
                 unseen = "between or after the key frames of a track"
             if unseen or marks[number]:
                 frames[number] = FrameMarks(
@@ -380,6 +405,14 @@ class _Reader(XmlReader):
             size=shown.size,
             stated_step=shown.step is not None,
         )
+
+
+def _of_video(image: ImageMarks, shown: _Frames) -> ImageMarks:
+    """The image with what its task says, where its name is made up from its number in a video."""
+    if image.number is None:
+        return image
+    frame = replace(image.frame, size=image.frame.size or shown.size, unseen=shown.without(image.number))
+    return replace(image, frame=frame, video=_video_name(shown.source), stated_step=shown.step is not None)
 
 
 def _video_name(source: str | None) -> str | None:

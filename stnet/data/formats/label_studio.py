@@ -29,11 +29,14 @@ from stnet.data.shapes import around, around_ellipse, ordered, turned_about_corn
 from stnet.errors import DataError
 
 MAX_FRAMES = 10**6
+MAX_BOXES = 2 * 10**6
+"""In one file: two key frames stand for any number of boxes between them."""
 _NO_SHAPES = frozenset(
     {"choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "relation", "ranker"}
     | {"timelinelabels", "timeserieslabels"}
 )
 _CORNERS = ("x", "y", "width", "height")
+_AFTER_AN_OPEN_END = "after a key frame that stays to an end which nothing states (framesCount)"
 
 
 def read_label_studio(file: Path) -> MarksFile:
@@ -77,6 +80,7 @@ def parse_label_studio(document: object, file: Path) -> MarksFile:
     images: list[ImageMarks] = []
     videos: list[VideoMarks] = []
     notes: Counter[str] = Counter()
+    room = MAX_BOXES
     for position, task in enumerate(tasks):
         where = f"{file}: task {position}"
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
@@ -84,11 +88,12 @@ def parse_label_studio(document: object, file: Path) -> MarksFile:
         regions = _regions(task, where, notes)
         if regions is None:
             continue
-        drawn = [region for region in regions if region.get("type") not in _NO_SHAPES]
+        drawn = [region for region in regions if str(region.get("type")) not in _NO_SHAPES]
         notes["Label Studio results that are no shapes are passed over"] += len(regions) - len(drawn)
         name, is_video = _media(task["data"], drawn, where)
         if is_video:
-            videos.append(_video(name, drawn, where))
+            videos.append(_video(name, drawn, where, room))
+            room -= sum(len(frame.marks) for frame in videos[-1].frames.values())
         else:
             images.append(_image(name, drawn, where))
     notes = +notes
@@ -119,13 +124,22 @@ def _media(data: dict, regions: list[dict], where: str) -> tuple[str, bool]:
         if len(paths) != 1:
             raise DataError(f"{where}: data has {len(paths)} paths; expected `video` or `image`")
         key = next(iter(paths))
-    parts = urlsplit(paths[key])
-    local = parse_qs(parts.query).get("d")
-    path = PurePosixPath(local[0] if local else unquote(parts.path))
+    path = PurePosixPath(_path_of(paths[key], f"{where}: {key}"))
     if "upload" in path.parts[:-1]:
         # Uploaded files get a prefix of their own, and folders that name no video.
         return re.sub(r"^[0-9a-f]{8}-", "", path.name), is_video
     return str(PurePosixPath(*(part for part in path.parts if part not in ("/", "..")))), is_video
+
+
+def _path_of(address: str, where: str) -> str:
+    """The path in an address; `#`, and `?` in what is no address but a name, belong to it."""
+    try:
+        parts = urlsplit(address, allow_fragments=False)
+        local = parse_qs(parts.query).get("d")
+    except ValueError as error:
+        raise DataError(f"{where} {address!r:.80} is no address ({error}); correct it") from error
+    is_address = parts.scheme or parts.netloc or address.startswith("/data/")
+    return (local[0] if local else unquote(parts.path if is_address else address)).replace("\\", "/")
 
 
 def _value(region: dict) -> dict:
@@ -140,9 +154,9 @@ def _label(value: dict, kind: str, where: str) -> str:
     return names[0]
 
 
-def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
+def _video(name: str, regions: list[dict], where: str, room: int) -> VideoMarks:
+    length = _length(regions, where)
     marks: dict[int, list[Mark]] = {}
-    counts: set[int] = set()
     open_ended: list[int] = []
     times: list[tuple[int, float]] = []
     for position, region in enumerate(regions):
@@ -150,9 +164,11 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
         value = _value(region)
         label = _label(value, str(region.get("type")), place)
         instance = region["id"] if isinstance(region.get("id"), str) else f"region {position}"
-        length = json_file.whole(value, "framesCount", place, 1) if "framesCount" in value else None
-        counts |= {length} if length else set()
-        for number, box in _track(value, length, place).items():
+        boxes = _track(value, length, place)
+        room -= len(boxes)
+        if room < 0:
+            raise DataError(f"{place}: more than {MAX_BOXES} boxes between key frames; export fewer tasks into a file")
+        for number, box in boxes.items():
             marks.setdefault(number, []).append(
                 Mark(label=label, box=box, shape="box" if box else "rotated box in percent", instance=instance)
             )
@@ -160,18 +176,29 @@ def _video(name: str, regions: list[dict], where: str) -> VideoMarks:
         times += [(int(key["frame"]), key["time"]) for key in value["sequence"] if _is_time(key.get("time"))]
         if last is not None and last["enabled"] and length is None:
             open_ended.append(int(last["frame"]))
-    if len(counts) > 1:
-        raise DataError(f"{where}: framesCount is {' and '.join(map(str, sorted(counts)))}; export it again")
-    covers = range(next(iter(counts))) if counts else range(min(open_ended)) if open_ended else None
+    # A lesion that stays to the end is on all later frames, too, whichever these are.
+    seen = range(length) if length else range(min(open_ended)) if open_ended else None
     frames = {
-        number: FrameMarks(where=f"{where}: frame {number + 1}", marks=tuple(found), relative=True)
+        number: FrameMarks(
+            where=f"{where}: frame {number + 1}",
+            marks=tuple(found),
+            relative=True,
+            unseen="" if seen is None or number in seen else _AFTER_AN_OPEN_END,
+        )
         for number, found in sorted(marks.items())
     }
-    stated = StatedVideo(where=f"{where}: framesCount", frames=next(iter(counts), None))
-    pace = None if counts or len(times) < 2 else _pace(min(times), max(times))
-    return VideoMarks(
-        where=where, video=PurePosixPath(name).stem, frames=frames, covers=covers, stated=stated, pace=pace
-    )
+    stated = StatedVideo(where=f"{where}: framesCount", frames=length)
+    pace = None if length or len(times) < 2 else _pace(min(times), max(times))
+    return VideoMarks(where=where, video=PurePosixPath(name).stem, frames=frames, covers=seen, stated=stated, pace=pace)
+
+
+def _length(regions: list[dict], where: str) -> int | None:
+    """How many frames the video has; regions that do not say so belong to the same one."""
+    values = [(_value(region), f"{where}: result {position}") for position, region in enumerate(regions)]
+    counts = {json_file.whole(value, "framesCount", place, 1) for value, place in values if "framesCount" in value}
+    if len(counts) > 1:
+        raise DataError(f"{where}: framesCount is {' and '.join(map(str, sorted(counts)))}; export it again")
+    return next(iter(counts), None)
 
 
 def _is_time(value: object) -> bool:

@@ -49,6 +49,8 @@ def _mark(shape: dict, where: str) -> Mark:
     if shape.get("shape_type") is None and len(points) < 3:
         raise DataError(f"{where}: {len(points)} points without a shape_type, no polygon; state what it is")
     group = json_file.whole(shape, "group_id", where) if shape.get("group_id") is not None else None
+    if json_file.flag(shape, "difficult", where, False):  # X-AnyLabeling writes it into VOC files, too
+        return Mark(label=label, box=None, shape="difficult object", instance=group)
     if kind == "circle":
         if len(points) != 2:
             raise DataError(f"{where}: a circle of {len(points)} points, expected its centre and one on it")

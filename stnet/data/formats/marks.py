@@ -76,6 +76,7 @@ class ImageMarks:
         stated: what the file says of that video.
         number: its number in the video where the file states one beside the file name.
         counts_from: what that number counts from, None where the format leaves it open.
+        stated_step: whether the number already allows for frames that were passed over.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ImageMarks:
     stated: StatedVideo | None = None
     number: int | None = None
     counts_from: int | None = None
+    stated_step: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

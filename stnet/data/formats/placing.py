@@ -5,6 +5,7 @@ An entry is placed by the exact name of its video and of its frame, or by what t
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -148,7 +149,7 @@ def _aliases(videos: Iterable[VideoInput]) -> dict[str, str]:
         names = {video.name}
         if len(video.paths) == 1:
             names |= {video.paths[0].stem, video.paths[0].name}
-        for name in names:
+        for name in names | set(map(_composed, names)):
             known[name] = None if name in known else video.name
     own = {video.name: video.name for video in videos}
     return {name: owner for name, owner in known.items() if owner is not None} | own
@@ -158,7 +159,13 @@ def _find(name: str, known: dict[str, str]) -> str | None:
     """The video of a name, which may carry the ending of a video file."""
     path = PurePosixPath(name)
     ending = path.suffix.lower()
-    return known.get(name) or (known.get(path.stem) if ending in VIDEO_SUFFIXES or ending == ".dcm" else None)
+    names = (name, path.stem) if ending in VIDEO_SUFFIXES or ending == ".dcm" else (name,)
+    return next((known[one] for plain in names for one in (plain, _composed(plain)) if one in known), None)
+
+
+def _composed(name: str) -> str:
+    """The name with accents in their letters: macOS writes them behind, so that one name is written in two ways."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _owner_of_image(
@@ -229,7 +236,7 @@ def _owner_of_video(
             raise DataError(f"{marks.where}: {reason}")
         return owner
     stated = _find(marks.video, known) if marks.video else None
-    named = known.get(file.stem) if len(file.videos) == 1 else None
+    named = known.get(file.stem, known.get(_composed(file.stem))) if len(file.videos) == 1 else None
     if named and marks.video and stated != named:
         if stated:
             raise DataError(f"{marks.where}: called like the video {named}, but made on {stated}; rename the file")
@@ -254,8 +261,7 @@ def _owner_of_video(
 
 def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Account) -> list[FrameMarks | None]:
     step = rules.frame_step or 1
-    if rules.frame_step is not None and marks.stated_step:
-        raise ConfigError(f"{marks.where}: states its own frame step; leave out --frame-step")
+    _check_step(marks.stated_step, marks.where, rules)
     if rules.numbering is not None:
         raise ConfigError(f"{marks.where}: its format says what frames are counted from; leave out --numbering")
     shown = marks.shown or marks.covers
@@ -273,19 +279,27 @@ def _place_by_number(marks: VideoMarks, length: int, rules: Rules, account: Acco
     return [None if index % step else marks.at(index // step) for index in range(length)]
 
 
+def _check_step(stated: bool, where: str, rules: Rules) -> None:
+    if stated and rules.frame_step is not None:
+        raise ConfigError(f"{where}: states its own frame step; leave out --frame-step")
+
+
 def _places(
     images: Sequence[ImageMarks], video: str, frames: Sequence[str | None], rules: Rules, account: Account
 ) -> tuple[list[int | None], str]:
     """The index of the frame of each entry, or None; and why there is none."""
     groups = rules.video_from.groupindex if rules.video_from else {}
+    for image in images:
+        _check_step(image.stated_step, image.frame.where, rules)
     if rules.numbering is not None or "frame" in groups:
         numbers = [_number_by_rules(image, rules) for image in images]
         return _counted(images, numbers, video, rules, account, len(frames))
     if any(name is not None for name in frames):
         if rules.frame_step is not None:
             raise ConfigError(f"{video}: its frames are found by name; --frame-step needs --numbering beside it")
-        names = [_name_by_rules(image, rules) for image in images]
-        return _by_name(names, frames, account), f"{video} has no frame of that name; {_NUMBERING_HELP}"
+        places = _by_name([_name_by_rules(image, rules) for image in images], frames, account)
+        _check_counting(images, places, video)
+        return places, f"{video} has no frame of that name; {_NUMBERING_HELP}"
     numbers = _stated_numbers(images, video)
     return _counted(images, numbers, video, rules, account, len(frames))
 
@@ -296,19 +310,38 @@ def _name_by_rules(image: ImageMarks, rules: Rules) -> str:
     return PurePosixPath(image.name).name
 
 
+def _check_counting(images: Sequence[ImageMarks], places: Sequence[int | None], video: str) -> None:
+    """Refuse names that are each one frame before the number that the file gives: those may count from 1."""
+    counted = [
+        (image, place)
+        for image, place in zip(images, places, strict=True)
+        if place is not None and image.number is not None and image.counts_from is not None
+    ]
+    if counted and all(image.number - image.counts_from == place + 1 for image, place in counted):
+        image, place = counted[0]
+        raise DataError(
+            f"{image.frame.where}: is frame {image.number}, counted from {image.counts_from}, but the file of that "
+            f"name is frame {place} of {video}; if the names count from 1 add --numbering 0 (the number counts), else "
+            "--numbering 1 (the name counts)"
+        )
+
+
 def _by_name(names: Sequence[str], frames: Sequence[str | None], account: Account) -> list[int | None]:
     exact = {name: index for index, name in enumerate(frames) if name is not None}
+    composed: dict[str, int | None] = {}
     stems: dict[str, int | None] = {}
-    for index, name in enumerate(frames):
-        if name is not None:
-            stem = PurePosixPath(name).stem
-            stems[stem] = None if stem in stems else index
+    for name, index in exact.items():
+        whole = _composed(name)
+        stem = PurePosixPath(whole).stem
+        composed[whole] = None if whole in composed else index
+        stems[stem] = None if stem in stems else index
     places = []
     for name in names:
-        place = exact.get(name)
+        whole = _composed(name)
+        place = exact.get(name, composed.get(whole))
         if place is None:
-            path = PurePosixPath(name)
-            place = stems.get(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name)
+            path = PurePosixPath(whole)
+            place = stems.get(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else whole)
             if place is not None:
                 account.notes["entries are placed by names that differ from the frames' in their ending"] += 1
         places.append(place)

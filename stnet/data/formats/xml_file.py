@@ -95,7 +95,7 @@ class XmlReader(ABC):
     def to_number(self, key: str, text: str) -> float:
         """Return the finite number that a text writes."""
         try:
-            value = float(text)
+            value = float(text) if text.isascii() and "_" not in text else math.nan  # Python reads 1_5 as 15
         except ValueError:
             value = math.nan
         if not abs(value) <= MAX_COORDINATE:

@@ -14,6 +14,9 @@ CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "labels.
 """Files that may name the classes, in the order in which they are looked for."""
 
 MAX_CLASSES = 10_000
+_QUOTED = r"""(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")"""
+_FLOW_ITEM = re.compile(rf"""\s*((?:['"]?\d+['"]?\s*:\s*)?(?:{_QUOTED}|[^,'"\s][^,]*))\s*(?:,|$)""")
+"""One of `[a, 'b', 2: "c"]`, with the comma behind it."""
 _OUTSIDE = 0.5
 """How far a share may lie beyond 0 and 1: boxes may reach beyond the picture, pixels are not taken for shares."""
 
@@ -27,7 +30,7 @@ def read_yolo(path: Path) -> list[MarksFile]:
     Raises:
         DataError: naming the file and the line.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*.txt"))
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() == ".txt")
     labels = [file for file in files if file.name not in CLASS_FILES and not file.name.startswith(".")]
     if not labels:
         raise DataError(f"{path}: no label file (*.txt) in it")
@@ -77,11 +80,11 @@ def _without_points(fields: list[str], points: int, where: str) -> list[str]:
 
 def _mark(fields: Sequence[str], names: dict[int, str], where: str) -> Mark:
     number = fields[0].removesuffix(".0")
-    if not (number.isascii() and number.isdecimal()) or int(number[:9]) not in names:
+    if not re.fullmatch(r"[0-9]{1,9}", number) or int(number) not in names:
         raise DataError(
             f"{where}: class {fields[0]!r:.40} is not among the {len(names)} classes named beside the labels"
         )
-    label = names[int(number[:9])]
+    label = names[int(number)]
     values = [_share(field, where) for field in fields[1:]]
     if len(fields) in (5, 6):  # the sixth is a confidence or the number of a track
         _check_range(values[:4], where)
@@ -204,22 +207,38 @@ def _from_yaml(file: Path) -> dict[int, str]:
 def _flow(block: str, file: Path) -> list[str]:
     if block[0] + block[-1] not in ("[]", "{}") or re.search(r"[\[\]{}&*!|>]", block[1:-1]):
         raise DataError(f"{file}: names is {block!r:.60}; write [a, b], or one class a line")
-    parts = re.findall(r"(?:\s*\d+\s*:)?\s*(?:'[^']*'|\"[^\"]*\"|[^,]+)", block[1:-1])
-    return [part.strip() for part in parts if part.strip()]
+    items, inner, at = [], block[1:-1].strip(), 0
+    while at < len(inner):
+        match = _FLOW_ITEM.match(inner, at)
+        if match is None:
+            raise DataError(f"{file}: names holds {inner[at:]!r:.60}; write [a, b], or one class a line")
+        items.append(match[1].strip())
+        at = match.end()
+    return items
 
 
 def _numbered(items: list[str], file: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for position, item in enumerate(items):
-        match = re.fullmatch(r"(?:['\"]?(\d{1,9})['\"]?\s*:\s+)?(?:'([^']*)'|\"([^\"]*)\"|([^'\"&*!|>][^:]*))", item)
-        if match is None:
+        match = re.fullmatch(rf"(?:['\"]?(\d{{1,9}})['\"]?\s*:\s+)?({_QUOTED}|[^'\"&*!|>][^:]*)", item)
+        name = _unquoted(match[2]) if match else None
+        if match is None or name is None:
             raise DataError(f"{file}: names holds {item!r:.60}; write [a, b], or one class a line")
         number = int(match[1]) if match[1] else position
-        name = next(group for group in match.groups()[1:] if group is not None).strip()
         if number in names or not name or len(name) > 512:
             raise DataError(f"{file}: class {number} is named twice, or not at all")
         names[number] = name
     return names
+
+
+def _unquoted(text: str) -> str | None:
+    """The name that YAML writes so, None where a backslash means nothing that JSON knows."""
+    if text[0] == '"':
+        try:
+            return json.loads(text).strip()
+        except ValueError:
+            return None
+    return (text[1:-1].replace("''", "'") if text[0] == "'" else text).strip()
 
 
 def _lines(file: Path) -> list[str]:

@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stnet.console import printable
 from stnet.data.annotations.entries import Annotations
 from stnet.data.annotations.plan import repair_box
 from stnet.data.quality.findings import Split
+from stnet.figures import write_png
 from stnet.files import replacing
 
 BINS = 10
@@ -53,7 +54,6 @@ def fingerprint(split: Split) -> dict:
 def draw_fingerprint(prints: dict[str, dict], file: Path) -> None:
     """Draw the fingerprints of the splits (name -> fingerprint) into one PNG."""
     figure = Figure(figsize=(13, 3.1 * len(prints)), layout="constrained")
-    FigureCanvasAgg(figure)
     rows = figure.subplots(len(prints), 5, squeeze=False)
     for axes, (name, facts) in zip(rows, prints.items(), strict=True):
         title = f"{name}: {facts['videos']} videos, {facts['frames']} frames"
@@ -70,11 +70,12 @@ def draw_fingerprint(prints: dict[str, dict], file: Path) -> None:
         for axis in axes:
             axis.tick_params(labelsize=8)
     with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=100)
+        write_png(figure, temporary)
 
 
 def _bars(axis, counts: dict, title: str) -> None:
-    axis.bar(list(counts), list(counts.values()))
+    axis.bar(range(len(counts)), list(counts.values()))
+    axis.set_xticks(range(len(counts)), list(map(printable, counts)))  # set once more at the drawing
     axis.set_title(title, fontsize=9)
 
 

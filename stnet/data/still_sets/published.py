@@ -5,8 +5,9 @@ code as any other file. Masks are white (above 127) where a lesion is; every con
 """
 
 import csv
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ SPECK = 25
 """Components of a mask with fewer pixels are ignored."""
 
 MAX_TABLE_BYTES = 32 * 2**20
+MAX_UNPACKED_BYTES = 128 * 2**20
+"""Of a workbook, which is an archive: a small one may hold what fills the memory."""
+
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(LESION_CLASSES, start=1)]
 
 
@@ -47,8 +51,9 @@ class _Case:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """A published set: its folder, what tells it from others, and its cases."""
+    """A published set: its name, whatever its folder is called, its folder, what tells it from others, its cases."""
 
+    name: str
     folder: str
     has: tuple[str, ...]
     cases: Callable[["_Folder"], Iterator[_Case]]
@@ -79,9 +84,15 @@ class _Folder:
         path = self.path(name)
         return decode_image(path, *image_size(path))
 
-    def boxes(self, name: str) -> list[np.ndarray]:
-        """The lesions of a black and white mask."""
-        return components(self.mask(name).max(axis=2) > 127)
+    def boxes(self, name: str, image: str) -> list[np.ndarray]:
+        """The lesions of the black and white mask of an image."""
+        mask, size = self.mask(name).max(axis=2), self.size(image)
+        if mask.shape != size:
+            raise DataError(
+                f"{self.path(name)}: a mask of {mask.shape[1]} x {mask.shape[0]}, the image {image} is {size[1]} x "
+                f"{size[0]}; download both again"
+            )
+        return components(mask > 127)
 
     def table(self, name: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[dict[str, str]]:
         """The rows of a table, every needed column present."""
@@ -125,17 +136,16 @@ def _read(layout: _Layout, root: Path) -> Stills:
         for (x0, y0, x1, y1), category in case.boxes:
             box = [float(x0), float(y0), float(x1 - x0), float(y1 - y0)]
             document["annotations"].append({"image_id": number, "category_id": category, "bbox": box})
-    return stills_of(document, root, root)
+    return replace(stills_of(document, root, root), name=layout.name)
 
 
 def _busbra(folder: _Folder) -> Iterator[_Case]:
     for row in folder.table("bus_data.csv", ("ID", "Case", "Pathology")):
         name = row["ID"]
         category = folder.category(name, row["Pathology"])
-        boxes = folder.boxes(f"Masks/{name.replace('bus_', 'mask_', 1)}.png")
-        yield _Case(
-            file_name=f"Images/{name}.png", patient=f"busbra_{row['Case']}", boxes=[(box, category) for box in boxes]
-        )
+        image = f"Images/{name}.png"
+        boxes = folder.boxes(f"Masks/{name.replace('bus_', 'mask_', 1)}.png", image)
+        yield _Case(file_name=image, patient=f"busbra_{row['Case']}", boxes=[(box, category) for box in boxes])
 
 
 def _busuclm(folder: _Folder) -> Iterator[_Case]:
@@ -169,14 +179,13 @@ def _breast(folder: _Folder) -> Iterator[_Case]:
     for row in _sheet(folder, _BREAST_TABLE, columns):
         if row["CaseID"].isdigit() and int(row["CaseID"]) in unstated:
             continue
-        boxes = []
+        boxes, image = [], f"{_BREAST_IMAGES}/{row['Image_filename']}"
         if row["Classification"].lower() != "normal":
             category = folder.category(f"case {row['CaseID']}", row["Classification"])
             names = [name.strip() for name in row["Mask_tumor_filename"].split("&")]
-            boxes = [(box, category) for name in names for box in folder.boxes(f"{_BREAST_IMAGES}/{name}")]
-        name = f"{_BREAST_IMAGES}/{row['Image_filename']}"
+            boxes = [(box, category) for name in names for box in folder.boxes(f"{_BREAST_IMAGES}/{name}", image)]
         normal = row["Classification"].lower() == "normal"
-        yield _Case(file_name=name, patient=f"breast_{row['CaseID'].zfill(3)}", boxes=boxes, normal=normal)
+        yield _Case(file_name=image, patient=f"breast_{row['CaseID'].zfill(3)}", boxes=boxes, normal=normal)
 
 
 def _busi(folder: _Folder) -> Iterator[_Case]:
@@ -189,7 +198,7 @@ def _busi(folder: _Folder) -> Iterator[_Case]:
                 masks = sorted((folder.root / kind).glob(f"{_literal(path.stem)}_mask*.png"))
                 if not masks:
                     raise DataError(f"{path}: no mask {path.stem}_mask.png beside it; download it again")
-                found = [box for mask in masks for box in folder.boxes(f"{kind}/{mask.name}")]
+                found = [box for mask in masks for box in folder.boxes(f"{kind}/{mask.name}", f"{kind}/{path.name}")]
                 boxes = [(box, folder.category(path.name, kind)) for box in found]
             yield _Case(file_name=f"{kind}/{path.name}", patient=None, boxes=boxes, normal=kind == "normal")
 
@@ -207,6 +216,13 @@ def _sheet(folder: _Folder, name: str, columns: tuple[str, ...]) -> Iterator[dic
     path = folder.path(name)
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise DataError(f"{path}: {path.stat().st_size} bytes, of which only {MAX_TABLE_BYTES} are read")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: not a readable workbook ({error}); download it again") from error
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise DataError(f"{path}: unpacks to {unpacked} bytes, of which only {MAX_UNPACKED_BYTES} are read")
     try:
         book = load_workbook(path, read_only=True, data_only=True)
         rows = iter(list(book.worksheets[0].iter_rows(values_only=True)))
@@ -229,7 +245,12 @@ def _check_columns(path: Path, found: object, needed: tuple[str, ...]) -> None:
 
 _BREAST_TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 _BREAST_IMAGES = "BrEaST-Lesions_USG-images_and_masks"
-_BUSBRA = _Layout(folder="BUSBRA", has=("bus_data.csv", "Images", "Masks"), cases=_busbra)
-_BUSUCLM = _Layout(folder="BUS-UCLM", has=("INFO.csv", "images", "masks"), cases=_busuclm)
-_BREAST = _Layout(folder=".", has=(_BREAST_TABLE, _BREAST_IMAGES), cases=_breast)
-_BUSI = _Layout(folder="Dataset_BUSI_with_GT", has=("benign", "malignant", "normal"), cases=_busi)
+_BUSBRA = _Layout(name="BUSBRA", folder="BUSBRA", has=("bus_data.csv", "Images", "Masks"), cases=_busbra)
+_BUSUCLM = _Layout(name="BUS-UCLM", folder="BUS-UCLM", has=("INFO.csv", "images", "masks"), cases=_busuclm)
+_BREAST = _Layout(name="BrEaST", folder=".", has=(_BREAST_TABLE, _BREAST_IMAGES), cases=_breast)
+_BUSI = _Layout(
+    name="Dataset_BUSI_with_GT",
+    folder="Dataset_BUSI_with_GT",
+    has=("benign", "malignant", "normal"),
+    cases=_busi,
+)

@@ -27,13 +27,14 @@ _BUSI = {
         name: f"is published as {', '.join(n for n in scan if n != name)} too" for scan in _TWO_CLASSES for name in scan
     },
 }
-LEFT_OUT = {"busi": _BUSI, "businormal": _BUSI, "Dataset_BUSI_with_GT": _BUSI}
-"""By name of the set (that of its folder): stills and the reason; numbers with three digits."""
+LEFT_OUT = {"busi": _BUSI, "businormal": _BUSI, "datasetbusiwithgt": _BUSI}
+"""By name of the set in small letters alone: stills and the reason; numbers with three digits. COCO files have the name
+of their folder."""
 
 
 def leave_out_repeats(stills: Stills) -> tuple[Stills, list[str]]:
     """Return a set without the known repeats, and a line for each that was left out."""
-    reasons = LEFT_OUT.get(stills.name, {})
+    reasons = LEFT_OUT.get(re.sub(r"[\W_]", "", stills.name.lower()), {})
     kept, lines = [], []
     for video in stills.index.videos:
         stem = _plain(video.frames[0].path.stem)

@@ -14,11 +14,16 @@ from stnet.errors import DataError
 
 
 def check_apart(splits: Mapping[str, Sequence[Stills]]) -> None:
-    """Refuse a patient, or an image file, that occurs in two splits.
+    """Refuse a patient, or an image file, that occurs in two splits, and a set that is given twice.
 
     Raises:
         DataError: naming the patient or the file.
     """
+    for sets in splits.values():
+        sources = [stills.index.annotation_file.resolve() for stills in sets]
+        twice = next((source for source in sources if sources.count(source) > 1), None)
+        if twice is not None:
+            raise DataError(f"{twice}: given twice; name every set once")
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for split, sets in splits.items():
         for stills in sets:
