@@ -27,9 +27,9 @@ from pathlib import Path
 from stnet import files
 from stnet.data.annotations.entries import relative_path_problem
 from stnet.data.formats.account import Account
+from stnet.data.formats.assigning import Owned, Rules, assign
 from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.conversion import VideoConversion
-from stnet.data.formats.placing import Owned, Rules, assign
 from stnet.data.formats.reading import read_marks
 from stnet.data.index import FRAMES_FOLDER
 from stnet.data.layout import write_annotations

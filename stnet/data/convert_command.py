@@ -73,8 +73,8 @@ def _run(options: argparse.Namespace) -> None:
     class_map, rules = _class_map(options.class_map), _rules(options)
     require_files(options.source, options.annotations)
     from stnet.data.convert import convert  # takes seconds
+    from stnet.data.formats.assigning import Rules
     from stnet.data.formats.classes import ClassRules
-    from stnet.data.formats.placing import Rules
 
     with Reporter(stderr=True) as reporter:
         reporter.start("Converting videos", None)

@@ -12,8 +12,8 @@ from PIL import Image
 from stnet.data import convert as command
 from stnet.data.convert import convert
 from stnet.data.convert_command import main
+from stnet.data.formats.assigning import Rules
 from stnet.data.formats.classes import ClassRules
-from stnet.data.formats.placing import Rules
 from stnet.data.index import load_index
 from stnet.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stnet.data.convert import convert
-from stnet.data.formats.placing import Rules
+from stnet.data.formats.assigning import Rules
 from stnet.data.index import load_index
 from stnet.errors import DataError
 

@@ -10,13 +10,14 @@ from PIL import Image
 from stnet.data.convert import convert
 from stnet.data.formats import label_studio
 from stnet.data.formats.account import Account
+from stnet.data.formats.assigning import Owned, Rules, assign
 from stnet.data.formats.classes import ClassRules, choose_classes
 from stnet.data.formats.coco import parse_coco
 from stnet.data.formats.cvat import read_cvat
 from stnet.data.formats.label_studio import parse_label_studio
 from stnet.data.formats.labelme import parse_labelme
-from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes
-from stnet.data.formats.placing import Owned, Rules, assign, place
+from stnet.data.formats.marks import FoundBox, FrameMarks, ImageMarks, Mark, MarksFile, VideoBoxes, VideoMarks
+from stnet.data.formats.placing import place
 from stnet.data.formats.yolo import read_yolo, write_yolo
 from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput
@@ -73,6 +74,13 @@ def test_a_lesion_of_label_studio_that_stays_to_the_end_is_there_beside_others(t
     assert states(studio(tmp_path, staying, later).videos[0], 8) == "-1uuuuuu"  # nothing says where the end is
     stated = region(key(5, 50, enabled=False), length=8)  # for all regions of the video
     assert states(studio(tmp_path, staying, stated).videos[0], 8) == "-1112111"
+
+
+def test_what_was_skipped_in_label_studio_is_not_taken_from_predictions(tmp_path):
+    predicted = {"data": {"video": "clip.mp4"}, "predictions": [{"result": [region(key(1, 1))]}]}
+    skipped = predicted | {"annotations": [{"was_cancelled": True, "result": []}]}
+    assert parse_label_studio([predicted], tmp_path / "x.json").videos
+    assert not parse_label_studio([skipped], tmp_path / "x.json").videos
 
 
 @pytest.mark.parametrize(
@@ -153,6 +161,43 @@ def test_accents_may_be_written_in_two_ways():
         assert place(owned[here], here, ["a.png", f"{here}.png"], Rules(), Account())[1] is image.frame
         both = [f"{here}.png", f"{there}.png"]
         assert place(owned[here], here, both, Rules(), Account()) == [None, image.frame]
+
+
+def test_tracks_on_the_first_half_of_a_video_may_have_been_taken_at_a_step(tmp_path):
+    account, marks = Account(), cvat(tmp_path, track("", 1), "<size>4</size>").videos[0]
+    place(Owned(video=marks), "clip", [None] * 7, Rules(), account)
+    assert not account.notes
+    place(Owned(video=marks), "clip", [None] * 8, Rules(), account)
+    assert "the first 4 of 8 frames are listed; if they were taken at a step" in next(iter(account.notes))
+
+
+def test_an_order_of_images_that_nothing_states_is_asked_for():
+    names = [f"{number}.png" for number in (1, 2, 10)]
+    with pytest.raises(DataError, match=r"2\.png goes before 10\.png by number but not by letter"):
+        place(Owned(video=VideoMarks(where="here")), "clip", names, Rules(), Account())
+    for stated, frames in (("clip", names), (None, sorted(names)), (None, ["01.png", "02.png", "10.png"])):
+        account = Account()
+        marks = VideoMarks(where="here", video=stated)
+        assert all(place(Owned(video=marks), "clip", frames, Rules(), account)) and not account.notes
+    place(Owned(video=VideoMarks(where="here")), "clip", ["cover.png", "f1.png", "f2.png"], Rules(), account)
+    assert "names that are not alike (cover.png, f1.png)" in next(iter(account.notes))
+
+
+def test_names_in_another_order_than_the_stated_one_make_no_shuffled_video():
+    def placed(*numbers):
+        named = zip(("a.png", "b.png", "c.png"), numbers, strict=True)
+        images = [ImageMarks(name=name, frame=FrameMarks(where="here"), number=number) for name, number in named]
+        return place(Owned(images=images), "clip", ["a.png", "b.png", "c.png", "d.png"], Rules(), Account())
+
+    for numbers in ((0, 1, 2), (7, 9, 30), (0, 0, 0), (3, None, 4)):
+        assert placed(*numbers)[3] is None
+    with pytest.raises(DataError, match=r"numbers 'c.png' 4 and 'b.png' 5 \(frame_id\), but the frames of clip are"):
+        placed(1, 5, 4)
+
+
+def test_boxes_on_images_of_cvat_are_no_lesions_of_other_files(tmp_path):
+    (marks,) = cvat(tmp_path, image(1)).images[0].frame.marks
+    assert marks.instance is None  # numbers that count from 1 in each file would join them
 
 
 @pytest.mark.parametrize(

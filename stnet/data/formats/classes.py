@@ -6,8 +6,8 @@ from pathlib import Path
 
 from stnet.data.annotations.entries import class_name_problem, load_json
 from stnet.data.formats.account import Account
+from stnet.data.formats.assigning import Owned
 from stnet.data.formats.marks import FrameMarks
-from stnet.data.formats.placing import Owned
 from stnet.data.index import LESION_CLASSES
 from stnet.errors import ConfigError
 

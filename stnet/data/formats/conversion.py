@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from stnet.data.formats.account import Account
+from stnet.data.formats.assigning import Owned, Rules
 from stnet.data.formats.classes import Classes
 from stnet.data.formats.fitting import Fit, Picture, fit, fit_shares
 from stnet.data.formats.marks import Box, FrameMarks, Mark, Size, VideoMarks
-from stnet.data.formats.placing import Owned, Rules, place
+from stnet.data.formats.placing import place
 from stnet.data.layout import BOX_DECIMALS, VideoRecord, write_frames
 from stnet.errors import DataError, VideoError
 from stnet.video import VideoFile, VideoInput, VideoSource

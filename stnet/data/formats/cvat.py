@@ -145,10 +145,9 @@ class _Reader(XmlReader):
         elif parent == "image" and self._image and name == "tag":
             self._image[2].append(self.text_of(attributes, "label"))
         elif parent == "image" and self._image and ("label" in attributes or name in _CLOSED_SHAPES):
-            self._instances += 1
             label = self.text_of(attributes, "label")
             box, shape = self._box(name, attributes)
-            self._image[1].append(Mark(label=label, box=box, shape=shape, instance=self._instances))
+            self._image[1].append(Mark(label=label, box=box, shape=shape))
         elif name in _CLOSED_SHAPES:
             raise self.refuse(f"a <{name}> outside of a track or an image")
 

@@ -102,9 +102,9 @@ def parse_label_studio(document: object, file: Path) -> MarksFile:
 
 def _regions(task: dict, where: str, notes: Counter[str]) -> list[dict] | None:
     """The results of the only annotation, else of the only prediction, of a task; None where nobody looked."""
-    found = json_file.objects(task, "annotations", where) if task.get("annotations") else []
-    found = [entry for entry in found if not json_file.flag(entry, "was_cancelled", where, False)]
-    if not found and task.get("predictions"):
+    made = json_file.objects(task, "annotations", where) if task.get("annotations") else []
+    found = [entry for entry in made if not json_file.flag(entry, "was_cancelled", where, False)]
+    if not made and task.get("predictions"):  # whoever skipped a task confirmed none
         found = json_file.objects(task, "predictions", where)
         notes["Label Studio tasks without annotations: their predictions, which nobody confirmed, are taken"] += 1
     if len(found) > 1:

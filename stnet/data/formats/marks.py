@@ -1,7 +1,8 @@
 """What every reader of annotation files makes of them: marks on frames, each frame known by a name or by a number.
 
-A reader states what its file says and no more. Which video and which frame an entry belongs to is decided in
-`stnet.data.formats.placing`, where its boxes lie on the frames that are written in `stnet.data.formats.fitting`.
+A reader states what its file says and no more. Which video an entry belongs to is decided in
+`stnet.data.formats.assigning`, which frame of it in `stnet.data.formats.placing`, where its boxes lie on the frames
+that are written in `stnet.data.formats.fitting`.
 """
 
 from collections import Counter
