@@ -41,6 +41,18 @@ def resolve_device(name: str | torch.device = "auto", local_rank: int = 0) -> to
     return torch.device("cuda", number)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory of the device or the host did not suffice.
+
+    PyTorch has a type for its own allocations on a device alone. The host's, and what CUDA, its libraries and Triton
+    need beside them (graphs, pinned memory, work spaces, machine code), end in errors that only their text tells apart.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    told = "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+
+
 def cpu_computes_bfloat16() -> bool:
     """Return whether this processor has instructions for products of bfloat16.
 

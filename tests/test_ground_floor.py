@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stnet import command_line, environment
 from stnet.console import Reporter, printable
-from stnet.devices import resolve_device
+from stnet.devices import is_out_of_memory, resolve_device
 from stnet.errors import ConfigError, DataError
 from stnet.files import GrowingFile, replacing, write_json
 from stnet.json_settings import settings_from_json
@@ -115,6 +115,24 @@ def test_a_fault_of_the_program_stays_a_traceback():
 def test_unusable_devices_are_named(name):
     with pytest.raises(ConfigError, match=name):
         resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_lack_of_memory_is_known_whoever_tells_it(error, memory):
+    assert is_out_of_memory(error) == memory
 
 
 def test_a_device_of_cuda_has_its_index(monkeypatch):

@@ -30,9 +30,10 @@ OUTCOME = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
 TEST_LINE = re.compile(rf"^(tests/.*?) ({OUTCOME})\b", re.MULTILINE)
 PARALLEL_TEST_LINE = re.compile(rf"^\[gw\d+\] +\[ *\d+%\] ({OUTCOME}) (tests/.*?) *$", re.MULTILINE)
 REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (.+? - .*)$", re.MULTILINE)
+SLOW_LINE = re.compile(r"^(\d+\.\d+s (?:call|setup) +tests/.*?) *$", re.MULTILINE)
 MOST_REASONS = 40
 GPU_MARK = "pytest.mark.gpu"
-MOST_TEST_PROCESSES = 12  # the tests mostly wait for the compiler, and every case compiles kernels of its own
+MOST_PROCESSES = 12  # tests and tuner mostly wait for the compiler, and every case compiles kernels of its own
 # Nearly all that a cold cache has to compile, for widths that the published model does not have and, of candidates, for
 # bfloat16, which has the rows of float16: last, as time allows.
 OTHER_WIDTHS = (
@@ -141,16 +142,17 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
 
     def run(context: Context, seconds: float) -> dict[str, Any]:
         options = ["-vv", "-m", "gpu", "-k", selection, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-        options += files_with_gpu_tests()
+        options += ["--durations=20", "--durations-min=1", *files_with_gpu_tests()]
         cores, processes = os.cpu_count() or 1, 1
         if context.device == "cuda" and find_spec("xdist"):
-            processes = min(MOST_TEST_PROCESSES, max(1, cores * 3 // 4))
+            processes = _compiling_processes()
             options += ["-n", str(processes), "--dist", "loadgroup"]
         ended = context.run("-m", "pytest", *options, seconds=seconds, threads=max(1, cores // processes))
         outcomes = outcomes_in(ended.output)
         counts = {kind: list(outcomes.values()).count(kind) for kind in sorted(set(outcomes.values()))}
         bad = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
         result = {"counts": counts, "failed": bad, "reasons": REASON_LINE.findall(ended.output)[:MOST_REASONS]}
+        result["slowest"] = SLOW_LINE.findall(ended.output)
         if ended.out_of_time and not decisive and outcomes and not bad:
             return result | {"note": f"stopped when its time was over, after {len(outcomes)} tests"}
         if ended.out_of_time:
@@ -160,6 +162,10 @@ def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], d
         return result
 
     return run
+
+
+def _compiling_processes() -> int:
+    return min(MOST_PROCESSES, max(1, (os.cpu_count() or 1) * 3 // 4))
 
 
 def files_with_gpu_tests() -> list[str]:
@@ -179,7 +185,8 @@ def tuning(context: Context, seconds: float) -> dict[str, Any]:
     if context.device != "cuda":
         return {"note": "no GPU to tune for", "lines": [], "table": None}
     begin = (seconds - SETTLING_SECONDS) / 60
-    arguments = ("--output", str(context.launch_table), "--minutes", f"{begin:.2f}", "--seconds", "0.05")
+    arguments = ["--output", str(context.launch_table), "--minutes", f"{begin:.2f}", "--seconds", "0.05"]
+    arguments += ["--processes", str(_compiling_processes())]
     ended = context.run("-m", "stnet.kernels.tune", *arguments, seconds=seconds + SETTLING_SECONDS)
     table = _read_json(context.launch_table)
     told = (" ms", "WRONG", "FAILED", "error:")

@@ -7,7 +7,8 @@ from typing import Any
 from bench.report.results import Measurement, Run
 from bench.report.tables import PUBLISHED, UNCONFIRMED, frames_per_second, machine_line, milliseconds, table
 
-CLASSIC_CUDA = "published over Deformable DETR CUDA"
+# The same operator, compiled from its authors' checkout or from the package that was made of it.
+CLASSIC_CUDA = "published over Deformable DETR CUDA", "published over torch-ms-deform-attn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,11 @@ def _stda_milliseconds(run: Run) -> float | None:
 
 
 def _against_classic(direction: str) -> Callable[[Run], float | None]:
-    return lambda run: ratio(stda_encoder(run, CLASSIC_CUDA, direction), stda_encoder(run, "stnet", direction))
+    def measure(run: Run) -> float | None:
+        found = (stda_encoder(run, name, direction) for name in CLASSIC_CUDA)
+        return ratio(next(filter(None, found), None), stda_encoder(run, "stnet", direction))
+
+    return measure
 
 
 def _against_peer(peer: str, direction: str) -> Callable[[Run], float | None]:

@@ -179,10 +179,15 @@ def _msda_triton() -> Classic:
 
 
 def _torch_ms_deform_attn() -> Classic:
+    """Deformable DETR's operator as a package, which computes in float32.
+
+    It casts what is given in 16 bits, but wants the locations in as many: samples would be off by parts of a cell.
+    """
     function = _import("torch_ms_deform_attn", "ms_deform_attn")
 
     def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-        return function(value, *_levels_of(value, shapes), locations.to(value.dtype), weights)
+        tensors = (value.float().contiguous(), *_levels_of(value, shapes))
+        return function(*tensors, locations.float().contiguous(), weights.float().contiguous()).to(value.dtype)
 
     return attend
 
@@ -214,6 +219,7 @@ STDA = (
     "stnet, no value gradient",
     "reference",
     f"{PUBLISHED}Deformable DETR CUDA",
+    f"{PUBLISHED}torch-ms-deform-attn",
     f"{PUBLISHED}mmcv",
     f"{PUBLISHED}deformops",
     "reference compiled",

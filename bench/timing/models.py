@@ -19,7 +19,13 @@ from stnet.model.geometry import clip_geometry
 
 STNET = "stnet"
 PUBLISHED_GRID_SAMPLE = "published over grid_sample"
-MODELS = (PUBLISHED_GRID_SAMPLE, STNET, "published over Deformable DETR CUDA", "published over mmcv")
+MODELS = (
+    PUBLISHED_GRID_SAMPLE,
+    STNET,
+    "published over Deformable DETR CUDA",
+    "published over torch-ms-deform-attn",
+    "published over mmcv",
+)
 BASELINE = MODELS[0]
 SPREAD_OF_WEIGHTS = 0.02  # offsets of about two cells around the star, as training ends up with
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stnet.devices import is_out_of_memory
+
 CAPTURE_AT_USE = 2
 """A shape is captured when it comes the second time: shapes that occur once are not worth a capture."""
 
@@ -153,7 +155,7 @@ class _Graph:
 def _out_of_memory(error: BaseException | None) -> bool:
     """Return whether memory is behind an error: the end of a failed capture raises another one over it."""
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stnet.devices import is_out_of_memory
 from stnet.errors import StnetError
 from stnet.execution.engine import Engine
 from stnet.kernels import SamplingPoints
@@ -40,7 +41,9 @@ class InspectedClip:
         self._engine, self._target = engine, target
         try:
             self._run(list(frames))
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise StnetError(f"out of memory on {engine.device} while looking into a clip") from error
 
     def decoder_points(self, query: int) -> SamplingPoints:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stnet.devices import is_out_of_memory
 from stnet.errors import StnetError
 from stnet.execution.engine import Engine
 from stnet.execution.feature_cache import FeatureCache
@@ -152,10 +153,8 @@ class _Pass:
                 keys = _filled(keys, self._engine.portion(len(keys), batch)[1])
                 logits, boxes = self._engine.detect(self._cache.clips(keys))
                 outputs = self._download(tasks, logits, boxes)
-        except (torch.OutOfMemoryError, MemoryError):
-            return None
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):  # PyTorch has no type of its own for the host's memory
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             return None
         for task in tasks:

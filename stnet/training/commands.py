@@ -12,6 +12,7 @@ import torch
 from stnet.choices import PROTOCOLS
 from stnet.command_line import explain
 from stnet.console import Reporter
+from stnet.devices import is_out_of_memory
 from stnet.errors import EXTERNAL, ConfigError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.report import NUMBERS_FILE, build_report, report_files
@@ -75,7 +76,9 @@ def _run(options: argparse.Namespace) -> int:
         return _fail(f"{error}; nothing was updated", 1)
     except EXTERNAL as error:
         return _fail(explain(error), 2)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return _fail(OUT_OF_MEMORY, 1)
     except Interrupted as stopped:
         print("stopped; go on with --resume", file=sys.stderr)

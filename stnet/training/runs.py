@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stnet.choices import PROTOCOLS
 from stnet.console import Reporter
 from stnet.data.index import SPLIT_FILES, DatasetIndex, load_index
 from stnet.data.joined import join_indexes
+from stnet.devices import is_out_of_memory
 from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.report import Report, build_report
@@ -192,8 +191,9 @@ def train_run(
         trainer.resume()
     try:
         trainer.run()
-    except (*EXTERNAL, torch.OutOfMemoryError) as error:
-        if new and trainer.step == 0 and not isinstance(error, NonFiniteError):  # which leaves its clips
+    except (*EXTERNAL, RuntimeError) as error:
+        expected = isinstance(error, EXTERNAL) or is_out_of_memory(error)
+        if new and trainer.step == 0 and expected and not isinstance(error, NonFiniteError):  # which leaves its clips
             folder.discard()
         raise
     reporter.message(f"done; weights, curves and pictures are in {folder.path}")

@@ -28,8 +28,10 @@ from bench.gpu_suite.stages import (
     outcomes_in,
     seconds_of,
     training,
+    tuning,
 )
 from bench.report.results import GPU_FILE
+from stnet.kernels import tune_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -318,12 +320,17 @@ def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]
     return Context(device="cpu", size="smoke", dtypes="", data=None, training="", log=None, **paths), given
 
 
+SLOWEST = "12.50s call     tests/a.py::test_two[x-1 y]"
+
+
 def test_failed_gpu_tests_are_named(monkeypatch, tmp_path):
-    context, _ = _context(monkeypatch, tmp_path, Ended(status=1, out_of_time=False, output=PARALLEL))
+    output = f"{PARALLEL}===== slowest 20 durations =====\n{SLOWEST}\n"
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=1, out_of_time=False, output=output))
     with pytest.raises(StageError, match="1 tests failed") as failed:
         gpu_tests("", decisive=False)(replace(context, device="cuda"), 60.0)
     assert failed.value.result["failed"] == ["tests/a.py::test_two[x-1 y]"]
     assert failed.value.result["counts"] == {"FAILED": 1, "PASSED": 1, "SKIPPED": 1}
+    assert failed.value.result["slowest"] == [SLOWEST]
 
 
 def test_processes_import_the_files_with_gpu_tests_alone(monkeypatch, tmp_path):
@@ -339,6 +346,18 @@ def test_processes_import_the_files_with_gpu_tests_alone(monkeypatch, tmp_path):
     marked = {path for path in (ROOT / "tests").rglob("*.py") if "mark.gpu" in path.read_text(encoding="utf-8")}
     assert named == {str(path.relative_to(ROOT)) for path in marked if path != Path(__file__)}
     assert "tests/kernels/test_gpu.py" in named
+
+
+def test_the_tuner_compiles_on_most_of_the_cores(monkeypatch, tmp_path):
+    """Half of its time is for compiling, and what is compiled by then is measured: nothing else runs meanwhile."""
+    context, _ = _context(monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=""))
+    run, command = Context.run, []
+    monkeypatch.setattr(
+        Context, "run", lambda self, *given, **limits: command.extend(given) or run(self, *given, **limits)
+    )
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    tuning(replace(context, device="cuda"), 75.0)
+    assert tune_command._parser("tune").parse_args(command[2:]).processes == 12
 
 
 def test_only_decisive_tests_have_to_end_in_time(monkeypatch, tmp_path):

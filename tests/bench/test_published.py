@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from bench.timing import baselines
 from bench.timing.counts import backward_work, forward_work
 from bench.timing.inputs import POSITIONS, msda_inputs, stda_inputs
 from bench.timing.models import clips
 from bench.timing.published import as_published, grid_sample_attention, published_attention
 from bench.timing.shapes import SIZES, level_shapes
+from bench.timing.stopwatch import relative_error
 from stnet.kernels.problem import MsdaProblem, MsdaTensors, StdaProblem, StdaTensors
 from stnet.kernels.reference import msda_reference, stda_reference
 from stnet.model.config import ModelConfig
@@ -38,6 +40,25 @@ def _problem(**changes) -> StdaProblem:
 def _attend(function, problem, x):
     arguments = (problem.spatial_shapes, x.reference_points, x.offsets, x.logits, x.other_offsets, x.other_logits)
     return published_attention(function, x.value, *arguments, frame_table=problem.frame_table)
+
+
+def test_the_packaged_cuda_operator_is_called_as_it_demands_and_loses_no_bits_of_positions(monkeypatch):
+    """On a GPU it refuses what is not contiguous, or of several types; rounded locations would make it wrong."""
+
+    def strict(value, shapes, starts, locations, weights, im2col_step=64):
+        tensors = (value, shapes, starts, locations, weights)
+        assert all(x.is_contiguous() for x in tensors)
+        assert {x.dtype for x in (value, locations, weights)} == {torch.float32} and shapes.dtype == torch.int64
+        return grid_sample_attention(value, [tuple(shape) for shape in shapes.tolist()], locations, weights)
+
+    monkeypatch.setattr(baselines, "_import", lambda module, name: strict)
+    attend = baselines._torch_ms_deform_attn()
+    problem = _problem()
+    x = stda_inputs(problem, "near", torch.float16, CPU, seed=1)
+    output, expected = _attend(attend, problem, x), _attend(grid_sample_attention, problem, x.float())
+    assert output.dtype == torch.float16
+    assert relative_error(output, expected) <= 1e-3
+    assert f"{baselines.PUBLISHED}torch-ms-deform-attn" in baselines.STDA
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

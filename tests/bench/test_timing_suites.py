@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.conftest import pytest_collection_modifyitems
+from bench.conftest import pytest_benchmark_generate_machine_info, pytest_collection_modifyitems
+from bench.timing import limits
 from bench.timing.stopwatch import WrongResultError, quantiles, relative_error, require_correct
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,18 @@ def test_what_says_most_is_measured_first():
         ("msda", 1, "float16", "uniform", "stnet"),
         ("stda", 8, "float16", "near", "stnet"),
     ]
+
+
+def test_times_outlive_a_gpu_that_became_unusable(monkeypatch):
+    """The machine is described when all is measured; an error there would leave no result file."""
+
+    def fail(device):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(limits, "measure_limits", fail)
+    config = SimpleNamespace(getoption={"bench_device": "cpu"}.get)
+    described = pytest_benchmark_generate_machine_info(config)
+    assert described["limits"] == {} and described["cores"] >= 1
 
 
 def test_a_wrong_implementation_gets_no_time(tmp_path):

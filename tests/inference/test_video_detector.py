@@ -253,16 +253,22 @@ def test_errors_of_the_machine_cost_one_video(small_model, make_frames, error):
         list(detector([ArraySource(make_frames(5)), Failing(make_frames(9))]))
 
 
-@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_a_video_too_large_for_memory_costs_itself_alone(small_model, make_frames, monkeypatch, kind):
-    message = (
-        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory" if kind is RuntimeError else ""
-    )
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=["device", "host", "PyTorch on the host", "Triton"],
+)
+def test_a_video_too_large_for_memory_costs_itself_alone(small_model, make_frames, monkeypatch, error):
     original = Engine.detect
 
     def detect(self, levels, *rest):
         if levels[0].shape[-1] > 6:
-            raise kind(message)
+            raise error
         return original(self, levels, *rest)
 
     monkeypatch.setattr(Engine, "detect", detect)

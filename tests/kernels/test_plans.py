@@ -208,6 +208,8 @@ def test_a_launch_keeps_the_machine_code_that_it_runs(compiled):
         (subprocess.CalledProcessError(1, ["gcc"]), "python3-dev"),
         (FileNotFoundError(2, "No such file or directory", "icc"), "python3-dev"),
         (RuntimeError("Cannot find ptxas"), "TRITON_PTXAS_PATH"),
+        (AssertionError("libcuda.so cannot found!"), "TRITON_LIBCUDA_PATH"),
+        (FileNotFoundError(2, "No such file or directory", "/sbin/ldconfig"), "TRITON_LIBCUDA_PATH"),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), None),
     ],
     ids=str,

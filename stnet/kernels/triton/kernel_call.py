@@ -74,6 +74,8 @@ class KernelCall:
 
 def _remedy(error: Exception) -> str | None:
     """What a user can do about an error of Triton's compilation, None for errors of another kind."""
+    if "libcuda" in str(error) or "ldconfig" in str(error):
+        return "have TRITON_LIBCUDA_PATH name the folder of the driver's libcuda.so.1"
     failed = isinstance(error, FileNotFoundError | subprocess.CalledProcessError)  # the command that CC names, or gcc
     if failed or "Failed to find C compiler" in str(error):
         return "install a C compiler and Python's headers (Debian: gcc python3-dev), which Triton needs once"
