@@ -175,7 +175,8 @@ def test_options_that_cannot_be_used(coco, tmp_path):
 
 
 def test_held_stills_are_videos_of_one_frame(coco, tmp_path):
-    write_stills(tmp_path / "o", {"train": [read_coco_stills(coco)] * 2}, 0, Held(longest=80))
+    sets = [read_coco_stills(file) for file in (coco, brighter(coco, tmp_path / "copy"))]
+    write_stills(tmp_path / "o", {"train": sets}, 0, Held(longest=80))
     index = load_index(tmp_path / "o", "train")
     assert len(index.videos) == 14 and {len(video.frames) for video in index.videos} == {1}
     frame = index.videos[8].frames[0]
