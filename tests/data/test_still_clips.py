@@ -67,20 +67,8 @@ def test_boxes_follow_the_pixels_in_every_frame():
 
 
 def test_lesion_free_views_hold_no_part_of_a_lesion():
-    free = list(
-        clips(Defences(share=1.0, lesion_free=1.0, shadows=0.0).without("marks", "machines", "screens"), range(40))
-    )
+    free = list(clips(Defences(lesion_free=1.0, shadows=0.0).without("marks", "machines", "screens"), range(40)))
     assert all(clip.frames.max() < 130 and not any(map(len, clip.boxes)) for clip in free)
-
-
-def test_a_share_of_the_clips_has_defences():
-    changed = 0
-    for clip, plain in zip(clips(Defences(share=0.3, gain=0.9), range(60)), clips(NONE, range(60)), strict=True):
-        changed += clip.frames.shape != plain.frames.shape or bool((clip.frames != plain.frames).any())
-    assert 8 < changed < 30
-    for share, settings_kept in ((0.0, Defences()), (1.0, NONE)):
-        for clip, plain in zip(clips(replace(settings_kept, share=share)), clips(NONE), strict=True):
-            np.testing.assert_array_equal(clip.frames, plain.frames)
 
 
 def test_the_same_seed_gives_the_same_clip():
@@ -122,7 +110,7 @@ def test_a_moving_video_keeps_its_motion():
 
 def test_every_setting_belongs_to_one_defence_and_can_be_switched_off():
     grouped = [name for group in DEFENCES.values() for name in group]
-    assert sorted([*grouped, "share"]) == sorted(known.name for known in fields(Defences))
+    assert sorted(grouped) == sorted(known.name for known in fields(Defences))
     assert all(getattr(NONE, name) == 0 for name in grouped)
     for name in DEFENCES:
         assert Defences().without(name) != Defences()
@@ -141,7 +129,7 @@ def test_marks_are_painted_where_no_lesion_is_and_painted_over():
         if marked.max() > 190:
             cleaned = paint_over(marked, rng)
             assert (cleaned > 170).sum() < 0.35 * (marked > 170).sum()
-    painted = clips(Defences(share=1.0, false_marks=1.0).without("pasting", "free", "machines", "screens"), range(20))
+    painted = clips(Defences(false_marks=1.0).without("pasting", "free", "machines", "screens"), range(20))
     assert all(len(boxes) == 1 for clip in painted for boxes in clip.boxes)
 
 

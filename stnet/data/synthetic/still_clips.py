@@ -29,44 +29,37 @@ LEAST_LESION = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Defences:
-    """How often and how strongly each defence acts; 0 switches one off.
-
-    Many changes at once slow learning down, and the stills to be recognized are mostly unchanged ones. So a share of
-    the clips gets them, several together and strong, and the others get none.
+    """How often, as a share of the clips, and how strongly each defence acts; 0 switches one off.
 
     Attributes:
-        share: share of the clips that have defences at all; what follows is told of those.
-        painted_over: how often thin bright strokes (calipers, text) are replaced by their surroundings.
-        false_marks: how often calipers, text, arrows, rulers, body marks are painted where no lesion is.
-        true_marks: how often calipers are painted about the outline of a lesion, not on it.
-        pasted_lesions: how often a lesion of another still is pasted in, often a small one.
-        decoys: how often a piece without a lesion is pasted in, as lesions are.
-        lesion_free: how often the view is looked for where no lesion is.
-        shadows: how often a shadow falls where no lesion is.
-        textures: how often the grain is of another machine.
-        screens: how often margins, pillar boxes or an interface surround the scan.
-        sectors: how often the scan is cut to the sector of a curved or steered probe.
+        painted_over: thin bright strokes (calipers, text) are replaced by their surroundings.
+        false_marks: calipers, text, arrows, rulers, body marks where no lesion is.
+        true_marks: calipers about the outline of a lesion, not on it.
+        pasted_lesions: a lesion of another still is pasted in, often a small one.
+        decoys: a piece without a lesion is pasted in, as lesions are.
+        lesion_free: the view is looked for where no lesion is.
+        shadows: a shadow falls where no lesion is.
+        textures: grain of another machine.
+        screens: margins, pillar boxes or an interface surround the scan.
+        sectors: the scan is cut to the sector of a curved or steered probe.
         dynamic_range: see `DynamicRange.cut`.
-        gain: see `BrightnessJitter`.
-        brightness: of gamma, contrast and depth gain, see `BrightnessJitter`.
+        brightness: of gain, gamma, contrast and depth gain, see `BrightnessJitter`.
         speckle: see `SpeckleNoise`.
     """
 
-    share: float = 0.5
-    painted_over: float = 0.5
-    false_marks: float = 0.45
-    true_marks: float = 0.15
-    pasted_lesions: float = 0.4
-    decoys: float = 0.25
-    lesion_free: float = 0.25
-    shadows: float = 0.2
-    textures: float = 0.5
-    screens: float = 0.45
-    sectors: float = 0.15
-    dynamic_range: float = 0.25
-    gain: float = 0.9
-    brightness: float = 0.4
-    speckle: float = 0.2
+    painted_over: float = 0.4
+    false_marks: float = 0.35
+    true_marks: float = 0.12
+    pasted_lesions: float = 0.25
+    decoys: float = 0.2
+    lesion_free: float = 0.15
+    shadows: float = 0.15
+    textures: float = 0.35
+    screens: float = 0.3
+    sectors: float = 0.12
+    dynamic_range: float = 0.16
+    brightness: float = 0.35
+    speckle: float = 0.15
 
     def without(self, *names: str) -> "Defences":
         """Return these defences with some switched off.
@@ -84,7 +77,7 @@ _SETTINGS = (
     ("painted_over", "false_marks", "true_marks"),
     ("pasted_lesions", "decoys"),
     ("lesion_free", "shadows"),
-    ("textures", "dynamic_range", "gain", "brightness", "speckle"),
+    ("textures", "dynamic_range", "brightness", "speckle"),
     ("screens", "sectors"),
 )
 DEFENCES = dict(zip(DEFENCE_GROUPS, _SETTINGS, strict=True))
@@ -111,32 +104,30 @@ class StillClips:
 
     def __call__(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
         """Draw one clip."""
-        defences = self.defences
-        if rng.random() >= defences.share:
-            defences = defences.without(*DEFENCES)
         count = len(stack.frames)
         held = bool((stack.frames == stack.frames[:1]).all())
         if held:
-            stack = self._still(_first_frame(stack), defences, rng)
+            stack = self._still(_first_frame(stack), rng)
         if rng.random() < 0.5:
             stack = flip(stack)
-        motion = replace(self.motion, lesion_free=defences.lesion_free)
+        motion = replace(self.motion, lesion_free=self.defences.lesion_free)
         boxes = np.concatenate(stack.boxes)
         view = draw_view(rng, boxes, stack.height, stack.width, motion)
         path = draw_path(rng, view, boxes, count, motion if held else replace(motion, constant=1.0))
         short = round(min(self.size * rng.uniform(0.8, 1.15), MOST_ENLARGED * min(view.height, view.width)))
         height, width = (min(side, self.longest) for side in resized_size(view.height, view.width, short, self.longest))
-        layout = draw_layout(rng, height, width) if rng.random() < defences.screens else None
+        layout = draw_layout(rng, height, width) if rng.random() < self.defences.screens else None
         if layout is not None and not _visible(boxes, view.height / layout.rows, view.width / layout.columns):
             layout = None
         rows, columns = (layout.rows, layout.columns) if layout else (height, width)
-        stack = _display(render_views(stack, path, rows, columns), defences, rng)
-        if rng.random() < defences.sectors:
+        stack = self._display(render_views(stack, path, rows, columns), rng)
+        if rng.random() < self.defences.sectors:
             stack = cut_sector(stack, rng)
         return place_on_screen(stack, layout, rng) if layout else stack
 
-    def _still(self, still: FrameStack, defences: Defences, rng: np.random.Generator) -> FrameStack:
+    def _still(self, still: FrameStack, rng: np.random.Generator) -> FrameStack:
         """The tissue, what was burned in, and the machine, on the only frame of a still."""
+        defences = self.defences
         pixels = still.frames[0]
         if rng.random() < defences.painted_over:
             pixels = paint_over(pixels, rng)
@@ -155,6 +146,13 @@ class StillClips:
             still = FrameStack(frames=marked[None], boxes=still.boxes, labels=still.labels)
         return Texture(probability=defences.textures)(still, rng)
 
+    def _display(self, stack: FrameStack, rng: np.random.Generator) -> FrameStack:
+        defences, strength = self.defences, self.defences.brightness
+        stack = Shadow(probability=defences.shadows)(stack, rng)
+        stack = BrightnessJitter(gain=strength, gamma=strength, contrast=strength, depth=strength)(stack, rng)
+        stack = DynamicRange(cut=defences.dynamic_range, sway=0.1 * strength)(stack, rng)
+        return SpeckleNoise(amplitude=defences.speckle)(stack, rng)
+
 
 def still_training_transform(
     size: int, longest: int, *, index: DatasetIndex | None = None, defences: Defences | None = None
@@ -169,14 +167,6 @@ def still_training_transform(
     """
     donors = Donors(index) if index is not None else None
     return StillClips(size=size, longest=longest, defences=defences or Defences(), donors=donors)
-
-
-def _display(stack: FrameStack, defences: Defences, rng: np.random.Generator) -> FrameStack:
-    strength = defences.brightness
-    stack = Shadow(probability=defences.shadows)(stack, rng)
-    stack = BrightnessJitter(gain=defences.gain, gamma=strength, contrast=strength, depth=strength)(stack, rng)
-    stack = DynamicRange(cut=defences.dynamic_range, sway=0.1 * strength)(stack, rng)
-    return SpeckleNoise(amplitude=defences.speckle)(stack, rng)
 
 
 def _first_frame(stack: FrameStack) -> FrameStack:
