@@ -12,10 +12,10 @@ RECIPES_FILE = "conditions_defences.json"
 """Of trainings of equal time with and without the defences, see `bench.studies.ablation`."""
 
 CONTINUED_FILE = "conditions_continued.json"
-"""Of two trainings that went on for an hour from the same weights, with and without: the shipped one is their mean."""
+"""Of trainings that went on for an hour from the same weights: the shipped one is the mean of the first two."""
 
 UNSEEN_FILE = "conditions_unseen.json"
-"""Of trainings of equal time that have not seen the hospital of the stills, with and without."""
+"""Of trainings that have not seen the hospital of the stills, two of each time."""
 
 COLUMNS = {
     "AP50": "ap50",
