@@ -125,7 +125,9 @@ LOADS = {
         f.box.update(ignore=True),
     ),
     "file listed twice": list_twice,
-    "file listed twice, spelled otherwise": lambda f: list_twice(f, file_name="./" + f.image["file_name"]),
+    "file listed twice, spelled otherwise": lambda f: list_twice(
+        f, id=901, frame_id=901, file_name="./" + f.image["file_name"]
+    ),
     "file listed twice, marked the second time": mark_second_entry,
     "file listed twice, looked at the second time": annotate_second_entry,
     "rotated": lambda f: f.box.update(rotation=30),
