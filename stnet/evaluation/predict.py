@@ -18,14 +18,14 @@ from stnet.data.clips.planning import LOCAL_FRAMES, Clip
 from stnet.data.clips.transforms import resized_size
 from stnet.data.frames import FrameReader
 from stnet.data.index import DatasetIndex, Frame, Video
-from stnet.errors import ConfigError, StnetError
+from stnet.errors import ConfigError
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.protocol import planned_clips
 from stnet.execution.feature_cache import FeatureCache
 from stnet.execution.preprocess import Preprocessor
 from stnet.model.config import ModelConfig
 from stnet.model.detector import Detector
-from stnet.model.postprocess import Detections, select_detections
+from stnet.model.postprocess import Detections, check_finite, select_detections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ class Predictor(Protocol):
     """What computes: `stnet.execution.engine.Engine` is one."""
 
     config: ModelConfig
+    dtype_name: str
 
     def using(self) -> AbstractContextManager:
         """Keep other threads off until what the methods below gave is used."""
@@ -89,6 +90,7 @@ class ModelPredictor:
         self.config, self._model, self._precision = model.config, model, precision
         self._device = next(model.parameters()).device
         self._preprocessor = Preprocessor(self._device)
+        self.dtype_name = str(precision or torch.float32).removeprefix("torch.")
 
     def using(self) -> AbstractContextManager:
         """Return a context that does nothing: no one else uses the model."""
@@ -172,11 +174,7 @@ def _predict_video(
             with predictor.using():
                 found = predictor.detect(store.levels(batch), targets)
                 logits, boxes = (output.cpu() for output in found)  # one copy a batch, instead of several a frame
-            if not (logits.isfinite().all() and boxes.isfinite().all()):
-                raise StnetError(
-                    f"{video.name}: the model gives values that are not finite; "
-                    "check its weights, or compute in float32 (--precision float32)"
-                )
+            check_finite(logits, boxes, video.name, predictor.dtype_name, "--precision")
             yield {
                 clip.frames[target]: _select(
                     logits[row, target], boxes[row, target], video.frames[clip.frames[target]], duplicate_iou

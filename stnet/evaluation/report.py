@@ -87,15 +87,24 @@ def build_report(
 
 def report_files(report: Report, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:
     """By file name, what writes that file to a path; `facts` stand first in the JSON file."""
-    numbers = json.dumps({**facts, **report.to_dict()}, indent=2, allow_nan=False) + "\n"
     return {
-        NUMBERS_FILE: lambda path: path.write_text(numbers, encoding="utf-8"),
+        NUMBERS_FILE: numbers_writer(facts, report.to_dict()),
         "videos.csv": lambda path: _write_table(report.videos.videos, path),
         "roc.png": lambda path: draw_roc(report.videos, path),
         "precision_recall.png": lambda path: draw_precision_recall(report.curves, path),
         "froc.png": lambda path: draw_froc(report.curves, path),
         "scores.png": lambda path: draw_scores(report.videos, path),
     }
+
+
+def numbers_writer(facts: Mapping[str, Any], figures: Mapping[str, Any]) -> Callable[[Path], Any]:
+    """Return what writes `NUMBERS_FILE`, facts first.
+
+    Raises:
+        ValueError: for a number that is not finite; nothing is written then.
+    """
+    numbers = json.dumps({**facts, **figures}, indent=2, allow_nan=False) + "\n"
+    return lambda path: path.write_text(numbers, encoding="utf-8")
 
 
 def _write_table(videos: Sequence[VideoResult], path: Path) -> None:

@@ -8,7 +8,6 @@ reliability.png        scores against the share of detections that are right
 """
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.operating import CrossJudgement, PointResult, cross_judge, judge
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_reliability
-from stnet.evaluation.report import NUMBERS_FILE
+from stnet.evaluation.report import NUMBERS_FILE, numbers_writer
 from stnet.evaluation.scored_stills import ScoredSet
 from stnet.model.operating_points import OperatingPoints
 
@@ -133,9 +132,8 @@ def build_stills_report(
 
 def stills_files(report: StillsReport, facts: Mapping[str, Any]) -> dict[str, Callable[[Path], Any]]:
     """Return, by file name, what writes that file to a path; `facts` stand first in the JSON file."""
-    numbers = json.dumps({**facts, **report.to_dict()}, indent=2, allow_nan=False) + "\n"
     return {
-        NUMBERS_FILE: lambda path: path.write_text(numbers, encoding="utf-8"),
+        NUMBERS_FILE: numbers_writer(facts, report.to_dict()),
         "stills.csv": lambda path: _write_table(report, path),
         "precision_recall.png": lambda path: draw_precision_recall(report.curves, path),
         "froc.png": lambda path: draw_froc(report.curves, path),

@@ -13,8 +13,6 @@ from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
-
 from stnet.choices import DEFAULT_FPS, DEFAULT_MODEL, DEFAULT_POINT, SCORE_THRESHOLD
 from stnet.errors import ConfigError, StnetError
 from stnet.execution.engine import Engine, EngineOptions
@@ -28,7 +26,7 @@ from stnet.inference.lesion_collector import linked
 from stnet.inference.video_results import VideoResult
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
-from stnet.model.postprocess import Detections, select_detections
+from stnet.model.postprocess import Detections, check_finite, select_detections
 from stnet.video.scale import PixelScale
 from stnet.video.value_range import ValueRange
 
@@ -266,17 +264,6 @@ def _operating_point(model: Detector, asked: str | None) -> tuple[str | None, fl
         return None, SCORE_THRESHOLD
     name = DEFAULT_POINT if asked is None else asked
     return name, model.operating_points.threshold(name)
-
-
-def check_finite(logits: Tensor, boxes: Tensor, name: str, dtype: str) -> None:
-    """Require that a model has found numbers.
-
-    Raises:
-        StnetError: it has not, which overflows of 16-bit types and broken weights cause.
-    """
-    if not (logits.isfinite().all() and boxes.isfinite().all()):
-        remedy = "check the weights" if dtype == "float32" else "use --dtype float32, or check the weights"
-        raise StnetError(f"{name}: the model gives values that are not finite in {dtype}; {remedy}")
 
 
 def _report(end: VideoEnd) -> None:

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from stnet.errors import ConfigError, VideoError
 from stnet.inference.background import POLL_SECONDS
-from stnet.inference.detector import TOP_DETECTIONS, VideoDetector, check_finite
+from stnet.inference.detector import TOP_DETECTIONS, VideoDetector
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import as_array
 from stnet.inference.lesion_collector import frame_findings
 from stnet.lesions import LiveLinker
 from stnet.lesions.linking import link_settings
-from stnet.model.postprocess import Detections, select_detections
+from stnet.model.postprocess import Detections, check_finite, select_detections
 from stnet.video import VideoFrame
 from stnet.video.arrays import as_rgb
 from stnet.video.value_range import ValueRange, checked_range

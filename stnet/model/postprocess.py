@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from stnet.errors import StnetError
 from stnet.model.operating_points import OperatingPoints
 
 
@@ -25,6 +26,24 @@ class Detections:
         """The detections with at least this score."""
         keep = self.scores >= threshold
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+
+def check_finite(logits: Tensor, boxes: Tensor, name: str, dtype: str, option: str = "--dtype") -> None:
+    """Require that a model has found numbers.
+
+    Args:
+        logits: its output, of any shape.
+        boxes: the same.
+        name: of the video, for the message.
+        dtype: what it computed in, for example "float16".
+        option: of the command line that chooses the dtype.
+
+    Raises:
+        StnetError: it has not, which overflows of 16-bit types and broken weights cause.
+    """
+    if not (logits.isfinite().all() and boxes.isfinite().all()):
+        remedy = "check the weights" if dtype == "float32" else f"use {option} float32, or check the weights"
+        raise StnetError(f"{name}: the model gives values that are not finite in {dtype}; {remedy}")
 
 
 def class_scores(logits: Tensor, points: OperatingPoints | None) -> Tensor:

@@ -320,6 +320,15 @@ def _context(monkeypatch, tmp_path, ended: Ended) -> tuple[Context, list[float]]
     return Context(device="cpu", size="smoke", dtypes="", data=None, training="", log=None, **paths), given
 
 
+def _recorded(monkeypatch) -> list[str]:
+    """The arguments of the commands that a context runs from now on."""
+    run, command = Context.run, []
+    monkeypatch.setattr(
+        Context, "run", lambda self, *given, **limits: command.extend(given) or run(self, *given, **limits)
+    )
+    return command
+
+
 SLOWEST = "12.50s call     tests/a.py::test_two[x-1 y]"
 
 
@@ -337,10 +346,7 @@ def test_processes_import_the_files_with_gpu_tests_alone(monkeypatch, tmp_path):
     context, _ = _context(
         monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=PLAIN.replace("FAIL", "PASS"))
     )
-    run, command = Context.run, []
-    monkeypatch.setattr(
-        Context, "run", lambda self, *given, **options: command.extend(given) or run(self, *given, **options)
-    )
+    command = _recorded(monkeypatch)
     gpu_tests("", decisive=True)(context, 60.0)
     named = {argument for argument in command if argument.startswith("tests")}
     marked = {path for path in (ROOT / "tests").rglob("*.py") if "mark.gpu" in path.read_text(encoding="utf-8")}
@@ -351,10 +357,7 @@ def test_processes_import_the_files_with_gpu_tests_alone(monkeypatch, tmp_path):
 def test_the_tuner_compiles_on_most_of_the_cores(monkeypatch, tmp_path):
     """Half of its time is for compiling, and what is compiled by then is measured: nothing else runs meanwhile."""
     context, _ = _context(monkeypatch, tmp_path, Ended(status=0, out_of_time=False, output=""))
-    run, command = Context.run, []
-    monkeypatch.setattr(
-        Context, "run", lambda self, *given, **limits: command.extend(given) or run(self, *given, **limits)
-    )
+    command = _recorded(monkeypatch)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     tuning(replace(context, device="cuda"), 75.0)
     assert tune_command._parser("tune").parse_args(command[2:]).processes == 12

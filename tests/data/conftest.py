@@ -1,10 +1,12 @@
 """What tests of data sets share."""
 
 import errno
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -39,3 +41,16 @@ def clean(tmp_path_factory) -> Path:
 def dataset(clean, tmp_path) -> Path:
     """A copy of it, to plant faults in."""
     return shutil.copytree(clean, tmp_path / "set")
+
+
+@pytest.fixture
+def buv_example(shared, tmp_path) -> Path:
+    """The example of BUV's annotations, over frames of noise."""
+    document = json.loads((shared / "data" / "buv_schema_example.json").read_text())
+    rng = np.random.default_rng(0)
+    for image in document["images"]:
+        path = tmp_path / "rawframes" / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (image["height"], image["width"]), dtype=np.uint8)).save(path)
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    return tmp_path

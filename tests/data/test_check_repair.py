@@ -176,19 +176,12 @@ def test_errata_and_leak_of_buv_by_name(tmp_path):
     assert [video.frames[0].labels.tolist() for video in index.videos] == [[2], [1]]
 
 
-def test_schema_example_with_made_frames(tmp_path, shared):
-    document = json.loads((shared / "data" / "buv_schema_example.json").read_text())
-    rng = np.random.default_rng(0)
-    for image in document["images"]:
-        path = tmp_path / "rawframes" / image["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (image["height"], image["width"]), dtype=np.uint8)).save(path)
-    (tmp_path / "train.json").write_text(json.dumps(document))
-    report = check_dataset(tmp_path)
+def test_schema_example_with_made_frames(buv_example):
+    report = check_dataset(buv_example)
     about_its_size = {"missing split", "videos of one frame"}
     assert kinds(report) == {"clipped box", "reversed box"} | about_its_size
     repair_dataset(report)
-    assert kinds(check_dataset(tmp_path)) == about_its_size
+    assert kinds(check_dataset(buv_example)) == about_its_size
 
 
 def test_a_repair_that_loses_a_tenth_of_anything_has_to_be_asked_for_twice(dataset, capsys):

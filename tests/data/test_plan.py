@@ -273,17 +273,10 @@ def test_what_may_mean_either_is_left_to_a_person(dataset, name):
         assert repair_dataset(report, accept_loss=True) == [] and fault.file.read_text() == before
 
 
-def test_example_of_buv_trains_like_its_repaired_copy(tmp_path, shared):
-    document = json.loads((shared / "data" / "buv_schema_example.json").read_text())
-    rng = np.random.default_rng(0)
-    for image in document["images"]:
-        path = tmp_path / "rawframes" / image["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (image["height"], image["width"]), dtype=np.uint8)).save(path)
-    (tmp_path / "train.json").write_text(json.dumps(document))
-    as_it_is = load_index(tmp_path, "train")
+def test_example_of_buv_trains_like_its_repaired_copy(buv_example):
+    as_it_is = load_index(buv_example, "train")
     assert [repair.kind for repair in as_it_is.repairs] == ["clipped box", "reversed box"]
-    assert_same(as_it_is, repaired_copy(tmp_path))
+    assert_same(as_it_is, repaired_copy(buv_example))
 
 
 def test_all_that_loads_at_once(dataset):

@@ -28,6 +28,8 @@ _WHOLE_NUMBERS = frozenset({"id", "image_id", "video_id", "frame_id", "category_
 NOT_ONE_LESION = {"iscrowd": "crowd region", "ignore": "region to be ignored"}
 """Keys that say of a box that it is no box of one lesion, and what it is then."""
 
+_CLASS_REMEDY = "write a name of one line"
+_PATH_REMEDY = "write a path relative to the dataset, with forward slashes and without `..`"
 _CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
 
 
@@ -259,8 +261,8 @@ class _Reader:
         self.place: tuple[str, int] | None = None
 
     def read(self, document: dict) -> Annotations:
-        categories = dict(self._entries(document, "categories", self._named(class_name_problem)))
-        videos = dict(self._entries(document, "videos", self._named(relative_path_problem)))
+        categories = dict(self._entries(document, "categories", self._named(class_name_problem, _CLASS_REMEDY)))
+        videos = dict(self._entries(document, "videos", self._named(relative_path_problem, _PATH_REMEDY)))
         self.place = None
         if not categories:
             self._report("categories", "missing categories", "empty", "list the classes as {id, name}")
@@ -319,9 +321,9 @@ class _Reader:
                 self._report(f"videos (id {identity})", "duplicate video name", what, "rename one of them")
             taken.add(name)
 
-    def _named(self, problem_of: Callable[[str], str | None]) -> Callable:
+    def _named(self, problem_of: Callable[[str], str | None], remedy: str) -> Callable:
         def parse(item: dict, position: int) -> tuple[int, str]:
-            return item["id"], self._name(item, "name", problem_of)
+            return item["id"], self._name(item, "name", problem_of, remedy)
 
         return parse
 
@@ -336,7 +338,7 @@ class _Reader:
             entry=self.entry,
             position=position,
             id=item["id"],
-            file_name=self._name(item, "file_name", relative_path_problem),
+            file_name=self._name(item, "file_name", relative_path_problem, _PATH_REMEDY),
             video_id=video_id,
             frame_id=self._integer(item, "frame_id"),
             height=self._integer(item, "height", 1, MAX_IMAGE_SIDE),
@@ -412,15 +414,12 @@ class _Reader:
             )
         return value
 
-    def _name(self, item: dict, key: str, problem_of: Callable[[str], str | None]) -> str:
+    def _name(self, item: dict, key: str, problem_of: Callable[[str], str | None], remedy: str) -> str:
         value = item.get(key)
         if not isinstance(value, str):
             self._refuse("wrong type", f"{key} is {value!r:.40}", "write a string")
         problem = problem_of(value)
         if problem:
-            remedy = "write a path relative to the dataset, with forward slashes and without `..`"
-            if problem_of is class_name_problem:
-                remedy = "write a name of one line"
             self._refuse("bad name", f"{key} {value!r:.80} {problem}", remedy)
         return value
 
