@@ -85,7 +85,8 @@ class CodedFrames:
 
     def _read(self, pieces: list[Piece]) -> bytes:
         parts = []
-        with open(self._path, "rb") as file:
+        # The file may have gone since, and the error of the system names it.
+        with hiding_contents(self._name, "a frame cannot be read"), open(self._path, "rb") as file:
             for start, length in pieces:
                 if self._header.swapped:
                     parts.append(self._read_swapped(file, start, length))
