@@ -77,13 +77,13 @@ UNNAMED_SYNTAXES = {
 class DicomHeader:
     """The frames of a DICOM file as its header describes them, checked.
 
-    `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut
-    to the file; `swapped` where each two of its bytes have changed places: samples of 8 bits stored as words (OW) whose
+    `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut to
+    the file; `swapped` where each two of its bytes have changed places: samples of 8 bits stored as words (OW) whose
     upper byte comes first. `times` are seconds from the first frame, where the header lists them one by one. `fps` is
-    None where it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
-    length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
-    width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
-    US Volume. `notes` say what of the header is not applied.
+    None where it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are,
+    corrected where the length of the pixel data shows that the header is wrong. `area` is what of the frames is scan,
+    `pixel_aspect` the width of a pixel over its height, `scale` the size of pixels (None where they are not stated).
+    `volume`: an Enhanced US Volume. `notes` say what of the header is not applied.
     """
 
     dataset: Any
