@@ -82,7 +82,7 @@ def _map(function: Callable[[Any], dict[str, Any]], items: Sequence[Any], title:
 
 
 def build_report(options: argparse.Namespace) -> dict[str, Any]:
-    """The report as JSON types.
+    """Return the report as JSON types.
 
     Raises ConfigError where the launch table, or Triton, or the given deformops is missing.
     """
@@ -123,7 +123,7 @@ def to_json(report: dict[str, Any]) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report written by `--output`.
+    """Return a report written by `--output`.
 
     Raises DataError where the file cannot be read or is no report.
     """

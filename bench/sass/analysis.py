@@ -232,7 +232,7 @@ def _nonzero(counter: Counter) -> dict:
 
 
 def classify(ins: Instruction) -> str:
-    """The class an instruction is counted in; `uniform` for what runs once per warp on the uniform datapath."""
+    """Return the class an instruction is counted in; `uniform` for what runs once per warp on the uniform datapath."""
     if ins.base == "HADD2" and "F32" in ins.parts:
         return "convert"
     if ins.base == "HFMA2" and ins.operands[1:3] == ("-RZ", "RZ"):

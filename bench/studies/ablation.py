@@ -67,7 +67,7 @@ ENDLESS = 100_000  # epochs: time ends every training
 
 
 def variants(preset: str) -> dict[str, dict[str, Any]]:
-    """The changes to a preset that make each variant, by its name."""
+    """Return the changes to a preset that make each variant, by its name."""
     return _of_shipped() if preset == "lite0" else _of_recipes(preset)
 
 

@@ -62,7 +62,7 @@ class _Video:
     explained: dict[int, Explanation] = field(default_factory=dict)  # by the number of the lesion
 
     def unlisted(self, number: int) -> Listed:
-        """A frame of whose detections nothing is kept."""
+        """Return a frame of whose detections nothing is kept."""
         size = (self.source.height, self.source.width)
         return Listed(
             frame=number, time=self.times[number], table=np.zeros((0, 7)), origin=self.source.origin, size=size

@@ -247,7 +247,7 @@ class Palette:
         self._colours = (colours >> (_bits_holding(float(colours.max())) - 8)).astype(np.uint8)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """The colours `[H, W, 3]` of palette entries `[H, W]`."""
+        """Return the colours `[H, W, 3]` of palette entries `[H, W]`."""
         return self._colours[np.clip(pixels.astype(np.int32) - self._first, 0, self._last)]
 
 
