@@ -183,12 +183,15 @@ class _Pass:
 
     def _failure(self, task: ClipTask) -> ClipFailure:
         task.stopped.set()  # later clips of the video need the features of this one
-        height, width = self._size
-        error = StnetError(
-            f"out of memory on {self._engine.device} with a single clip of {width} x {height} pixels; "
-            "free memory on the device, or use a smaller model or --device cpu"
-        )
-        return ClipFailure(task=task, error=error)
+        return ClipFailure(task=task, error=too_large(self._engine, *self._size))
+
+
+def too_large(engine: Engine, height: int, width: int) -> StnetError:
+    """Return the error of a single clip of frames of this size that memory does not suffice for."""
+    return StnetError(
+        f"out of memory on {engine.device} with a single clip of {width} x {height} pixels; "
+        "free memory on the device, or use a smaller model or --device cpu"
+    )
 
 
 def _filled(items: list, size: int) -> list:

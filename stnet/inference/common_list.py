@@ -197,9 +197,12 @@ class CommonList:
             except VideoError:  # another process is at it
                 self._elsewhere.append((job, taken.number))
                 return None
+            except OSError:  # as of a folder that another user made; told when its results are begun
+                taken.claim = None
             known = self._records.known(job)
             if self._settled(known):
-                taken.claim.release()
+                if taken.claim is not None:
+                    taken.claim.release()
                 return None
             if known.standing == "changed":
                 self._tell(f"{job.name}: done again: {known.why}")

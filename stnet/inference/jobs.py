@@ -1,21 +1,31 @@
 """From what a user names to the list of videos, each with the folder for its results."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from stnet.errors import EXTERNAL
+from stnet.files import PARTIAL
 from stnet.inference.clip_reader import failed
 from stnet.inference.formats import PER_VIDEO
 from stnet.inference.names import Names
 from stnet.inference.report import REPORT_NAME
 from stnet.inference.summary import SUMMARY_NAME, VideoSummary
 from stnet.video import VideoInput, read_still_header
+from stnet.video.inputs import BOOKS
 from stnet.video.stills import IMAGE_SUFFIXES
 
 PER_RUN = (REPORT_NAME, SUMMARY_NAME)
 """Files for all videos together, in the output folder."""
+
+CONCLUSION_LOCK = f".{SUMMARY_NAME}.running"
+"""File there that stands for the lock on both."""
+
+LONGEST_NAME = 200
+"""Bytes of the name of a video's folder; file systems allow 255, and numbers or endings may follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +74,10 @@ def plan_jobs(names: Names, output: Path) -> tuple[list[Job], list[VideoSummary]
         output: the folder for results.
     """
     # Not only equal names clash: some file systems do not tell capital letters, and the run's own files lie there too.
-    jobs, taken = [], {name for file_name in PER_RUN for name in (file_name, f"{file_name}.partial")}
+    jobs, taken = [], {BOOKS, *(name for file_name in PER_RUN for name in _beside(file_name))}
     numbers: dict[str, int] = {}
     for video in names.videos:
-        wanted = video.name if video.name not in ("", ".", "..") else "video"
+        wanted = _shortened(video.name) if video.name not in ("", ".", "..") else "video"
         name, number = wanted, numbers.get(wanted, 1)
         while name.casefold() in taken:
             number += 1
@@ -82,6 +92,21 @@ def former_results(jobs: Sequence[Job], output: Path, formats: Sequence[str]) ->
     """Return the paths of all files of results that a run may find or will write."""
     of_run = [output / REPORT_NAME] if "report" in formats else []
     return of_run + [job.folder / name for job in jobs for name in PER_VIDEO]
+
+
+def _beside(file_name: str) -> tuple[str, ...]:
+    """Return the names that a file of the run takes while it is written and afterwards."""
+    return file_name, f"{file_name}{PARTIAL}", f".{file_name}.running"
+
+
+def _shortened(name: str) -> str:
+    """Return a name that a folder can have: those of files in deep folders hold the folders' names, too."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    head = encoded[: LONGEST_NAME - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{head}-{digest}"
 
 
 def _bytes(video: VideoInput) -> int:

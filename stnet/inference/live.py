@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stnet.devices import is_out_of_memory
 from stnet.errors import ConfigError, VideoError
+from stnet.execution.engine import Engine
 from stnet.inference.background import POLL_SECONDS
+from stnet.inference.clip_runner import too_large
 from stnet.inference.detector import TOP_DETECTIONS, VideoDetector
 from stnet.inference.frame_results import FrameResult, shifted
 from stnet.inference.inputs import as_array
@@ -188,7 +192,7 @@ class LiveDetector:
 
     def _features(self, image: np.ndarray) -> list[Tensor]:
         engine = self._detector.engine
-        with engine.using():
+        with engine.using(), _memory_told(engine, *image.shape[:2]):
             levels = engine.extract(engine.images([image], engine.size_of(*image.shape[:2])))
             # Copied, since graphs reuse the memory of their outputs.
             return [level.clone() for level in levels]
@@ -217,7 +221,7 @@ class LiveDetector:
         """Return what a clip shows in its first frame, in pixels of that image."""
         levels = [torch.stack(level).unsqueeze(0) for level in zip(*clip, strict=True)]
         engine = self._detector.engine
-        with engine.using():
+        with engine.using(), _memory_told(engine, *image.shape[:2]):
             logits, boxes = (output[0].cpu() for output in engine.detect(levels, targets=1))
         check_finite(logits, boxes, name, engine.dtype_name)
         (detections,) = select_detections(
@@ -229,6 +233,17 @@ class LiveDetector:
             points=self._detector.operating_points,
         )
         return detections
+
+
+@contextmanager
+def _memory_told(engine: Engine, height: int, width: int) -> Iterator[None]:
+    """Make lack of memory an error that costs this video or feed alone, and keeps what was answered."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large(engine, *engine.size_of(height, width)) from None
 
 
 class _Window:

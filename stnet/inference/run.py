@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from stnet.command_line import explain
 from stnet.console import Reporter
 from stnet.errors import EXTERNAL, VideoError
 from stnet.inference.clip_reader import VideoEnd, VideoStart, failed
@@ -141,11 +142,15 @@ class VideoRun:
         scale = stated_scale(stated, source.pixel_aspect) if source.scale is None and stated else source.scale
         watchers.begin(WatchedFeed(name=job.name, height=source.height, width=source.width, scale=scale))
         images = bool(watchers) or self._outputs.needs_images
-        with closing(live(_paced(source), name=job.name, images=images)) as results:
-            for result in results:
-                watchers.write(result)
-                if not self._write(result) and not watchers:
-                    return
+        try:
+            with closing(live(_paced(source), name=job.name, images=images)) as results:
+                for result in results:
+                    watchers.write(result)
+                    if not self._write(result) and not watchers:
+                        return
+        except EXTERNAL as error:
+            watchers.end(LiveEnd(status="corrupt", problems=(explain(error),), statistics=live.statistics))
+            raise
 
     def _opener(self, job: Job) -> Callable[[], VideoSource]:
         return lambda: job.video.open(self._settings.fps, self._settings.full_frame)

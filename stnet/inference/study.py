@@ -7,13 +7,12 @@ from stnet.console import Reporter
 from stnet.errors import EXTERNAL, VideoError
 from stnet.inference.common_list import CommonList, Group
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.jobs import Job
+from stnet.inference.jobs import CONCLUSION_LOCK, Job
 from stnet.inference.outputs import reason, unwritable
 from stnet.inference.records import Records
 from stnet.inference.report import REPORT_NAME, write_report
 from stnet.inference.sink import RunFacts
 from stnet.inference.summary import SUMMARY_NAME, VideoSummary, print_problems, print_summary, write_summary
-from stnet.video.inputs import BOOKS
 
 
 class Study:
@@ -100,7 +99,7 @@ class Study:
         lock = None
         if group.size > 1:
             try:
-                lock = FolderLock(self._facts.output / BOOKS / "conclusion")
+                lock = FolderLock(self._facts.output / CONCLUSION_LOCK)
             except VideoError:
                 return
         try:

@@ -16,6 +16,7 @@ from stnet.data.index import DatasetIndex
 from stnet.errors import ConfigError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.model.backbone import lay_out_for
+from stnet.model.checkpoint import entries
 from stnet.model.detector import Detector
 from stnet.model.provenance import Provenance
 from stnet.training.batches import ClipOrder
@@ -360,4 +361,5 @@ class Trainer:
                 "random": states,
             },
         )
-        save_state(self.folder.checkpoints, state)
+        facts = entries(self._best_model, {"training": self.config.without_folders().to_json()})
+        save_state(self.folder.checkpoints, state, facts)

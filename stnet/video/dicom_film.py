@@ -16,7 +16,7 @@ import numpy as np
 from stnet.errors import VideoError
 from stnet.video.container import open_container
 from stnet.video.dicom_frames import Piece, read_fragments
-from stnet.video.dicom_header import DicomHeader
+from stnet.video.dicom_header import DicomHeader, hiding_contents
 from stnet.video.reader import DecodedVideo
 
 MPEG2, H264, HEVC = ("mpeg2video", "mpeg1video"), ("h264",), ("hevc",)
@@ -40,7 +40,7 @@ class FilmFrames:
 
     def __init__(self, path: Path, header: DicomHeader, name: str) -> None:
         self._stated = header.frames
-        with open(path, "rb") as file:
+        with hiding_contents(name, "its video cannot be found"), open(path, "rb") as file:
             pieces, _, self._complete = read_fragments(file, header.value, broken=True)
         if not pieces:
             raise VideoError(f"{name}: holds no complete frame; the file is cut or damaged")
@@ -98,9 +98,9 @@ class EncapsulatedVideo(DecodedVideo):
             "codec_whitelist": ",".join(self._decoders),
             "protocol_whitelist": "none",
         }
-        container = open_container(
-            FragmentFile(self._path, self._pieces), mode="r", options=options, metadata_errors="replace"
-        )
+        with hiding_contents(self.label, "cannot be opened"):
+            file = FragmentFile(self._path, self._pieces)
+        container = open_container(file, mode="r", options=options, metadata_errors="replace")
         found = {stream.codec_context and stream.codec_context.name for stream in container.streams.video}
         if found - set(self._decoders):
             container.close()

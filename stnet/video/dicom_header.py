@@ -78,11 +78,12 @@ class DicomHeader:
     """The frames of a DICOM file as its header describes them, checked.
 
     `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut
-    to the file; `times` are seconds from the first frame, where the header lists them one by one. `fps` is None where
-    it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are, corrected where the
-    length of the pixel data shows that the header is wrong. `area` is what of the frames is scan, `pixel_aspect` the
-    width of a pixel over its height, `scale` the size of pixels (None where they are not stated). `volume`: an Enhanced
-    US Volume. `notes` say what of the header is not applied.
+    to the file; `swapped` where each two of its bytes have changed places: samples of 8 bits stored as words (OW)
+    whose upper byte comes first. `times` are seconds from the first frame, where the header lists them one by one.
+    `fps` is None where it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels
+    are, corrected where the length of the pixel data shows that the header is wrong. `area` is what of the frames is
+    scan, `pixel_aspect` the width of a pixel over its height, `scale` the size of pixels (None where they are not
+    stated). `volume`: an Enhanced US Volume. `notes` say what of the header is not applied.
     """
 
     dataset: Any
@@ -99,6 +100,7 @@ class DicomHeader:
     timing_note: str | None
     volume: bool
     value: tuple[int, int]
+    swapped: bool
     notes: tuple[str, ...]
 
 
@@ -169,8 +171,8 @@ def read_header(path: Path, name: str) -> DicomHeader:
         _check_known(syntax, name)
         if syntax == DEFLATED:
             raise VideoError(f"{name}: is deflated as a whole; save it as Explicit VR Little Endian first")
-        value = _pixel_value(file, syntax, name)
-    return _checked(dataset, syntax, value, name)
+        value, words = _pixel_value(file, syntax, name)
+    return _checked(dataset, syntax, value, words, name)
 
 
 def cannot_decode(name: str, title: str) -> VideoError:
@@ -228,7 +230,7 @@ def _group(item: Any, group: str, keywords: tuple[str, ...]) -> dict[str, Any]:
         return {}
 
 
-def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> DicomHeader:
+def _checked(dataset: Any, syntax: Any, value: tuple[int, int], words: bool, name: str) -> DicomHeader:
     notes = _lift_functional_groups(dataset)
     height, width = (round(number(dataset, keyword) or 0) for keyword in ("Rows", "Columns"))
     check_size(name, height, width)
@@ -254,6 +256,7 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], name: str) -> Di
         timing_note=_timing_note(dataset) if fps is None else None,
         volume=dataset.get("SOPClassUID") == ENHANCED_US_VOLUME,
         value=value,
+        swapped=words and not syntax.is_little_endian and dataset.get("BitsAllocated") == 8,
         notes=notes,
     )
 
@@ -294,8 +297,11 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[int, int]:
-    """Where the value of the pixel data begins and how many bytes of it are there; `file` stands at its element."""
+def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[tuple[int, int], bool]:
+    """Where the value of the pixel data begins and how many bytes of it are there, and whether it is one of words.
+
+    `file` stands at its element.
+    """
     order = "<" if syntax.is_little_endian else ">"
     element = file.read(8)
     if len(element) < 8 or struct.unpack(f"{order}HH", element[:4]) != PIXEL_DATA:
@@ -304,7 +310,8 @@ def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[int, int]:
     (length,) = struct.unpack(f"{order}L", explicit_length)
     start = file.tell()
     remaining = max(0, os.fstat(file.fileno()).st_size - start)
-    return start, remaining if length == UNDEFINED_LENGTH else min(length, remaining)
+    value = start, remaining if length == UNDEFINED_LENGTH else min(length, remaining)
+    return value, syntax.is_implicit_VR or element[4:6] == b"OW"
 
 
 def _spacing(dataset: Any) -> PixelScale | None:

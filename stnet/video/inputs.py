@@ -1,7 +1,7 @@
 """From what a user names (files, folders, patterns) to video sources."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ from stnet.video.dicom import DicomFile, is_dicom
 from stnet.video.dicom_names import dicom_name
 from stnet.video.feed_names import without_secrets
 from stnet.video.images import ImageSequence
-from stnet.video.masks import mask_note, split_masks
+from stnet.video.masks import ImageKey, mask_note, masks_by_image, split_masks
 from stnet.video.reader import VIDEO_SUFFIXES, VideoFile
 from stnet.video.source import VideoSource
 from stnet.video.stacks import ImageStack, is_stack
@@ -106,6 +106,7 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False, without: Path
     for name in names:
         found = _matches(str(name))
         masks = {} if found == [Path(name)] else _masks(found)
+        of_stills = masks_by_image(masks) if stills else {}
         for path in found:
             if path in masks:
                 continue
@@ -114,16 +115,18 @@ def find_inputs(names: Iterable[str | Path], stills: bool = False, without: Path
             elif is_dicom(path):
                 inputs.append(_dicom(path))
             elif _is_image(path) and stills:
-                inputs.append(_still(path, masks))
+                inputs.append(_still(path, of_stills))
             elif _is_image(path):
                 if path.parent not in images:
                     images[path.parent] = _NamedImages()
                     # Holds the place in the order; filled once all names are known.
                     inputs.append(VideoInput(name=_folder_name(path.parent), paths=(path.parent,), origin=str(name)))
                 images[path.parent].paths.append(path)
-                images[path.parent].masks.update(dict.fromkeys(mask for mask in masks if mask.parent == path.parent))
             else:
                 inputs.append(VideoInput(name=path.stem, paths=(path,), origin=str(path)))
+        for mask in masks:
+            if mask.parent in images:
+                images[mask.parent].masks[mask] = None
     found = [_with_images(video, images) for video in inputs]
     return list({video.paths: video for video in reversed(found)}.values())[::-1]  # named twice, as by `**`: once
 
@@ -150,8 +153,9 @@ def _with_images(video: VideoInput, images: dict[Path, _NamedImages]) -> VideoIn
     if video.paths[0] not in images:
         return video
     named = images[video.paths[0]]
-    paths = tuple(sorted(dict.fromkeys(named.paths), key=natural_key))
-    masks = [mask for mask in named.masks if mask not in paths]
+    once = dict.fromkeys(named.paths)
+    paths = tuple(sorted(once, key=natural_key))
+    masks = [mask for mask in named.masks if mask not in once]
     notes = (mask_note(masks),) if masks else ()
     if len(paths) == 1:
         return VideoInput(name=paths[0].stem, paths=paths, origin=video.origin, notes=notes)
@@ -162,9 +166,9 @@ def _with_images(video: VideoInput, images: dict[Path, _NamedImages]) -> VideoIn
     return replace(video, paths=paths, notes=notes)
 
 
-def _still(path: Path, masks: Iterable[Path] = ()) -> VideoInput:
-    """An image for itself, of which the masks among `masks` are told."""
-    own = [mask for mask in masks if split_masks([path, mask])[1]]
+def _still(path: Path, masks: Mapping[ImageKey, list[Path]]) -> VideoInput:
+    """An image for itself, whose masks are told."""
+    own = masks.get((path.parent, path.stem), [])
     return VideoInput(name=path.stem, paths=(path,), origin=str(path), notes=(mask_note(own),) if own else ())
 
 
@@ -217,8 +221,10 @@ def _folders_in(folder: Path) -> list[Path]:
 def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     """Return the videos in a folder itself."""
     try:
-        files = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
-        dicoms = {path: None for path in files if not path.name.startswith(".") and is_dicom(path)}
+        # Hidden ones left out: beside a.mp4 macOS puts ._a.mp4.
+        files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+        files.sort(key=natural_key)
+        dicoms = {path: None for path in files if is_dicom(path)}
         images, masks = split_masks([path for path in images_in(folder) if path not in dicoms])
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path not in dicoms]
     except OSError as error:
@@ -232,7 +238,8 @@ def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     if images and not stills:
         notes = (mask_note(masks),) if masks else ()
         return [VideoInput(name=_folder_name(folder), paths=tuple(images), origin=str(folder), notes=notes)]
-    named = [_still(path, masks) for path in images]
+    own_masks = masks_by_image(masks)
+    named = [_still(path, own_masks) for path in images]
     named += [VideoInput(name=path.stem, paths=(path,), origin=str(path)) for path in videos]
     return named + [_dicom(path) for path in dicoms]
 

@@ -1,7 +1,7 @@
 """Masks that lie beside the images they belong to, told by their names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _MASK = re.compile(
@@ -10,6 +10,9 @@ _MASK = re.compile(
     re.IGNORECASE,
 )
 
+ImageKey = tuple[Path, str]
+"""Folder and stem of an image."""
+
 
 def split_masks(images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the images that are no masks, and the masks: `a_mask.png`, `a_mask_1.png`, `a_tumor.png` beside `a.png`.
@@ -17,8 +20,26 @@ def split_masks(images: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     An image is a mask only where the image it is called after lies in the same folder and is none itself.
     """
     stems = {(path.parent, path.stem) for path in images}
-    masks = [path for path in images if (match := _MASK.fullmatch(path.stem)) and (path.parent, match["of"]) in stems]
-    return [path for path in images if path not in set(masks)], masks
+    others, masks = [], []
+    for path in images:
+        of = _image_of(path)
+        (masks if of is not None and of in stems else others).append(path)
+    return others, masks
+
+
+def masks_by_image(masks: Iterable[Path]) -> dict[ImageKey, list[Path]]:
+    """Return masks by the folder and the stem of the image they belong to."""
+    found: dict[ImageKey, list[Path]] = {}
+    for mask in masks:
+        of = _image_of(mask)
+        if of is not None:
+            found.setdefault(of, []).append(mask)
+    return found
+
+
+def _image_of(mask: Path) -> ImageKey | None:
+    match = _MASK.fullmatch(mask.stem)
+    return None if match is None else (mask.parent, match["of"])
 
 
 def mask_note(masks: Sequence[Path]) -> str:

@@ -263,7 +263,8 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
 
     Packets that cannot be decoded are counted and skipped, unreadable data ends it. With `decode_stamps` the container
     states only when packets are to be decoded; frames leave the decoder in another order than packets enter it, at the
-    same times, so the next frame takes the earliest time not taken yet.
+    same times, so the next frame takes the earliest time not taken yet. Without B-frames the order is the same, and the
+    times of packets that give no frame ("not coded", where a recorder dropped one) are passed over.
     """
     packets = container.demux(stream)
     stamps: deque[float] = deque()
@@ -277,6 +278,7 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
         ended = packet is None
         stamped = decode_stamps and packet is not None and packet.dts is not None and packet.time_base
         if stamped:
+            packet.pts = packet.dts  # so that its frame tells which packet it was
             stamps.append(float(packet.dts * packet.time_base))
         try:
             # None drains the frames that the decoder still holds.
@@ -290,6 +292,9 @@ def _decode(container, stream, tally: _Tally, decode_stamps: bool) -> Iterator[t
             continue
         for frame in frames:
             clock = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else None
+            if clock is not None and not stream.codec_context.has_b_frames:
+                while len(stamps) > 1 and stamps[0] < clock:
+                    stamps.popleft()
             yield frame, stamps.popleft() if decode_stamps and stamps else clock
 
 

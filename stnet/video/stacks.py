@@ -23,11 +23,16 @@ from stnet.video.stills import (
     picture_count,
     picture_header,
     pixel_kind,
+    reason,
 )
+from stnet.video.tiff_pages import tiff_pages
 
 TIFF_KIND, TIFF_DESCRIPTION = 254, 270
 SECONDS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3}
 """Units of time in what programs write about stacks."""
+
+MOST_TOLD = 5
+"""Damaged pictures that are told by their numbers."""
 
 NOT_A_FRAME = 0b101
 """Bits of a TIFF page's kind: a smaller copy of another page, or a mask of it."""
@@ -61,8 +66,10 @@ class ImageStack(VideoSource):
         with open_still(path) as image:
             self._check_complete(image)
             self._check_channels(image)
-            for _ in _frames(image):
+            for error in _frames(image):
                 self._stated += 1
+                if error is not None:
+                    continue
                 try:
                     kind = pixel_kind(image)
                     found = picture_header(path, image)
@@ -84,30 +91,50 @@ class ImageStack(VideoSource):
         self.notes = depth_notes + aspect_notes(self.pixel_aspect)
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        index, clock = 0, 0.0
+        index, clock, damaged = 0, 0.0, {}  # what is wrong with pictures, by their numbers
         with open_still(self._path) as image:
-            for _ in _frames(image):
-                try:
-                    pixels = decode_picture(self._path, image, lambda: self._scale)
-                except UNREADABLE:
-                    break
-                time = clock if self._timed else float(index / self.fps)
-                clock += _duration(image)
+            alone = image.format == "TIFF"  # pictures of other files build on those before them
+            for number, error in enumerate(_frames(image)):
+                time = clock if self._timed else float(number / self.fps)
+                if damaged and not alone:
+                    error = damaged[min(damaged)]
+                if error is None:
+                    try:
+                        pixels = decode_picture(self._path, image, lambda: self._scale)
+                        clock += _duration(image)
+                    except UNREADABLE as caught:
+                        error = caught
+                if error is not None:
+                    damaged[number] = error
+                    continue
                 pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
                 yield VideoFrame(index=index, time=time, image=pixels)
                 index += 1
         if not index:
             raise VideoError(f"{self._path}: none of its pictures can be decoded; restore the file")
-        short = index < self._stated
-        problems = [f"{index} of its {self._stated} pictures can be read"] if short else []
-        self._conclude("truncated" if short else "ok", problems)
+        self._judge(index, damaged)
+
+    def _judge(self, delivered: int, damaged: dict[int, Exception]) -> None:
+        """Tell which pictures are missing: all behind a place where the file breaks off, or some before its end."""
+        if not damaged:
+            return self._conclude("ok", [])
+        first, more = min(damaged), ", ..." if len(damaged) > MOST_TOLD else ""
+        cut = first == delivered
+        told = ", ".join(str(number + 1) for number in list(damaged)[:MOST_TOLD])
+        which = f"from picture {first + 1} on" if cut else f"picture {told}{more}"
+        whole = delivered + len(damaged)
+        problem = f"{delivered} of its {whole} pictures can be read; missing {which} ({reason(damaged[first])})"
+        return self._conclude("truncated" if cut else "corrupt", [problem])
 
     def _check_complete(self, image: Image.Image) -> None:
         """ImageJ writes stacks of more than 4 GB as one page with all pictures behind it."""
         described = re.search(r"^images=(\d{1,9})\s*$", _description(image), re.MULTILINE)
-        if described and int(described[1]) > picture_count(image):
+        if described is None:
+            return
+        pages = tiff_pages(self._path)
+        if pages.found == pages.linked and int(described[1]) > pages.linked:
             raise VideoError(
-                f"{self._path}: {picture_count(image)} of the {described[1]} pictures that ImageJ put into it can be "
+                f"{self._path}: {pages.linked} of the {described[1]} pictures that ImageJ put into it can be "
                 "read; save it as an image sequence"
             )
 
@@ -129,17 +156,24 @@ class ImageStack(VideoSource):
             )
 
 
-def _frames(image: Image.Image) -> Iterator[None]:
-    """Put an open file to each of its pictures that is a frame, in order."""
+def _frames(image: Image.Image) -> Iterator[Exception | None]:
+    """Put an open file to each of its pictures that is a frame, in order; give what is wrong where that fails."""
+    found = tiff_pages(Path(image.filename)).found if image.format == "TIFF" else None
     for position in range(picture_count(image)):
         try:
+            if found is not None and position >= found:
+                raise EOFError("the file breaks off there")
             image.seek(position)
+            if image.format == "TIFF":  # else a page that gives no pixels would show those of the one before
+                image.im = None
             if image.format == "WEBP":  # tells how long a picture is shown only when it is loaded
                 image.load()
-        except UNREADABLE:
-            return
-        if not _is_preview(image, position):
-            yield
+            preview = _is_preview(image, position)
+        except UNREADABLE as error:
+            yield error
+            continue
+        if not preview:
+            yield None
 
 
 def _is_preview(image: Image.Image, position: int) -> bool:

@@ -22,6 +22,7 @@ from stnet.errors import VideoError
 from stnet.video.depth import DEEP_LEAST, Extremes, GrayScale, choose_scale, on_black
 from stnet.video.geometry import Orientation, believable_aspect
 from stnet.video.source import check_size
+from stnet.video.tiff_pages import tiff_pages
 
 IMAGE_FORMATS = {
     ".png": "PNG",
@@ -175,17 +176,19 @@ def open_still(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=tuple(sorted(set(IMAGE_FORMATS.values())))) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise UnreadableStill(path, misnamed(path, "an image that is read") or _reason(error)) from error
+        raise UnreadableStill(path, misnamed(path, "an image that is read") or reason(error)) from error
     except UNREADABLE as error:
-        raise UnreadableStill(path, _reason(error)) from error
+        raise UnreadableStill(path, reason(error)) from error
 
 
 def picture_count(image: Image.Image) -> int:
-    """Return how many pictures a file holds that are frames of a video.
+    """Return how many pictures a file holds that are frames of a video, those included that damage hides.
 
     The second picture of a JPEG is a preview or a depth map of a camera.
     """
-    return getattr(image, "n_frames", 1) if image.format in ("TIFF", "PNG", "WEBP") else 1
+    if image.format == "TIFF":
+        return tiff_pages(Path(image.filename)).linked
+    return getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
 
 
 def check_single(path: Path, image: Image.Image) -> None:
@@ -314,5 +317,6 @@ def _first(value: object) -> object:
     return value[0] if isinstance(value, tuple) and value else value
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return in a line what a decoder says of an error, without the name of the file where it knows none."""
     return getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__

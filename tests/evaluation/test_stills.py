@@ -146,6 +146,15 @@ def test_intervals_draw_patients_not_images():
     assert bootstrap_intervals(mean, [str(v) for v in values]) == by_patient
 
 
+def test_a_single_patient_has_no_interval():
+    frames = [frame(n, [(LESION, 1)] * (n > 0), [(FAR if n < 4 else LESION, 0.9, 1)]) for n in range(12)]
+    figures = judge(frames, points(), {}, samples=100)["balanced"]
+    assert figures.per_lesion_free.value == 1 and figures.per_lesion_free.interval is None  # there is one such image
+    assert figures.recall.interval[0] < 8 / 11 < figures.recall.interval[1]
+    alone = evaluate_images(frames, CLASSES, {f.video: "one" for f in frames}, samples=20)
+    assert alone.patients == 1 and {figure.interval for figure in alone.figures.values()} == {None}
+
+
 def judged(count: int, seed: int, sharpness: float) -> list[ScoredFrame]:
     """One detection a still, right with some chance whose logit is that of the score times `sharpness`."""
     rng = np.random.default_rng(seed)

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import stnet
 from stnet.execution.engine import Engine
 from stnet.inference import cli, feed_run, live_page
+from stnet.inference.live import WARM_UP_FRAMES
 from stnet.model.provenance import Provenance
 from stnet.video import feed_connection, open_source
 from tests.video.feed_senders import free_port, named_pipe, noise, recorded, sending
@@ -143,6 +145,24 @@ def test_a_played_video_is_watched_too(infer, make_clip, tmp_path, monkeypatch):
     status, out, _ = infer("clip.mp4", "--live", "--output", "slow", "--no-video")
     assert status == 1 and "clip: frames dropped" in out
     assert results(tmp_path / "slow/clip")["status"] == "frames dropped"
+
+
+def test_who_watches_hears_of_the_end_when_memory_runs_out(infer, make_clip, tmp_path, monkeypatch):
+    calls, original = [], Engine.detect
+
+    def detect(*arguments, **named):
+        calls.append(1)
+        if len(calls) > WARM_UP_FRAMES + 3:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(Engine, "detect", detect)
+    make_clip(tmp_path / "clip.mp4", frames=8)
+    status, out, err = infer("clip.mp4", "--live", "--every-frame", "--json-lines", "--output", "out", "--no-video")
+    assert status == 2 and "out of memory on cpu with a single clip" in err
+    *frames, end = lines(out)
+    assert [event["event"] for event in frames] == ["start", *["frame"] * 3]
+    assert (end["event"], end["status"]) == ("end", "corrupt") and "out of memory" in end["problems"][0]
 
 
 def test_a_feed_that_is_lost_keeps_what_was_answered(infer, tmp_path, monkeypatch):

@@ -22,9 +22,9 @@ from stnet.inference import cli, common_list, run
 from stnet.inference.common_list import CommonList, Group
 from stnet.inference.folder_lock import FolderLock
 from stnet.inference.jobs import Part, largest_first, plan_jobs
-from stnet.inference.names import find_names
+from stnet.inference.names import Names, find_names
 from stnet.inference.records import Records
-from stnet.video import open_source
+from stnet.video import VideoInput, open_source
 from stnet.video.inputs import BOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,6 +231,30 @@ def test_a_video_in_other_hands_is_left_to_them(study, tmp_path):
     for one in taken:
         one.claim.release()
     lock.release()
+
+
+def test_a_video_that_cannot_be_claimed_costs_no_other(study, tmp_path):
+    jobs, _ = plan_jobs(find_names([str(study)], tmp_path / "out"), tmp_path / "out")
+    records = Records(tmp_path / "out", {}, ("json",))
+    records.folder(jobs[1]).parent.mkdir(parents=True)
+    records.folder(jobs[1]).write_text("in the way, as the folder of another user is")
+    shared = CommonList(jobs, records, tmp_path / "out", group=ALONE, order=largest_first, resume=True, tell=print)
+    claimed = {taken.job.name: taken.claim is not None for taken in shared}
+    assert claimed == {job.name: job != jobs[1] for job in jobs}
+    shared.release()
+
+
+def test_names_of_folders_are_free_and_short_enough(tmp_path):
+    names = [BOOKS, ".Summary.csv.running", "a", "A", "\u4e73" * 90, "\u4e73" * 91, "x" * 300]
+    videos = [
+        VideoInput(name=name, paths=(tmp_path / f"{number}.mp4",), origin="") for number, name in enumerate(names)
+    ]
+    jobs, _ = plan_jobs(Names(videos=videos), tmp_path)
+    assert [job.name for job in jobs[:4]] == [f"{BOOKS}-2", ".Summary.csv.running-2", "a", "A-2"]
+    assert len({job.name for job in jobs}) == len(jobs)
+    for job in jobs:
+        (job.folder / "annotated.mp4").parent.mkdir()
+    assert jobs[4].name.startswith("\u4e73" * 60) and jobs[6].name.startswith("x" * 180)
 
 
 def test_a_video_whose_process_died_meanwhile_is_taken_at_the_end(study, tmp_path):

@@ -23,6 +23,20 @@ def test_gray_of_eight_bits(tmp_path):
         np.testing.assert_array_equal(images, np.repeat(expected[..., None], 3, axis=3))
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_bytes_that_are_stored_as_words_of_the_other_order(tmp_path, words):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 9, 11), dtype=np.uint8)  # frames end inside of words
+    data = dataset(frames, "MONOCHROME2")
+    data.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
+    if words:
+        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+        data["PixelData"].VR = "OW"
+    images, source = read(data, tmp_path / "a.dcm")
+    np.testing.assert_array_equal(images[..., 0], frames)
+    assert source.status == "ok"
+
+
 def test_gray_of_more_bits_is_stretched_alike_in_all_frames(tmp_path):
     frames = np.array([[[0, 0], [0, 0]], [[100, 300], [500, 900]], [[100, 1500], [0, 500]]], dtype=np.uint16)
     images, source = read(dataset(frames, "MONOCHROME2", bits=12), tmp_path / "a")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stnet.errors import VideoError
-from stnet.video import ArraySource, SpooledSource, find_inputs, open_source
+from stnet.video import ArraySource, SpooledSource, find_inputs, masks, open_source
 
 
 def save_frames(folder, names, size=(40, 30)):
@@ -249,6 +249,20 @@ def test_masks_beside_images_are_left_out_and_told(tmp_path, mask):
     assert len(video.paths) == 2 and f"1 of its frames are named like masks of others ({mask})" in notes
 
 
+@pytest.mark.parametrize("stills", [False, True])
+@pytest.mark.parametrize("pattern", ["", "/*"])
+def test_names_of_masks_are_looked_at_a_few_times_each(tmp_path, monkeypatch, stills, pattern):
+    looked, original = [], masks._image_of
+    monkeypatch.setattr(masks, "_image_of", lambda path: looked.append(path) or original(path))
+    (tmp_path / "f").mkdir()
+    for number in range(40):
+        (tmp_path / "f" / f"{number}.png").touch()
+        (tmp_path / "f" / f"{number}_mask.png").touch()
+    found = find_inputs([f"{tmp_path}/f{pattern}"], stills=stills)
+    assert [len(video.paths) for video in found] == ([1] * 40 if stills else [40])
+    assert all(len(video.notes) >= 1 for video in found) and len(looked) <= 3 * 80
+
+
 def test_names_that_only_resemble_masks_are_frames(tmp_path):
     names = ["a.png", "a_1.png", "b_mask.png", "c_mask_1.png", "masked.png", "mask.png"]
     save_frames(tmp_path / "f", names)
@@ -270,6 +284,7 @@ def test_folders_in_folders(tmp_path, encode):
     save_frames(tmp_path / "study" / "p2", ["1.png", "2.png"])
     save_frames(tmp_path / "study" / "p2" / "masks", ["1.png", "2.png"])  # no part of the video around it
     save_frames(tmp_path / "study" / ".thumbnails", ["1.png"])
+    (tmp_path / "study" / "._a.mp4").write_bytes(b"what macOS notes of a.mp4")
     save_frames(tmp_path / "study" / "p3", ["1.png"])
     encode(tmp_path / "study" / "p3" / "a.mp4", frames=2)
     (tmp_path / "study" / "empty").mkdir()

@@ -169,6 +169,25 @@ def test_times_of_avi_with_b_frames_rise(tmp_path, encode):
     assert times == pytest.approx([i / 25 for i in range(30)], abs=1e-3)
 
 
+def test_packets_of_avi_that_are_not_coded_shift_no_times(tmp_path, encode):
+    with av.open(encode(tmp_path / "all.avi", codec="mpeg4", frames=10, gop=300)) as container:
+        (stream,) = container.streams
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        given = [0, 1, 2, 5, 6, 7, 8, 12, 13, 14]
+        with av.open(tmp_path / "dropped.avi", "w") as target:
+            video = target.add_stream_from_template(stream)
+            video.time_base = Fraction(1, 25)
+            for tick in range(15):
+                # A VOP that is not coded, as XviD writes it for a frame that it drops.
+                dropped = av.Packet(b"\0\0\1\xb6" + int(f"0101{tick:05b}1001111", 2).to_bytes(2, "big"))
+                packet = packets.pop(0) if tick in given else dropped
+                packet.stream, packet.pts, packet.dts, packet.time_base = video, tick, tick, Fraction(1, 25)
+                target.mux(packet)
+    source = VideoFile(tmp_path / "dropped.avi")
+    assert [round(25 * frame.time, 3) for frame in source] == given
+    assert (source.status, source.problems) == ("ok", ())
+
+
 @pytest.mark.parametrize("late", [0, 40, 3000, 10_000_000])
 @pytest.mark.parametrize("suffix", ["mkv", "webm"])
 def test_a_clock_that_starts_late_is_no_damage(tmp_path, encode, cut, suffix, late):
