@@ -50,7 +50,8 @@ def differences(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
 def merge(fresh: dict[str, Any], committed: dict[str, Any]) -> dict[str, Any]:
     """Return the committed report with the rows that the fresh one covers replaced, and its peers where it has any.
 
-    Raises ConfigError where the two were compiled by different versions of Triton.
+    Raises:
+        ConfigError: the two were compiled by different versions of Triton.
     """
     if fresh["triton"] != committed["triton"]:
         raise ConfigError(

@@ -96,7 +96,11 @@ class _Reference(nn.Module):
 
 
 def onnx_runtime(case: Case) -> Attend:
-    """Return the reference in ONNX Runtime. Raises ImportError."""
+    """Return the reference in ONNX Runtime.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:

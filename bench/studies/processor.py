@@ -48,7 +48,11 @@ def engine_of(model: Detector) -> Model:
 
 
 def onnx_runtime(path: Path) -> Model:
-    """Return an exported model in ONNX Runtime. Raises ImportError."""
+    """Return an exported model in ONNX Runtime.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -60,7 +64,11 @@ def onnx_runtime(path: Path) -> Model:
 
 
 def openvino(path: Path) -> Model:
-    """Return an exported model in OpenVINO, in float32. Raises ImportError."""
+    """Return an exported model in OpenVINO, in float32.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import openvino
 
     settings = {

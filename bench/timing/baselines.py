@@ -31,7 +31,11 @@ def classic(name: str) -> Classic:
 
 
 def stda(name: str) -> Stda:
-    """Return an implementation of `spatial_temporal_deform_attn`, one of STDA. Raises MissingError."""
+    """Return an implementation of `spatial_temporal_deform_attn`, one of STDA.
+
+    Raises:
+        MissingError: as of `classic`.
+    """
     if name.startswith(PUBLISHED):
         operator = classic(name.removeprefix(PUBLISHED))
         return lambda problem, inputs: _published(operator, problem, inputs)
@@ -45,7 +49,11 @@ def stda(name: str) -> Stda:
 
 
 def msda(name: str) -> Msda:
-    """Return an implementation of the classic operator, one of MSDA. Raises MissingError."""
+    """Return an implementation of the classic operator, one of MSDA.
+
+    Raises:
+        MissingError: as of `classic`.
+    """
     if name in CLASSICS:
         operator = classic(name)
         return lambda problem, x: operator(x.value, problem.spatial_shapes, x.locations, x.weights)

@@ -42,7 +42,11 @@ def detector(config: ModelConfig) -> Detector:
 
 
 def variant(name: str, config: ModelConfig) -> Detector:
-    """`detector` as one of MODELS; the same function of its input. Raises `baselines.MissingError`."""
+    """Return `detector` as one of MODELS; the same function of its input.
+
+    Raises:
+        MissingError: the operator's package is not installed.
+    """
     if name == STNET:
         return detector(config)
     return as_published(detector(config), baselines.classic(name.removeprefix(baselines.PUBLISHED)))

@@ -41,7 +41,7 @@ class Action:
     by_device: bool = True
 
     def whole(self, *inputs: Any) -> Any:
-        """Both at once; returns the result of `run`."""
+        """Do both at once; return the result of `run`."""
         return self.run(*self.prepare(*inputs))
 
 

@@ -24,11 +24,14 @@ class UnstatedBits(VideoError):
 
 
 class FrameDecoder:
-    """Decodes frames of one file. Raises `VideoError` for pixels or compression that cannot be read.
+    """Decodes frames of one file.
 
     Gray levels go through the header's modality and window transforms. Gray of more than 8 bits without a window is
     stretched, and colour of more than 8 bits scaled, by the extremes of all frames (`survey`), alike in all of them.
     What a compressed frame says of its colours goes before the header's word.
+
+    Raises:
+        VideoError: pixels or a compression that cannot be read.
     """
 
     def __init__(self, header: DicomHeader, name: str) -> None:
