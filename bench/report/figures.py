@@ -141,7 +141,7 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
 
 
 def fill(text: str, runs: Sequence[Run], folder: Path) -> str:
-    """A README's text with every marked part as the runs have it.
+    """Return a README's text with every marked part as the runs have it.
 
     Raises:
         DataError: an unknown name, or a marker that is not closed.

@@ -37,7 +37,7 @@ Way = Callable[[PhantomVideo], Iterator[FrameResult]]
 
 
 def ways(checkpoint: str, device: str) -> dict[str, Way]:
-    """The ways to run a model over a video, by name; the first is the baseline."""
+    """Return the ways to run a model over a video, by name; the first is the baseline."""
     dtypes = ("float32", "bfloat16", "float16") if device.startswith("cuda") else ("float32", "bfloat16")
     detectors = {dtype: VideoDetector(checkpoint, device=device, dtype=dtype) for dtype in dtypes}
     check_classes(checkpoint, detectors["float32"].class_names)
@@ -101,7 +101,7 @@ def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str,
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = study_parser("bench.studies.accuracy", __doc__, videos=24, output=OUTPUT)
     options = parser.parse_args(arguments)
     return run(lambda: _run(options))

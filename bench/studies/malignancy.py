@@ -132,7 +132,7 @@ def _found_of(instance: int, video: Seen, lesions: Sequence[Lesion]) -> Lesion |
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = study_parser("bench.studies.malignancy", __doc__, videos=40, output=OUTPUT)
     parser.add_argument("--stills", type=Path, nargs="+", default=[], metavar="FILE", help="COCO files of stills")
     options = parser.parse_args(arguments)

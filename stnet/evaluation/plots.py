@@ -19,7 +19,7 @@ BINS = np.linspace(0, 1, 21)
 
 
 def draw_roc(videos: VideoMetrics, path: Path) -> None:
-    """True against false positive rate of whole videos: the positive class against the others, lesion against none."""
+    """Draw the ROC curves of whole videos: the positive class against the others, lesion against none."""
     with_lesion, is_positive, shares = lesion_groups(videos.videos, videos.positive_class)
     strongest = np.array([max(video.scores.values()) for video in videos.videos])
     lines = (
@@ -44,7 +44,7 @@ def draw_roc(videos: VideoMetrics, path: Path) -> None:
 
 
 def draw_precision_recall(curves: LesionCurves, path: Path) -> None:
-    """Precision against recall of lesions in frames, at IoU 0.5."""
+    """Draw precision against recall of lesions in frames, at IoU 0.5."""
 
     def draw(panel: Axes) -> None:
         recall = np.linspace(0, 1, 101)
@@ -59,7 +59,7 @@ def draw_precision_recall(curves: LesionCurves, path: Path) -> None:
 
 
 def draw_froc(curves: LesionCurves, path: Path) -> None:
-    """Share of lesions found against false positives per frame."""
+    """Draw the share of lesions found against false positives per frame."""
 
     def draw(panel: Axes) -> None:
         panel.plot(curves.false_positives, curves.recall, color=COLOURS[0])
@@ -72,7 +72,7 @@ def draw_froc(curves: LesionCurves, path: Path) -> None:
 
 
 def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliability], path: Path) -> None:
-    """Share of detections that are right against their score, by class; dashed: raw scores beside calibrated."""
+    """Draw the share of detections that are right against their score, by class; dashed: raw scores."""
 
     def draw(panel: Axes) -> None:
         panel.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
@@ -92,7 +92,7 @@ def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliabil
 
 
 def draw_scores(videos: VideoMetrics, path: Path) -> None:
-    """How many videos of each kind have which scores."""
+    """Draw how many videos of each kind have which scores."""
     groups = _by_truth(videos)
     names = list(videos.videos[0].scores)
     figure = Figure(figsize=(4.2 * (len(names) + 1), 3.6), layout="constrained")

@@ -52,14 +52,37 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run = parser.add_argument_group("run")
+    _add_run(parser.add_argument_group("run"))
+    evaluation = parser.add_argument_group("evaluation only")
+    evaluation.add_argument(
+        "--evaluate", metavar="CHECKPOINT", help="checkpoint, run folder or the name of a shipped model"
+    )
+    _add_evaluation(evaluation)
+
+    recipe = parser.add_argument_group("recipe", "defaults come from the preset")
+    recipe.add_argument("--preset", choices=tuple(PRESETS), help=f"recipe (default: {DEFAULT_PRESET})")
+    recipe.add_argument(
+        "--model",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="change the preset's model, for example queries=100 dropout=0",
+    )
+    presets = {name: TrainConfig.preset(name) for name in PRESETS}
+    for known in dataclasses.fields(TrainConfig):
+        if known.name != "model":
+            _add_setting(recipe, known, {name: getattr(preset, known.name) for name, preset in presets.items()})
+    return parser
+
+
+def _add_run(run: argparse._ArgumentGroup) -> None:
     run.add_argument(
         "--data",
         required=True,
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="dataset folders (BUV layout), trained on together; with --stills annotation files",
+        help="data set folders (docs/data-formats.md), trained on together; with --stills COCO files",
     )
     run.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
@@ -82,25 +105,6 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
     run.add_argument("--no-check", action="store_true", help="skip the look at the data set before training")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
-
-    evaluation = parser.add_argument_group("evaluation only")
-    evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
-    _add_evaluation(evaluation)
-
-    recipe = parser.add_argument_group("recipe", "defaults come from the preset")
-    recipe.add_argument("--preset", choices=tuple(PRESETS), help=f"recipe (default: {DEFAULT_PRESET})")
-    recipe.add_argument(
-        "--model",
-        nargs="+",
-        default=argparse.SUPPRESS,
-        metavar="NAME=VALUE",
-        help="change the preset's model, for example queries=100 dropout=0",
-    )
-    presets = {name: TrainConfig.preset(name) for name in PRESETS}
-    for known in dataclasses.fields(TrainConfig):
-        if known.name != "model":
-            _add_setting(recipe, known, {name: getattr(preset, known.name) for name, preset in presets.items()})
-    return parser
 
 
 def build_evaluation_parser(prog: str = "stnet evaluate") -> argparse.ArgumentParser:

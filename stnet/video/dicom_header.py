@@ -129,7 +129,11 @@ def _begins_with_element(start: bytes) -> bool:
 
 
 def import_pydicom(name: str) -> ModuleType:
-    """pydicom, kept quiet. Raises `VideoError` where it is not installed."""
+    """Return pydicom, kept quiet.
+
+    Raises:
+        VideoError: it is not installed.
+    """
     try:
         import pydicom
         import pydicom.pixels
@@ -156,7 +160,11 @@ def hiding_contents(name: str, failure: str) -> Iterator[None]:
 
 
 def read_header(path: Path, name: str) -> DicomHeader:
-    """Read and check the header of the DICOM file at `path`, which messages call `name`. Raises `VideoError`."""
+    """Read and check the header of the DICOM file at `path`, which messages call `name`.
+
+    Raises:
+        VideoError: it cannot be read, or says what is not possible or not supported.
+    """
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
         tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS, *VOLUME_ELEMENTS]
