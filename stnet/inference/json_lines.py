@@ -40,6 +40,7 @@ class JsonLines(Watcher):
             feed=feed.name,
             width=feed.width,
             height=feed.height,
+            **({} if feed.region is None else {"region": list(feed.region)}),
             class_names={str(label): name for label, name in self._run.class_names.items()},
             score_threshold=self._run.score_threshold,
             model=self._run.model,

@@ -13,7 +13,6 @@ from stnet.lesions import Lesion
 from stnet.lesions.owners import owner_column, owners_of
 from stnet.lesions.result_rows import lesion_entry
 from stnet.lesions.sizes import sizes_of
-from stnet.video import VideoSource
 from stnet.video.scale import PixelScale
 
 FORMAT = "stnet-detections/2"
@@ -119,7 +118,7 @@ def _video(video: VideoFacts) -> dict:
         "width": source.full_width or source.width,
         "height": source.full_height or source.height,
         "fps": _exact(source.fps),
-        **_region(source),
+        **({} if source.region is None else {"region": list(source.region)}),
         **({} if source.pixel_aspect == 1 else {"pixel_aspect": _exact(source.pixel_aspect)}),
     }
 
@@ -127,11 +126,3 @@ def _video(video: VideoFacts) -> dict:
 def _exact(ratio: Fraction) -> str:
     """Return a ratio as an exact fraction, e.g. 30000/1001."""
     return f"{ratio.numerator}/{ratio.denominator}"
-
-
-def _region(source: VideoSource) -> dict:
-    """Return the part of the original frames that was looked at, where that is not all of them."""
-    if source.full_width is None or (source.width, source.height) == (source.full_width, source.full_height):
-        return {}
-    x, y = source.origin
-    return {"region": [x, y, x + source.width, y + source.height]}

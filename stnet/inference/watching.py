@@ -8,6 +8,7 @@ from typing import ClassVar
 from stnet.command_line import explain
 from stnet.errors import EXTERNAL
 from stnet.inference.live import LiveResult, LiveStatistics, Policy
+from stnet.video.geometry import Box
 from stnet.video.scale import PixelScale
 
 DROPPED = "frames dropped"
@@ -26,14 +27,16 @@ class WatchedFeed:
 
     Attributes:
         name: for the reader, without passwords.
-        height, width: of its frames as boxes refer to them, also where only a part of them is looked at.
+        height, width: of its frames, in whose pixels boxes are.
         scale: the size of its pixels, None where that is unknown.
+        region: the part of its frames that is looked at, None where that is all of them.
     """
 
     name: str
     height: int
     width: int
     scale: PixelScale | None
+    region: Box | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

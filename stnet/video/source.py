@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from stnet.errors import VideoError
-from stnet.video.geometry import SQUARE, UPRIGHT, Orientation
+from stnet.video.geometry import SQUARE, UPRIGHT, Box, Orientation
 from stnet.video.scale import PixelScale
 
 Status = Literal["unread", "ok", "truncated", "corrupt"]
@@ -96,6 +96,14 @@ class VideoSource(ABC):
         count = "" if self.declared_frames is None else f"{self.declared_frames} frames of "
         size = f"{count}{self.width} x {self.height} pixels, {float(self.fps):.4g} frames/s"
         return f"{type(self).__name__}({self.name}: {size}, {self.status})"
+
+    @property
+    def region(self) -> Box | None:
+        """The part of the original frames that the images are; None where they are all of it."""
+        if self.full_width is None or (self.width, self.height) == (self.full_width, self.full_height):
+            return None
+        x, y = self.origin
+        return x, y, x + self.width, y + self.height
 
     @abstractmethod
     def __iter__(self) -> Iterator[VideoFrame]:
