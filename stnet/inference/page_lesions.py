@@ -37,7 +37,7 @@ def box_rows(frame: Listed, lesions: Iterable[Lesion]) -> list[list[Any]]:
     boxes = [[round(x, 1) for x in row[:4]] for row in table]
     owners = owner_column([int(row[6]) for row in table], boxes, {one.row: one.number for one in seen if one.found})
     rows: list[list[Any]] = [
-        [*box, round(row[4], 4), int(row[5]), owner] for box, row, owner in zip(boxes, table, owners, strict=True)
+        [*box, round(row[4], 6), int(row[5]), owner] for box, row, owner in zip(boxes, table, owners, strict=True)
     ]
     return rows + [
         [*in_picture(one.box, frame.origin, frame.size), None, one.label, one.number]

@@ -40,8 +40,13 @@ class Player {
     this.part("forward").addEventListener("click", () => this.step(1));
     this.part("play").addEventListener("click", () => this.toggle());
     const threshold = this.part("threshold");
+    this.threshold = run.threshold;  // that of the control is rounded to one of its steps
     threshold.value = run.threshold;
-    threshold.addEventListener("input", () => { this.refresh(); this.markThreshold(); });
+    threshold.addEventListener("input", () => {
+      this.threshold = Number(threshold.value);
+      this.refresh();
+      this.markThreshold();
+    });
     this.part("show").addEventListener("change", () => this.refresh());
     new ResizeObserver(() => this.refresh()).observe(this.overlay);
     for (const event of ["pointerdown", "focusin"]) section.addEventListener(event, () => { active = this; });
@@ -72,8 +77,7 @@ class Player {
   }
 
   refresh() {
-    const { number, time, boxes, image } = this.current();
-    const threshold = Number(this.part("threshold").value);
+    const { threshold } = this, { number, time, boxes, image } = this.current();
     const place = `Frame ${number + 1} of ${this.video.frames} · ${clock(time)}`;
     this.image.src = `data:image/jpeg;base64,${image}`;
     this.image.alt = `${place} of ${this.video.name}`;
@@ -182,7 +186,7 @@ class Player {
   }
 
   markThreshold() {
-    const height = this.y(Number(this.part("threshold").value));
+    const height = this.y(this.threshold);
     this.thresholdLine.setAttribute("y1", height);
     this.thresholdLine.setAttribute("y2", height);
   }

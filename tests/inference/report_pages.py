@@ -31,12 +31,12 @@ def found(*rows) -> Detections:
 class Page(ReportSection):
     """The sections of several videos, and the rows of those that have ended."""
 
-    def __init__(self, folder: Path, videos: int) -> None:
+    def __init__(self, folder: Path, videos: int, threshold: float) -> None:
         self.facts = RunFacts(
             output=folder,
             videos=videos,
             class_names=NAMES,
-            score_threshold=0.3,
+            score_threshold=threshold,
             model={},
             shown={"Model": "small", "Device": "cpu"},
         )
@@ -44,8 +44,8 @@ class Page(ReportSection):
         self.rows: list[VideoSummary] = []
 
 
-def page(folder: Path, videos: int = 1) -> Page:
-    return Page(folder, videos)
+def page(folder: Path, videos: int = 1, threshold: float = 0.3) -> Page:
+    return Page(folder, videos, threshold)
 
 
 def begin(report: Page, name: str, frames: np.ndarray, fps: Fraction = Fraction(25)) -> None:

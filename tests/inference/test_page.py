@@ -154,6 +154,16 @@ def test_frames_below_the_threshold_are_listed_only_where_none_reaches_it(tmp_pa
     assert len(strongest) == listed and {frame["number"] for frame in strongest[:2]} == {10, 30}
 
 
+def test_what_reaches_the_threshold_does_so_on_the_page(tmp_path):
+    report, scores = page(tmp_path, threshold=0.10003), (0.10004, 0.10002)
+    begin(report, "clip", pictures(1))
+    detections = found(*[(20 * n, 1, 20 * n + 9, 9, score, 1) for n, score in enumerate(scores)])
+    report.write(result("clip", 0, 0.0, detections, pictures(1)[0]))
+    end(report, "clip")
+    (rows,) = blocks(finish(report, tmp_path))["video-0"]["boxes"]
+    assert [row[4] >= report.facts.score_threshold for row in rows] == [True, False]
+
+
 def test_an_error_leaves_a_partial_section(tmp_path):
     report = page(tmp_path)
     begin(report, "clip", pictures(2))

@@ -15,7 +15,7 @@ def browse(tmp_path):
     """Opens a page of two videos, one of them short and damaged, and a still."""
     if CHROMIUM is None:
         pytest.skip("needs chromium")
-    report = page(tmp_path, videos=3)
+    report = page(tmp_path, videos=3, threshold=0.296)  # no multiple of what the slider moves by
     add_video(report, HOSTILE, pictures(20), explained=True)
     add_video(report, "second", pictures(4), "truncated")
     add_video(report, "still", pictures(1))
@@ -157,6 +157,17 @@ def test_a_picture_without_room_causes_no_complaint(browse):
     browser.js("document.querySelector('.screen').style.height = ''")
     browser.js(SLIDE % 3)
     assert browser.js(STATE % 0)["boxes"] == 1 and browser.complaints == []
+    # From the run's threshold on boxes are drawn, with a lesion that was missed, until somebody moves the slider.
+    boxes = [[10, 10, 30, 30, 0.297, 1, None], [34, 10, 50, 30, None, 1, 3], [51, 10, 60, 30, 0.295, 1, None]]
+    browser.js(f"players[0].video.boxes[0] = {json.dumps(boxes)}")
+    browser.js(SLIDE % 0)
+    assert browser.js(STATE % 0)["boxes"] == 2
+    line = "Number(players[0].section.querySelector('.chart .threshold').getAttribute('y1'))"
+    assert browser.js(line) == pytest.approx(166 - (166 - 8) * 0.296)
+    browser.js(
+        "players[0].part('threshold').value = 0.4; players[0].part('threshold').dispatchEvent(new Event('input'))"
+    )
+    assert browser.js(STATE % 0)["boxes"] == 0 and browser.js(line) == pytest.approx(166 - (166 - 8) * 0.4)
 
 
 @pytest.mark.timeout(120)
