@@ -126,6 +126,11 @@ def _check_live(arguments: argparse.Namespace) -> None:
         raise ConfigError("--explain does not work with --live: it reads the clips of a whole video once more")
     if arguments.live and arguments.stills:
         raise ConfigError("--live does not work with --stills, which have no frame rate to be played at")
+    if arguments.live and arguments.export and not arguments.every_frame:
+        raise ConfigError(
+            "--export with --live needs --every-frame: annotation tools would take frames that are dropped for frames "
+            "without a lesion"
+        )
 
 
 def _detector(model: Detector, group: Group, arguments: argparse.Namespace, reporter: Reporter) -> VideoDetector:
