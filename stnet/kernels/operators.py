@@ -211,7 +211,7 @@ def _checked(check: Callable, tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]
 
 
 def _is_ints(rows: tuple) -> bool:
-    """Whether a tuple holds Python ints, or tuples of them, and so may be remembered."""
+    """Return whether a tuple holds Python ints, or tuples of them, and so may be remembered."""
     kinds = {type(row) for row in rows}
     if kinds == {tuple}:
         kinds = {type(number) for row in rows for number in row}

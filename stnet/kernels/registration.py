@@ -172,7 +172,7 @@ def forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
 
 
 def is_empty(problem: StdaProblem | MsdaProblem) -> bool:
-    """Whether a call has no samples; backends need not run for it."""
+    """Return whether a call has no samples; backends need not run for it."""
     if isinstance(problem, MsdaProblem):
         return problem.clips * problem.queries * problem.points == 0
     return problem.clips * problem.targets * problem.queries == 0

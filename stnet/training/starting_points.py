@@ -29,7 +29,7 @@ class Start:
     unused: tuple[str, ...]
 
     def brings(self, part: str) -> bool:
-        """Whether all of `part` was taken."""
+        """Return whether all of `part` was taken."""
         return not any(name.startswith(PARTS[part]) for name in (*self.different, *self.missing))
 
     def summary(self) -> str:

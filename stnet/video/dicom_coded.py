@@ -57,7 +57,7 @@ class CodedFrames:
                 yield remark
 
     def verdict(self, delivered: int) -> tuple[bool, list[str]]:
-        """Whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
+        """Return whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
         found, stated = len(self._map.frames), self._header.frames
         problems = []
         if self._map.cut:

@@ -270,7 +270,7 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], words: bool, nam
 
 
 def _is_full(length: int, pixels: int, frames: int) -> bool:
-    """Whether pixel data labelled YBR_FULL_422 has all its chroma: three bytes a pixel instead of two.
+    """Return whether pixel data labelled YBR_FULL_422 has all its chroma: three bytes a pixel instead of two.
 
     Its length says so: for the frames declared, else for whole frames.
     """

@@ -206,7 +206,7 @@ def _within(within: str, video: VideoInput, folder: Path) -> str:
 
 
 def _is_one_video(folder: Path, inputs: Sequence[VideoInput]) -> bool:
-    """Whether the images of a folder are one video."""
+    """Return whether the images of a folder are one video."""
     return len(inputs) == 1 and inputs[0].origin == str(folder)
 
 

@@ -145,7 +145,7 @@ def _blended(target: np.ndarray, pixels: np.ndarray, box: np.ndarray, rng: np.ra
 
 
 def _stands_out(pixels: np.ndarray, box: np.ndarray) -> bool:
-    """Whether the middle of a box differs from what surrounds the box."""
+    """Return whether the middle of a box differs from what surrounds the box."""
     x0, y0, x1, y1 = box
     inset_x, inset_y = (x1 - x0) / 4, (y1 - y0) / 4
     inside = pixels[int(y0 + inset_y) : int(y1 - inset_y) + 1, int(x0 + inset_x) : int(x1 - inset_x) + 1].mean()

@@ -174,6 +174,6 @@ def _first_frame(stack: FrameStack) -> FrameStack:
 
 
 def _visible(boxes: np.ndarray, down: float, across: float) -> bool:
-    """Whether all lesions keep `LEAST_LESION` pixels when the still is shrunk by these factors."""
+    """Return whether all lesions keep `LEAST_LESION` pixels when the still is shrunk by these factors."""
     size = (boxes[:, 2:] - boxes[:, :2]) / (across, down)
     return bool((size >= LEAST_LESION).all())
