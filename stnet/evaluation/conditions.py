@@ -243,6 +243,8 @@ def _compare(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output {options.output}: exists; choose another name")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: give at least 1")
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told at once
     wanted = ["unchanged", *(name for name in options.conditions if name != "unchanged")]
     results: dict[str, dict[str, ConditionResult]] = {}
     ahead: dict[str, dict[str, Figure]] = {}
@@ -292,10 +294,11 @@ def _plain(found: Mapping[str, Mapping[str, ConditionResult | Figure]]) -> dict[
 
 
 def _thinned(stills: Stills, limit: int | None) -> Stills:
-    if limit is None or len(stills) <= limit:
-        return stills
-    numbers = np.linspace(0, len(stills) - 1, limit).round().astype(int)
-    return stills.keep([stills.index.videos[number] for number in numbers])
+    """Return those of the stills that somebody looked at, at most so many, evenly spread."""
+    videos = [video for video in stills.index.videos if video.frames[0].annotated]
+    if limit is not None and len(videos) > limit:
+        videos = [videos[number] for number in np.linspace(0, len(videos) - 1, limit).round().astype(int)]
+    return stills.keep(videos)
 
 
 def _show(source: str, count: int, results: dict[str, ConditionResult], reporter: Reporter) -> None:
@@ -306,7 +309,8 @@ def _show(source: str, count: int, results: dict[str, ConditionResult], reporter
         return "-" if value is None else f"{value:.2f}"
 
     reporter.table(
-        f"{source}: {count} stills; recall and false positives at the score that makes {RATE:g} of unchanged stills",
+        f"{source}: {count} stills, in percent; recall, and false positives an image, at the score that makes {RATE:g} "
+        "of unchanged stills",
         ("condition", "AP50", "AP75", "AP50, small")
         + ("recall", "small", "several", "false positives", "without lesion"),
         [

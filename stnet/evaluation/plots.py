@@ -83,7 +83,10 @@ def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliabil
                 colour = COLOURS[number % len(raw) % len(COLOURS)]
                 label = legend_label(f"{name}{suffix}, error {100 * found.error:.1f} %")
                 panel.plot(found.scores, found.shares, style, marker="o", markersize=3, color=colour, label=label)
-        panel.legend(loc="upper left", fontsize=8)
+        if len(panel.lines) > 1:
+            panel.legend(loc="upper left", fontsize=8)
+        else:
+            _say(panel, "no detections")
 
     _single("Reliability of scores", "score", "share of detections that are right", draw, path)
 

@@ -133,9 +133,11 @@ class VideoDetector:
 
         Args:
             videos: a path (video file, folder of frames or of videos, pattern such as "frames/*.png"); frames as
-                an array or tensor `[N, H, W, 3]` or `[N, H, W]`; a picture of PIL; an iterable of frames or pictures,
-                which is written to a temporary file until it ends because clips reach over the whole video (feeds
-                without an end: `stnet.inference.live`); or a list of such videos, whose results follow each other.
+                an array or tensor `[N, H, W, 3]` or `[N, H, W]`, a tensor as torchvision has them, `[N, 3, H, W]` or
+                `[3, H, W]`, which is one frame (three gray ones are `[3, H, W, 1]`); a picture of PIL; an iterable of
+                frames or pictures, which is written to a temporary file until it ends because clips reach over the
+                whole video (feeds without an end: `stnet.inference.live`); or a list of such videos, whose results
+                follow each other.
             fps: frame rate where the input states none.
             images: keep the frame in every result.
             value_range: the values of black and white in arrays, tensors and pictures, such as (0, 1) or (0, 4095).

@@ -26,7 +26,7 @@ class WatchedFeed:
 
     Attributes:
         name: for the reader, without passwords.
-        height, width: of its frames.
+        height, width: of its frames as boxes refer to them, also where only a part of them is looked at.
         scale: the size of its pixels, None where that is unknown.
     """
 

@@ -167,12 +167,13 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
         score_threshold=settings.score_threshold,
         video_threshold=settings.video_threshold,
         metrics=result.metrics,
+        points=points,
     )
-    show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {predict.protocol}", reporter)
+    show(report.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {predict.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
         facts = {"split": split, "protocol": predict.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
-        _write_files(options, report_files(report, _facts(options) | facts))
+        _write_files(options, report_files(report, _facts(options) | facts | {"calibrated": points is not None}))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 

@@ -132,7 +132,8 @@ def evaluate(
         device: as of `train`.
         dtype: as of `VideoDetector`.
         duplicate_iou: drop detections that overlap a better one by more; None: the model's setting.
-        score_threshold: operating point of recall and false positives.
+        score_threshold: operating point of recall and false positives, of the scores that users see: calibrated where
+            the model has operating points.
         quiet: print nothing.
 
     Raises:
@@ -150,6 +151,7 @@ def evaluate(
         score_threshold=score_threshold,
         video_threshold=TrainConfig().video_threshold,
         metrics=result.metrics,
+        points=detector.operating_points,
     )
 
 

@@ -92,6 +92,12 @@ class FrameDecoder:
     def _without_nonsense(self) -> Iterator[str]:
         """Drop transforms of gray that make all possible values look alike, and say so."""
         dataset = self._header.dataset
+        for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+            if keyword in dataset and not _holds_table(dataset, keyword):
+                stated = dataset[keyword].value
+                del dataset[keyword]
+                if stated:  # anonymizers leave empty ones
+                    yield f"a table of gray levels in its header ({keyword}) cannot be read: not applied"
         if number(dataset, "RescaleSlope") == 0:
             del dataset.RescaleSlope
             yield "its header scales all gray to one value (rescale slope 0): not applied"
@@ -270,6 +276,16 @@ def _overlay_bits(dataset: Any, allocated: int) -> int:
 
 def _bits_holding(largest: float) -> int:
     return next(bits for bits in USUAL_BITS if largest <= 2**bits - 1)
+
+
+def _holds_table(dataset: Any, keyword: str) -> bool:
+    """Whether a sequence of tables has one that can be read."""
+    try:
+        item = dataset[keyword].value[0]
+        entries, _, bits = item.LUTDescriptor
+        return entries >= 0 and 8 <= bits <= 16 and bool(item.LUTData)
+    except Exception:  # absent, empty or damaged
+        return False
 
 
 def _window(dataset: Any) -> tuple[float, float, str] | None:

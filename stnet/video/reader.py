@@ -31,8 +31,9 @@ from stnet.video.source import FPS_RANGE, MAX_PIXELS, Scan, VideoFrame, VideoSou
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,mjpeg,ivf,mxf"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".asf")
-    + (".flv", ".ogv", ".gif", ".3gp", ".h264", ".hevc", ".mjpeg", ".mjpg", ".ivf", ".mxf")
+    (".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".m2ts")
+    + (".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".gif", ".3gp", ".3g2", ".h264", ".264", ".hevc", ".h265")
+    + (".265", ".mjpeg", ".mjpg", ".ivf", ".mxf")
 )
 
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image

@@ -17,6 +17,9 @@ from stnet.video.geometry import SQUARE
 TICKS = 16
 """Clock ticks per frame over the rate's numerator: fine enough for variable rates, exact for constant."""
 
+MOST_TICKS = 2**31 - 1
+"""Ticks per second that FFmpeg can count: rates of variable recordings are ratios of large numbers."""
+
 THREADS = 4
 """Of x264, whose pictures depend on their number: by default that of the cores, so that each machine had its own."""
 
@@ -39,7 +42,7 @@ class VideoWriter(ClosedOrAbandoned):
 
     Args:
         path: where the video goes; an existing file is replaced when the new one is complete.
-        fps: frame rate, exact.
+        fps: frame rate, exact up to numerators of `MOST_TICKS / TICKS`, and the nearest such ratio beyond.
         height, width: size of all frames, in pixels.
         pixel_aspect: width of a pixel over its height, for the player.
         crf: constant rate factor of x264, 0 (lossless) to 51; 18 is visually lossless.
@@ -57,7 +60,7 @@ class VideoWriter(ClosedOrAbandoned):
     ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
-        self._fps, self._size, self._last_tick = Fraction(fps), (height, width), -1
+        self._fps, self._size, self._last_tick = _countable(Fraction(fps)), (height, width), -1
         self._closed = False
         with self._reporting("cannot be written"):
             self._container = open_container(self.partial, mode="w", format="mp4")
@@ -132,3 +135,8 @@ class VideoWriter(ClosedOrAbandoned):
             yield
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{self.partial}: {failure} ({getattr(error, 'strerror', error)})") from error
+
+
+def _countable(rate: Fraction) -> Fraction:
+    most = MOST_TICKS // TICKS
+    return rate if rate.numerator <= most else rate.limit_denominator(most // (int(rate) + 1))

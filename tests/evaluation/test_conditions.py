@@ -95,7 +95,11 @@ def test_conditions_that_are_done_are_kept_when_the_command_is_interrupted(file,
 
     predict = conditions.predict_condition
     monkeypatch.setattr(conditions, "predict_condition", interrupted)
-    out = tmp_path / "conditions.json"
+    document = json.loads(file.read_text())
+    document["images"][0]["annotated"] = False  # of which nothing can be judged, so that it is not the one taken
+    file = file.with_name("first_unseen.json")
+    file.write_text(json.dumps(document))
+    out = tmp_path / "folder" / "conditions.json"
     assert main(["tiny", "--data", str(file), "--device", "cpu", "--limit", "1", "--output", str(out)]) == 130
     assert list(json.loads(out.read_text())["models"]["tiny"]) == ["unchanged"]
 

@@ -1,5 +1,6 @@
 """Boxes of DICOM files are in pixels of the original frame, though only the scan region is looked at."""
 
+import json
 import warnings
 
 import numpy as np
@@ -11,6 +12,8 @@ from stnet.video import ArraySource
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import examples  # noqa: E402
+
+from tests.video.dicom_making import dataset, loop, region, save  # noqa: E402
 
 
 def test_boxes_are_those_of_the_region_moved(small_model, tmp_path):
@@ -30,3 +33,13 @@ def test_boxes_are_those_of_the_region_moved(small_model, tmp_path):
         moved = plain.detections.boxes + torch.tensor([42.0, 15.0, 42.0, 15.0])
         torch.testing.assert_close(result.detections.boxes, moved, atol=1e-3, rtol=0)
         torch.testing.assert_close(result.detections_in_image.boxes, plain.detections.boxes, atol=1e-3, rtol=0)
+
+
+def test_a_played_file_states_the_frame_that_its_boxes_are_in(infer, tmp_path):
+    save(dataset(loop(2, 60, 110), SequenceOfUltrasoundRegions=[region(50, 10, 109, 59)]), tmp_path / "a.dcm")
+    options = ("--live", "--every-frame", "--json-lines", "--formats", "csv", "--score-threshold", "0")
+    status, out, err = infer("a.dcm", *options)
+    start, *frames, _ = map(json.loads, out.splitlines())
+    assert status == 0 and (start["width"], start["height"]) == (110, 60), err
+    boxes = np.concatenate([frame["boxes"] for frame in frames])
+    assert boxes[:, 2].max() > 60 and (boxes >= (50, 10, 50, 10)).all() and (boxes <= (110, 60, 110, 60)).all()

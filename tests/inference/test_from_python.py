@@ -1,5 +1,7 @@
 """What Python hands over, and what it sees: pictures and arrays of any type, and a line for every thing."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,25 @@ from stnet.data.index import load_index
 from stnet.data.phantom import render_phantom, write_phantoms
 from stnet.errors import VideoError
 from stnet.inference import VideoDetector
+from stnet.inference.inputs import open_videos
 from stnet.inference.live import LiveDetector
 from stnet.video import open_source
+
+
+@pytest.mark.parametrize(
+    ("frames", "count"),
+    [
+        (torch.zeros(3, 8, 10, dtype=torch.uint8), 1),  # one frame in colour, as torchvision has it
+        (torch.zeros(2, 3, 8, 10, dtype=torch.uint8), 2),
+        (torch.zeros(3, 8, 10, 1, dtype=torch.uint8), 3),
+        (torch.zeros(4, 8, 10, dtype=torch.uint8), 4),
+        (np.zeros((3, 8, 10), np.uint8), 3),
+    ],
+)
+def test_shapes_mean_what_the_documentation_says(frames, count):
+    ((_, opened),) = open_videos(frames, Fraction(25))
+    source = opened()
+    assert (source.declared_frames, source.height, source.width) == (count, 8, 10)
 
 
 def boxes_of(results) -> list[list]:

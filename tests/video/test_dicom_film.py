@@ -75,6 +75,15 @@ def test_films_are_decoded(tmp_path, draw_picture, container, fragment):
         assert np.abs(frame.image - expected).mean() < np.abs(frame.image - others).mean() / 1.5
 
 
+def test_a_film_that_vanishes_is_not_named(tmp_path, draw_picture):
+    codec, syntax = STREAMS["mpeg2video"]
+    source = open_source(film(tmp_path / "DOE", stream(draw_picture, "mpeg2video", codec, 3), syntax, frames=3))
+    (tmp_path / "DOE").unlink()
+    with pytest.raises(VideoError) as caught:
+        list(source)
+    assert "DOE" not in str(caught.value) and source.name in str(caught.value)
+
+
 @pytest.mark.parametrize("container", ["h264", "mpeg2video", "mpegts"])
 def test_cut_films_keep_what_there_is(tmp_path, draw_picture, cut, container):
     codec, syntax = STREAMS[container]

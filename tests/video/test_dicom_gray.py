@@ -71,6 +71,9 @@ GRAY_RAMP = np.arange(256, dtype=np.uint16).reshape(1, 16, 16).repeat(2, axis=0)
         (GRAY_RAMP.astype(np.uint8), {"WindowCenter": 2048, "WindowWidth": 4096}, "hides all contrast: not applied"),
         (GRAY_RAMP.astype(np.uint8), {"WindowCenter": 0, "WindowWidth": 1}, "hides all contrast: not applied"),
         (GRAY_RAMP.astype(np.uint8), {"RescaleSlope": 0, "RescaleIntercept": 0}, "rescale slope 0.: not applied"),
+        (GRAY_RAMP.astype(np.uint8), {"VOILUTSequence": Sequence([])}, ""),
+        (GRAY_RAMP.astype(np.uint8), {"ModalityLUTSequence": Sequence([])}, ""),
+        (GRAY_RAMP.astype(np.uint8), {"VOILUTSequence": Sequence([Dataset()])}, "VOILUTSequence. cannot be read: not"),
     ],
 )
 def test_headers_that_cannot_be_right_about_gray_do_not_spoil_it(tmp_path, frames, elements, note):

@@ -277,6 +277,13 @@ def test_images_that_were_named_one_by_one_are_told_to_be_one_video(tmp_path):
         assert "2 images of one folder were named; they are read as the frames of one video" in video.open().notes
 
 
+def test_videos_of_dvd_recorders_and_phones_are_found(tmp_path, encode):
+    encode(tmp_path / "VTS_01_1.VOB", codec="mpeg2video", container="vob", frames=9)
+    encode(tmp_path / "a.3g2", codec="mpeg4", frames=9)
+    encode(tmp_path / "b.m2v", codec="mpeg2video", container="mpeg2video", frames=9)
+    assert [len(list(video.open())) for video in find_inputs([tmp_path])] == [9, 9, 9]
+
+
 def test_folders_in_folders(tmp_path, encode):
     (tmp_path / "study" / "p10" / "scan").mkdir(parents=True)
     encode(tmp_path / "study" / "a.mp4", frames=2)

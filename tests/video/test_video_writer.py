@@ -49,6 +49,18 @@ def test_frame_rate_is_exact(tmp_path, draw_picture, fps, timed):
     assert [frame.time for frame in source] == pytest.approx([float(i / fps) for i in range(7)], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "fps", [Fraction(1_619_910_001, 53_991_234), Fraction(2**31 - 1, 71_582_788), 1000 - Fraction(1, 2**40)]
+)
+def test_rates_of_variable_recordings_are_written(tmp_path, draw_picture, fps):
+    with VideoWriter(tmp_path / "out.mp4", fps, 16, 16) as writer:
+        for i in range(5):
+            writer.write(draw_picture(i, 16, 16), float(i / fps))
+    source = VideoFile(tmp_path / "out.mp4")
+    assert float(source.fps) == pytest.approx(float(fps), rel=1e-6)
+    assert [frame.time for frame in source] == pytest.approx([float(i / fps) for i in range(5)], abs=1e-4)
+
+
 def test_variable_times_are_kept(tmp_path, draw_picture):
     times = [0.0, 0.1, 0.13, 1.0, 1.0, 0.5, 2.0]
     with VideoWriter(tmp_path / "out.mp4", Fraction(25), 16, 16) as writer:
