@@ -1,4 +1,4 @@
-"""The formats that results are written in. A new one is a file with a `Sink`, and its name in `format_names.py` as well."""
+"""The formats that results are written in. A new one is a file with a `Sink`, and a name in `format_names.py`."""
 
 from stnet.inference.annotated_picture import AnnotatedPicture
 from stnet.inference.annotated_video import AnnotatedVideo

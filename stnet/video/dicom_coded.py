@@ -74,7 +74,7 @@ class CodedFrames:
         return short, problems
 
     def _decode(self, pieces: list[Piece]) -> np.ndarray | None:
-        """The whole frame made of these bytes, or None where they are damaged."""
+        """Return the whole frame made of these bytes, or None where they are damaged."""
         try:
             with hiding_contents(self._name, "a frame cannot be decoded"):
                 data = self._read(pieces)

@@ -167,7 +167,7 @@ def _with_images(video: VideoInput, images: dict[Path, _NamedImages]) -> VideoIn
 
 
 def _still(path: Path, masks: Mapping[ImageKey, list[Path]]) -> VideoInput:
-    """An image for itself, whose masks are told."""
+    """Return an image for itself, whose masks are told."""
     own = masks.get((path.parent, path.stem), [])
     return VideoInput(name=path.stem, paths=(path,), origin=str(path), notes=(mask_note(own),) if own else ())
 

@@ -99,5 +99,5 @@ def _join(group: dict[str, str], members: dict[str, list[str]], first: str, seco
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Return a number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64

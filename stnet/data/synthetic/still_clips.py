@@ -126,7 +126,7 @@ class StillClips:
         return place_on_screen(stack, layout, rng) if layout else stack
 
     def _still(self, still: FrameStack, rng: np.random.Generator) -> FrameStack:
-        """The tissue, what was burned in, and the machine, on the only frame of a still."""
+        """Return the tissue, what was burned in, and the machine, on the only frame of a still."""
         defences = self.defences
         pixels = still.frames[0]
         if rng.random() < defences.painted_over:
