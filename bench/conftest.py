@@ -61,7 +61,7 @@ class Settings:
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """The settings, with their defaults for the device."""
+    """Return the settings, with their defaults for the device."""
     device = torch.device(config.getoption("bench_device"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--bench-device cuda: no CUDA device here; use cpu")
@@ -83,7 +83,7 @@ def _dtypes(config: pytest.Config, device: torch.device) -> list[str]:
 
 
 def pytest_generate_tests(metafunc):
-    """What depends on the options."""
+    """Parametrize the timing suites by what depends on the options."""
     settings = settings_of(metafunc.config)
     sizes, dtypes = settings.sizes, _dtypes(metafunc.config, settings.device)
     values = {

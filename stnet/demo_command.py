@@ -11,7 +11,7 @@ from stnet.model.shipped import require_checkpoint
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m stnet.demo") -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description="Find lesions in phantom videos.")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the videos (default: 0)")

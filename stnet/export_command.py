@@ -11,7 +11,7 @@ from stnet.model.shipped import require_checkpoint
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m stnet.export") -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description="Export a detector to torch.export, ONNX and safetensors.")
     parser.add_argument("checkpoint", help="checkpoint file, or the name of a shipped one such as tiny")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write (default: exported)")

@@ -8,6 +8,14 @@ from matplotlib.text import Text
 
 from stnet.console import printable
 
+GUARD = "\0"
+"""Stands before a label until it is drawn: Matplotlib leaves labels that begin with an underscore out of legends."""
+
+
+def legend_label(name: str) -> str:
+    """Return a name as the label of a line or bar, which `write_png` shows in the legend whatever it begins with."""
+    return GUARD + name
+
 
 def write_png(figure: Figure, path: Path) -> None:
     """Draw a figure with its texts taken literally.
@@ -16,5 +24,5 @@ def write_png(figure: Figure, path: Path) -> None:
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
+        text.set_text("\n".join(map(printable, text.get_text().removeprefix(GUARD).split("\n"))))
     FigureCanvasAgg(figure).print_png(path)

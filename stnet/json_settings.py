@@ -17,6 +17,25 @@ def changed_settings(settings: Any) -> str:
     return f"{type(settings).__name__}({', '.join(f'{name}={getattr(settings, name)!r}' for name in changed)})"
 
 
+def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Return where two settings of the same name differ first.
+
+    Args:
+        one: a setting, or a data class of them.
+        other: of the same kind.
+        name: what they are called.
+
+    Returns:
+        The name, within data classes as `model.queries`, and both values; None where there is no difference.
+    """
+    if one == other:
+        return None
+    if not dataclasses.is_dataclass(one):
+        return name, one, other
+    names = [field.name for field in dataclasses.fields(one) if getattr(one, field.name) != getattr(other, field.name)]
+    return first_difference(getattr(one, names[0]), getattr(other, names[0]), f"{name}.{names[0]}".lstrip("."))
+
+
 def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 

@@ -20,7 +20,7 @@ from stnet.errors import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m stnet.warm") -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description="Compile a model's kernels ahead for a GPU.")
     parser.add_argument("cache", type=Path, metavar="CACHE", help="folder that TRITON_CACHE_DIR will name")
     parser.add_argument("--gpu", required=True, choices=ARCHITECTURES, help="architecture of the GPU, such as sm_90")

@@ -53,6 +53,21 @@ def test_imports_without_an_optional_package(absent, statement):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_map_names_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = {
+        *ROOT.glob("*"),
+        *(path for top in ("stnet", "bench", "tests", "docs") for path in (ROOT / top).rglob("*.*")),
+    }
+    places = {f"/{path.relative_to(ROOT).as_posix()}" for path in files}
+    named = {name for name in re.findall(r"`([\w./]+\.(?:py|json|md))`", text) if "NAME" not in name}
+    exceptions = {"utils.py"}  # which there is not
+    assert {name for name in named - exceptions if not any(place.endswith(f"/{name}") for place in places)} == set()
+    folders = {path.parent for path in SOURCES} - {ROOT, ROOT / "stnet", ROOT / "bench"}
+    told = {folder.relative_to(ROOT).as_posix().removeprefix("stnet/") + "/" for folder in folders}
+    assert {folder for folder in told if folder not in text} == set()
+
+
 GROUND = {
     "errors",
     "choices",

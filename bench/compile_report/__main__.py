@@ -82,9 +82,10 @@ def _map(function: Callable[[Any], dict[str, Any]], items: Sequence[Any], title:
 
 
 def build_report(options: argparse.Namespace) -> dict[str, Any]:
-    """The report as JSON types.
+    """Return the report as JSON types.
 
-    Raises ConfigError where the launch table, or Triton, or the given deformops is missing.
+    Raises:
+        ConfigError: the launch table, Triton, or the given deformops is missing.
     """
     try:
         version = importlib.metadata.version("triton")
@@ -123,9 +124,10 @@ def to_json(report: dict[str, Any]) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report written by `--output`.
+    """Return a report written by `--output`.
 
-    Raises DataError where the file cannot be read or is no report.
+    Raises:
+        DataError: the file cannot be read, or is no report.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -198,7 +200,7 @@ def _verdict(report: dict[str, Any], committed: dict[str, Any] | None, exact: bo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     options = _parser().parse_args(argv)
     return command_line.run(lambda: _run(options))
 

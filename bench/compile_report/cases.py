@@ -66,7 +66,7 @@ class Case:
 
 
 def describe(candidate: Candidate) -> str:
-    """A candidate in one word: `q32-w1-packed`, then what differs from the defaults."""
+    """Return a candidate in one word: `q32-w1-packed`, then what differs from the defaults."""
     parts = [f"q{candidate.block_queries}", f"w{candidate.num_warps}", candidate.arithmetic]
     known = {"block_queries", "num_warps", "arithmetic", "milliseconds"}
     return "-".join([*parts, *(f"{key}{value}" for key, value in candidate.as_json().items() if key not in known)])
@@ -81,7 +81,7 @@ def cases(
     head_dims: Sequence[int] = (32,),
     defaults_only: bool = False,
 ) -> list[Case]:
-    """The launch table's candidates for these keys, in a stable order.
+    """Return the launch table's candidates for these keys, in a stable order.
 
     Raises stnet.errors.ConfigError where the launch table cannot be read.
     """

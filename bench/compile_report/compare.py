@@ -11,7 +11,7 @@ _KEY = ("kernel", "layer", "dtype", "head_dim", "candidate", "target")
 
 
 def key_of(row: dict[str, Any]) -> str:
-    """What identifies a row, in one line."""
+    """Return what identifies a row, in one line."""
     return " ".join(f"D={row[name]}" if name == "head_dim" else str(row[name]) for name in _KEY)
 
 
@@ -48,9 +48,10 @@ def differences(fresh: dict[str, Any], committed: dict[str, Any]) -> list[str]:
 
 
 def merge(fresh: dict[str, Any], committed: dict[str, Any]) -> dict[str, Any]:
-    """The committed report with the rows that the fresh one covers replaced, and its peers where it has any.
+    """Return the committed report with the rows that the fresh one covers replaced, and its peers where it has any.
 
-    Raises ConfigError where the two were compiled by different versions of Triton.
+    Raises:
+        ConfigError: the two were compiled by different versions of Triton.
     """
     if fresh["triton"] != committed["triton"]:
         raise ConfigError(

@@ -29,7 +29,7 @@ def forbid_interpreter() -> None:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """The row of a case, JSON types only; `error` instead of measurements where it does not compile."""
+    """Return the row of a case, JSON types only; `error` instead of measurements where it does not compile."""
     row = {
         "kernel": case.kernel,
         "layer": case.layer,

@@ -88,7 +88,7 @@ class Context:
         return self.scratch / "launch_table.json"
 
     def run(self, *command: str, seconds: float, threads: int | None = None) -> Ended:
-        """A Python module or script with arguments, with the tuned launch table in force; `threads` for PyTorch."""
+        """Run a Python module or script with the tuned launch table in force; `threads` for PyTorch."""
         variables = {TABLE_VARIABLE: str(self.launch_table)} if self.launch_table.exists() else {}
         variables |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         ended = run_logged([sys.executable, *command], self.log, seconds, folder=ROOT, variables=variables)
@@ -135,7 +135,7 @@ def environment(context: Context, seconds: float) -> dict[str, Any]:
 
 
 def gpu_tests(selection: str, *, decisive: bool) -> Callable[[Context, float], dict[str, Any]]:
-    """A stage that runs those tests marked `gpu` which pytest's -k selects; on a CPU all of them are skipped.
+    """Return a stage that runs those tests marked `gpu` which pytest's -k selects; on a CPU all of them are skipped.
 
     Where they are decisive, running out of time is a failure; else what has been tested counts.
     """
@@ -181,7 +181,7 @@ def outcomes_in(output: str) -> dict[str, str]:
 
 
 def tuning(context: Context, seconds: float) -> dict[str, Any]:
-    """The launch table with this GPU's measured rows first; nothing to tune on a CPU."""
+    """Tune the launch table, this GPU's measured rows first; nothing to tune on a CPU."""
     if context.device != "cuda":
         return {"note": "no GPU to tune for", "lines": [], "table": None}
     begin = (seconds - SETTLING_SECONDS) / 60
@@ -209,7 +209,7 @@ def restore_launch_table(context: Context, result: dict[str, Any] | None) -> Non
 
 
 def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
-    """A stage that runs timing suites; when time runs out those that are left are skipped and listed.
+    """Return a stage that runs timing suites; when time runs out those that are left are skipped and listed.
 
     Benchmarks of others may fail: that is a result. One of ours may not.
     """
@@ -240,7 +240,7 @@ def benchmarks(*files: str) -> Callable[[Context, float], dict[str, Any]]:
 
 
 def training(context: Context, seconds: float) -> dict[str, Any]:
-    """A real training: losses, metrics per epoch, and its pictures in the archive."""
+    """Make a real training: losses, metrics per epoch, and its pictures in the archive."""
     deadline = time.monotonic() + seconds - SETTLING_SECONDS
     data = context.data or _phantoms(context, seconds)
     folder = _fresh(context.scratch, "training")

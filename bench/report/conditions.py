@@ -7,6 +7,8 @@ from typing import Any
 from bench.report import tables
 from bench.report.results import convert_optional
 
+SOURCE = "a result of stnet.evaluation.conditions"
+
 FILE = "conditions.json"
 RECIPES_FILE = "conditions_defences.json"
 """Of trainings of equal time with and without the defences, see `bench.studies.ablation`."""
@@ -29,12 +31,21 @@ COLUMNS = {
 
 
 def section(folder: Path, file: str = FILE) -> str:
-    """Return a table for each model; empty where there is no result file.
+    """Return a table of all figures for each model; empty where there is no result file.
 
     Raises:
         DataError: a file that is no such result.
     """
-    return convert_optional(folder / file, "a result of stnet.evaluation.conditions", _tables) or ""
+    return convert_optional(folder / file, SOURCE, _tables) or ""
+
+
+def comparison(folder: Path, file: str) -> str:
+    """Return one table with a column for each model, and one of how far they are ahead of the first where it is told.
+
+    Raises:
+        DataError: a file that is no such result.
+    """
+    return convert_optional(folder / file, SOURCE, _side_by_side) or ""
 
 
 def _tables(content: Mapping[str, Any]) -> str:
@@ -49,6 +60,32 @@ def _table(model: str, conditions: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     header = [f"`{model}`, %", *COLUMNS, "small, several", "false positives", "boxes without lesion"]
     return tables.table(header, rows)
+
+
+def _side_by_side(content: Mapping[str, Any]) -> str:
+    models = content["models"]
+    (first, conditions), ahead = next(iter(models.items())), content.get("ahead_of_the_first")
+    rows = [
+        [name, *(f"{_percent(found[name]['ap50'])}, {_count(found[name]['alarms'])}" for found in models.values())]
+        for name in conditions
+    ]
+    compared = tables.table(["AP50 in %, false positives an image", *models], rows)
+    return f"{compared}\n\n{_ahead(first, ahead)}" if ahead else compared
+
+
+def _ahead(first: str, models: Mapping[str, Mapping[str, Any]]) -> str:
+    measures = list(next(iter(models.values())))
+    rows = [[measure, *(_points(found[measure]) for found in models.values())] for measure in measures]
+    return tables.table([f"points of AP50 ahead of {first}", *models], rows)
+
+
+def _points(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    if figure["interval"] is None:
+        return f"{100 * figure['value']:+.1f}"
+    lower, upper = figure["interval"]
+    return f"{100 * figure['value']:+.1f} ({100 * lower:+.1f} to {100 * upper:+.1f})"
 
 
 def _percent(value: float | None) -> str:

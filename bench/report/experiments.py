@@ -95,7 +95,7 @@ def predictions() -> list[dict[str, Any]]:
 
 
 def experiments_table(run: Run) -> str:
-    """What a run's file expected before it was measured, and what it measured."""
+    """Return what a run's file expected before it was measured, and what it measured."""
     known = {experiment.change: experiment for experiment in EXPERIMENTS}
     rows = []
     for prediction in run.predictions:

@@ -100,9 +100,9 @@ FILES: dict[str, Callable[[Path], str]] = {
     "machine_code": machine_code.section,
     "model": shipped_model.section,
     "conditions": conditions.section,
-    "recipe_conditions": partial(conditions.section, file=conditions.RECIPES_FILE),
-    "continued_conditions": partial(conditions.section, file=conditions.CONTINUED_FILE),
-    "unseen_conditions": partial(conditions.section, file=conditions.UNSEEN_FILE),
+    "recipe_conditions": partial(conditions.comparison, file=conditions.RECIPES_FILE),
+    "continued_conditions": partial(conditions.comparison, file=conditions.CONTINUED_FILE),
+    "unseen_conditions": partial(conditions.comparison, file=conditions.UNSEEN_FILE),
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
     "processor": processor.section,
@@ -141,7 +141,7 @@ def block(name: str, runs: Sequence[Run], folder: Path) -> str:
 
 
 def fill(text: str, runs: Sequence[Run], folder: Path) -> str:
-    """A README's text with every marked part as the runs have it.
+    """Return a README's text with every marked part as the runs have it.
 
     Raises:
         DataError: an unknown name, or a marker that is not closed.

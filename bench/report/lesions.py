@@ -49,7 +49,7 @@ def _areas(results: Mapping[str, Any], what: str) -> str:
     found = {name: result[what] for name, result in results.items()}
     rules = [rule for rule in max(found.values(), key=len) if rule not in COUNTS]
     rows = [
-        [name, *(str(result[key]) for key in COUNTS), *(_area(result[rule]) for rule in rules)]
+        [name, *(str(result[key]) for key in COUNTS), *(_area(result.get(rule)) for rule in rules)]
         for name, result in found.items()
     ]
     return tables.table([f"AUC of {what}", *COUNTS, *rules], rows)

@@ -18,7 +18,7 @@ KERNELS = {
 
 
 def section(folder: Path) -> str:
-    """A sentence and a table; empty where the folder holds no compile report.
+    """Return a sentence and a table; empty where the folder holds no compile report.
 
     Raises:
         DataError: the file is no compile report.

@@ -18,7 +18,7 @@ SMALLEST_RESIDUAL = 5.0  # %, what the axis shows at least
 
 
 def draw_all(run: Run, folder: Path) -> list[Path]:
-    """Draw what a run holds into a folder, named by its device; returns the files."""
+    """Draw what a run holds into a folder, named by its device; return the files."""
     device = run.machine.get("device", "cpu")
     drawn = [
         _draw_growth(run, folder / f"{device}_growth.png"),

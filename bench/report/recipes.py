@@ -31,7 +31,7 @@ def variants_table(variants: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def sections(folder: Path) -> str:
-    """A sentence and a table for every result file of a folder.
+    """Return a sentence and a table for every result file of a folder.
 
     Raises:
         DataError: for a file that is no such result.

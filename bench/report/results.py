@@ -56,7 +56,7 @@ class Run:
         return [m for m in self.measurements if all(m[key] == value for key, value in wanted.items())]
 
     def find(self, **wanted: Any) -> Measurement | None:
-        """The first measurement with these values, or None."""
+        """Return the first measurement with these values, or None."""
         return next(iter(self.select(**wanted)), None)
 
 

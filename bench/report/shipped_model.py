@@ -54,7 +54,7 @@ def _tables(content: Mapping[str, Any]) -> str:
     rows = [[name.replace("_", " "), *(str(part[name]) for part in columns.values())] for name in COUNTS]
     rows += [[FIGURES[name], *(_shown(name, part["figures"][name]) for part in columns.values())] for name in SHOWN]
     rows.append(["malignant against benign, AUC of found lesions", *(_auc(part) for part in columns.values())])
-    points = [[name, *_point(result), str(result["lesion_free_boxes"])] for name, result in _points(content).items()]
+    points = [[name, *_point(result), _free_boxes(result)] for name, result in _points(content).items()]
     figures = tables.table(["percent, or a count per image; 95 % intervals by patient", *columns], rows)
     header = ["operating point", "recall, %", "false positives an image", "boxes in images without lesion"]
     return f"{figures}\n\n{tables.table(header, points)}"
@@ -66,6 +66,10 @@ def _points(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _point(result: Mapping[str, Any]) -> tuple[str, str]:
     return percent(Figure(**result["recall"])), rate(Figure(**result["per_image"]))
+
+
+def _free_boxes(result: Mapping[str, Any]) -> str:
+    return "-" if result["per_lesion_free"]["value"] is None else str(result["lesion_free_boxes"])
 
 
 def _shown(name: str, figure: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ class Target:
 
 
 def stda_encoder(run: Run, implementation: str, direction: str, dtype: str = "float16") -> Measurement | None:
-    """The encoder's layer on one clip, None where it was not measured."""
+    """Return the encoder's layer on one clip, None where it was not measured."""
     return run.find(
         operator="stda",
         layer="encoder",
@@ -197,7 +197,7 @@ def stage_line(name: str, stage: dict[str, Any]) -> str:
 
 
 def suite_summary(run: Run) -> str:
-    """The short table a suite run ends with."""
+    """Return the short table a suite run ends with."""
     lines = [machine_line(run.machine)] if run.machine else []
     lines += [f"{name:14} {stage_line(name, stage)}" for name, stage in run.stages.items()]
     for direction in ("forward", "backward"):

@@ -19,7 +19,7 @@ FEWEST_POINTS = 3  # a line through two points fits always
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column left-aligned, the others right-aligned."""
+    """Return a Markdown table, the first column left-aligned, the others right-aligned."""
     if not rows:
         return ""
     lines = [headers, [":--", *["--:"] * (len(headers) - 1)], *rows]
@@ -38,7 +38,7 @@ def machine_line(m: Mapping[str, Any]) -> str:
 
 
 def limits_line(run: Run) -> str:
-    """The rates that fractions are fractions of."""
+    """Return the rates that fractions are fractions of."""
     limits = run.machine.get("limits", {})
     parts = [f"copy {limits['copy'] / 1e9:.0f} GB/s"] if "copy" in limits else []
     for key, rate in limits.items():
@@ -85,7 +85,7 @@ def operator_tables(run: Run, operator: str, direction: str) -> str:
 
 
 def layer_table(run: Run) -> str:
-    """Encoder and decoder layers."""
+    """Return the table of encoder and decoder layers."""
     rows = []
     members = run.select(suite="layers")
     for case, group in grouped(members, lambda m: (m["layer"], m["direction"], m["dtype"], m["batch"])).items():
@@ -203,7 +203,7 @@ def host_table(run: Run) -> str:
 
 
 def without_time_table(run: Run) -> str:
-    """What could not be measured: missing packages once, then every failed or skipped benchmark by reason."""
+    """Return what could not be measured: missing packages once, then every failed or skipped benchmark by reason."""
     rows = [[name, "missing", reason] for name, reason in run.machine.get("missing", {}).items()]
     counts: dict[tuple[str, str], list[str]] = {}
     for entry in run.without_time:
@@ -224,7 +224,7 @@ def _times(m: Measurement) -> list[str]:
 
 
 def times(ratio: float) -> str:
-    """A ratio as text, two digits or whole."""
+    """Return a ratio as text, two digits or whole."""
     return f"{ratio:.2g}x" if ratio < 99.5 else f"{ratio:.0f}x"
 
 

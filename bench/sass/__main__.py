@@ -67,7 +67,7 @@ def _print(analysis: Analysis, samples: float | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (2: unusable input)."""
+    """Run the command line; return the exit status (2: unusable input)."""
     options = _parser().parse_args(argv)
     return command_line.run(lambda: _run(options))
 

@@ -108,8 +108,10 @@ def analyse(
     unknown, except 8-byte ones, taken as pointers. `trips`: iterations of undecidable loops,
     in the order in which the walk meets them.
 
-    Raises CubinError for bytes that are no cubin, WalkError for an undecidable loop, ValueError for arguments that do
-    not fit the parameters.
+    Raises:
+        CubinError: the bytes are no cubin.
+        WalkError: a loop is undecidable.
+        ValueError: the arguments do not fit the parameters.
     """
     image = read_cubin(cubin, kernel=kernel)
     constants, memory = _place(image, arguments)
@@ -130,9 +132,12 @@ def _total(counts: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 def analyse_kernel(compiled: Any, arguments: Mapping[str, Any], **options: Any) -> Analysis:
-    """`analyse` for what `triton.compile(ASTSource(...))` returned, with arguments by parameter name.
+    """Return `analyse` of what `triton.compile(ASTSource(...))` returned, with arguments by parameter name.
 
-    Warps per program come from the kernel's metadata. Raises ValueError for names the kernel does not have.
+    Warps per program come from the kernel's metadata.
+
+    Raises:
+        ValueError: names that the kernel does not have.
     """
     ordered = ordered_arguments(compiled.src.signature, arguments)
     return analyse(compiled.asm["cubin"], ordered, num_warps=compiled.metadata.num_warps, **options)
@@ -232,7 +237,7 @@ def _nonzero(counter: Counter) -> dict:
 
 
 def classify(ins: Instruction) -> str:
-    """The class an instruction is counted in; `uniform` for what runs once per warp on the uniform datapath."""
+    """Return the class an instruction is counted in; `uniform` for what runs once per warp on the uniform datapath."""
     if ins.base == "HADD2" and "F32" in ins.parts:
         return "convert"
     if ins.base == "HFMA2" and ins.operands[1:3] == ("-RZ", "RZ"):

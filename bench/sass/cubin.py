@@ -76,9 +76,10 @@ class Cubin:
 
 
 def triton_tool(name: str) -> Path:
-    """Path of a binary tool (`nvdisasm`, `cuobjdump`) inside the installed Triton wheel.
+    """Return the path of a binary tool (`nvdisasm`, `cuobjdump`) inside the installed Triton wheel.
 
-    Raises FileNotFoundError where Triton, or the tool in it, is missing.
+    Raises:
+        FileNotFoundError: Triton, or the tool in it, is missing.
     """
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:
@@ -93,7 +94,8 @@ def triton_tool(name: str) -> Path:
 def read_cubin(data: bytes, *, kernel: str | None = None) -> Cubin:
     """Disassemble a cubin of one kernel (of several: the one called `kernel`).
 
-    Raises CubinError where the bytes are no cubin, or the kernel cannot be told.
+    Raises:
+        CubinError: the bytes are no cubin, or the kernel cannot be told.
     """
     sections = _sections(data)
     entries = [name.removeprefix(".nv.info.") for name in sections if name.startswith(".nv.info.")]

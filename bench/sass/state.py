@@ -63,7 +63,7 @@ class WarpState:
         return value if value is None or not invert else ~value
 
     def word(self, operand: str, offset: int = 0) -> Value:
-        """A 32-bit source (`offset` 1: the upper word of a pair) as uint32 lanes, ignoring its sign prefix."""
+        """Return a 32-bit source (`offset` 1: the upper word of a pair) as uint32 lanes, ignoring its sign prefix."""
         name = _plain(operand)
         if name in _ZERO_SOURCES:
             return np.zeros(WARP, np.uint32)
@@ -84,7 +84,7 @@ class WarpState:
         return np.full(WARP, int.from_bytes(bytes(data), "little"), np.uint32)
 
     def integer(self, operand: str, *, signed: bool = False, wide: bool = False) -> Value:
-        """A source as int64 lanes, its prefix `-`, `~` or `|x|` applied; a 64-bit one wraps."""
+        """Return a source as int64 lanes, its prefix `-`, `~` or `|x|` applied; a 64-bit one wraps."""
         value = self.pair(operand) if wide else self.word(operand)
         if value is None:
             return None
@@ -98,7 +98,7 @@ class WarpState:
         return value
 
     def pair(self, operand: str) -> Value:
-        """A 64-bit source as uint64 lanes."""
+        """Return a 64-bit source as uint64 lanes."""
         low, high = self.word(operand), self.word(operand, 1)
         if low is None or high is None:
             return None

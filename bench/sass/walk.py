@@ -54,13 +54,20 @@ class Walk:
 def walk(cubin: Cubin, launch: Launch, *, warp: int = 0, trips: Sequence[int] = ()) -> Walk:
     """Issue the instructions of one warp from the kernel's entry to its exit.
 
-    `trips`: iterations of the loops whose back branch is undecidable, in the order in which the walk meets them (inner
-    loops first). The compiler may have split one loop of the source into an unrolled one and a remainder, so memory
-    contents that decide the loop are the better help. Each undecidable forward branch or exit goes the shorter way,
-    but none jumps over such a loop; where lanes disagree a forward branch falls through, an exit is not taken and a
-    backward branch is. All of it is recorded in the assumptions.
+    The compiler may have split one loop of the source into an unrolled one and a remainder, so memory contents that
+    decide the loop are a better help than `trips`. Each undecidable forward branch or exit goes the shorter way, but
+    none jumps over such a loop; where lanes disagree a forward branch falls through, an exit is not taken and a backward
+    branch is. All of it is recorded in the assumptions.
 
-    Raises WalkError where a loop is undecidable and `trips` has no number for it.
+    Args:
+        cubin: the kernel.
+        launch: its arguments, program and grid.
+        warp: which of the program's warps.
+        trips: iterations of the loops whose back branch is undecidable, in the order in which the walk meets them
+            (inner loops first).
+
+    Raises:
+        WalkError: a loop is undecidable and `trips` has no number for it.
     """
     best = _Walker(cubin, launch, warp, trips, frozenset()).run()
     targets = {ins.address: ins.target for ins in cubin.instructions}

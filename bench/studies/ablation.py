@@ -67,7 +67,7 @@ ENDLESS = 100_000  # epochs: time ends every training
 
 
 def variants(preset: str) -> dict[str, dict[str, Any]]:
-    """The changes to a preset that make each variant, by its name."""
+    """Return the changes to a preset that make each variant, by its name."""
     return _of_shipped() if preset == "lite0" else _of_recipes(preset)
 
 
@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace, chosen: dict[str, dict[str, Any]]) -> int:
 
 
 def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Trains one variant; returns its settings and what it reached, or None where the training failed."""
+    """Train one variant; return its settings and what it reached, or None where the training failed."""
     runs = options.runs or options.output.with_name(options.output.stem + "_runs")
     folder = RunFolder(runs / "".join(letter if letter.isalnum() else "_" for letter in name))
     print(f"== {name} ({options.minutes:g} minutes)", flush=True)

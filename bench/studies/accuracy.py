@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.ops import box_iou
 
-from bench.studies.phantoms import study_parser, unseen_phantoms, write_study
+from bench.studies.phantoms import CLASSES, check_classes, study_parser, unseen_phantoms, write_study
 from stnet.command_line import run
 from stnet.data.phantom import PhantomVideo
 from stnet.devices import resolve_device
@@ -37,9 +37,10 @@ Way = Callable[[PhantomVideo], Iterator[FrameResult]]
 
 
 def ways(checkpoint: str, device: str) -> dict[str, Way]:
-    """The ways to run a model over a video, by name; the first is the baseline."""
+    """Return the ways to run a model over a video, by name; the first is the baseline."""
     dtypes = ("float32", "bfloat16", "float16") if device.startswith("cuda") else ("float32", "bfloat16")
     detectors = {dtype: VideoDetector(checkpoint, device=device, dtype=dtype) for dtype in dtypes}
+    check_classes(checkpoint, detectors["float32"].class_names)
     found: dict[str, Way] = {
         dtype: lambda video, detector=detector: detector(video.frames) for dtype, detector in detectors.items()
     }
@@ -76,8 +77,11 @@ def measure(run: Way, videos: list[PhantomVideo], class_names: tuple[str, ...]) 
     return {"ap50": metrics.overall.ap50, "ap": metrics.overall.ap, "agnostic_ap50": metrics.agnostic.ap50}, detections
 
 
-def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str, float]:
-    """How far corners move, in pixels: each baseline box above the score with the best box of its class."""
+def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str, float | None]:
+    """How far corners move, in pixels: each baseline box above the score with the best box of its class.
+
+    None where there is no such box.
+    """
     shifts, missing = [], 0
     for ours, theirs in zip(baseline, other, strict=True):
         ours = ours.above(SCORE)
@@ -91,13 +95,13 @@ def box_shifts(baseline: list[Detections], other: list[Detections]) -> dict[str,
     return {
         "boxes": len(shifts),
         "without_match": missing,
-        "median_pixels": float(np.median(shifts)),
-        "percentile_99_pixels": float(np.percentile(shifts, 99)),
+        "median_pixels": float(np.median(shifts)) if shifts else None,
+        "percentile_99_pixels": float(np.percentile(shifts, 99)) if shifts else None,
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = study_parser("bench.studies.accuracy", __doc__, videos=24, output=OUTPUT)
     options = parser.parse_args(arguments)
     return run(lambda: _run(options))
@@ -108,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     videos = unseen_phantoms(options, SOURCE)
     results, baseline = {}, None
     for name, way in runs.items():
-        metrics, detections = measure(way, videos, ("benign", "malignant"))
+        metrics, detections = measure(way, videos, CLASSES)
         baseline = baseline or detections
         results[name] = metrics | {"against_float32": box_shifts(baseline, detections)}
         print(f"{name:14} {json.dumps(results[name])}", flush=True)

@@ -69,7 +69,7 @@ def _centres(height: int, width: int) -> Tensor:
 
 
 def implementations(case: Case) -> tuple[dict[str, Attend], dict[str, str]]:
-    """What can be measured here, and why the rest cannot."""
+    """Return what can be measured here, and why the rest cannot."""
     found: dict[str, Attend] = {"stnet": lambda v, x, w: ms_deform_attn(v, case.shapes, None, x, w)}
     missing = {}
     for name in OTHERS:
@@ -96,7 +96,11 @@ class _Reference(nn.Module):
 
 
 def onnx_runtime(case: Case) -> Attend:
-    """The reference in ONNX Runtime. Raises ImportError."""
+    """Return the reference in ONNX Runtime.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +154,7 @@ def _keep_fastest(times: dict[str, float], name: str, function: Callable[[], obj
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.classic", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="result file to write")
     parser.add_argument("--rounds", type=int, default=15, help="of which the fastest counts (default: 15)")

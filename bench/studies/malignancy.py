@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.studies.phantoms import study_parser, unseen_phantoms, write_study
+from bench.studies.phantoms import CLASSES, check_classes, study_parser, unseen_phantoms, write_study
 from bench.studies.seen import Seen, look
 from stnet.command_line import run
 from stnet.data.frames import FrameReader
 from stnet.data.still_sets.stills import Stills
 from stnet.devices import resolve_device
-from stnet.errors import ConfigError
 from stnet.evaluation.scored_stills import read_still_files
 from stnet.evaluation.video_level import frame_maxima, positive_share, video_scores
 from stnet.evaluation.video_metrics import rank_auc
@@ -35,7 +34,6 @@ OUTPUT = Path("runs/bench/malignancy.json")
 SOURCE = 5
 """Of the phantoms, see `unseen_phantoms`."""
 
-CLASSES = ("benign", "malignant")
 MALIGNANT = 2
 HELD = 3
 """Frames of a still that is held: as many as a lesion needs findings."""
@@ -134,7 +132,7 @@ def _found_of(instance: int, video: Seen, lesions: Sequence[Lesion]) -> Lesion |
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = study_parser("bench.studies.malignancy", __doc__, videos=40, output=OUTPUT)
     parser.add_argument("--stills", type=Path, nargs="+", default=[], metavar="FILE", help="COCO files of stills")
     options = parser.parse_args(arguments)
@@ -143,8 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     detector = VideoDetector(options.checkpoint, device=str(resolve_device(options.device)))
-    if tuple(detector.class_names.values()) != CLASSES:
-        raise ConfigError(f"--checkpoint {options.checkpoint}: has other classes than {' and '.join(CLASSES)}")
+    check_classes(options.checkpoint, detector.class_names)
     settings = link_settings(detector.score_threshold)
     sets = read_still_files(options.stills, CLASSES) if options.stills else {}
     results = {}

@@ -9,7 +9,21 @@ from stnet.choices import DEFAULT_MODEL
 from stnet.data.phantom import FRAMES, LESION_PATTERN, PhantomVideo, render_phantom
 from stnet.devices import resolve_device
 from stnet.environment import describe
+from stnet.errors import ConfigError
 from stnet.files import write_json
+
+CLASSES = ("benign", "malignant")
+"""Of phantoms, in the order of their labels."""
+
+
+def check_classes(checkpoint: str, class_names: Mapping[int, str]) -> None:
+    """Require that a model names the classes of phantoms by the same labels.
+
+    Raises:
+        ConfigError: it does not, and its classes would be taken for others.
+    """
+    if tuple(class_names.values()) != CLASSES:
+        raise ConfigError(f"--checkpoint {checkpoint}: has other classes than {' and '.join(CLASSES)}")
 
 
 def study_parser(module: str, description: str | None, *, videos: int, output: Path) -> argparse.ArgumentParser:

@@ -37,7 +37,7 @@ WORKER = Path(__file__).with_name("earlier.py")
 
 
 def engine_of(model: Detector) -> Model:
-    """The engine as `infer.py` makes it."""
+    """Return the engine as `infer.py` makes it."""
     engine = Engine(model, EngineOptions(device="cpu"), TARGETS)
 
     def detect(clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,11 @@ def engine_of(model: Detector) -> Model:
 
 
 def onnx_runtime(path: Path) -> Model:
-    """An exported model in ONNX Runtime. Raises ImportError."""
+    """Return an exported model in ONNX Runtime.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -60,7 +64,11 @@ def onnx_runtime(path: Path) -> Model:
 
 
 def openvino(path: Path) -> Model:
-    """An exported model in OpenVINO, in float32. Raises ImportError."""
+    """Return an exported model in OpenVINO, in float32.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     import openvino
 
     settings = {
@@ -182,7 +190,7 @@ def _differences(outputs: tuple[Tensor, Tensor], expected) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.processor", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="result file to write")
     parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of an earlier commit to measure as well")

@@ -134,7 +134,7 @@ def _sequence(truth: Seen, boxes: list[np.ndarray], numbers: list[np.ndarray]) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; return the exit status."""
     parser = study_parser("bench.studies.tracking", __doc__, videos=40, output=OUTPUT)
     parser.set_defaults(frames=60)
     parser.add_argument("--score-threshold", type=float, help="default: the model's own")

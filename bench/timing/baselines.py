@@ -22,7 +22,7 @@ class MissingError(Exception):
 
 
 def classic(name: str) -> Classic:
-    """A classic (single-frame) operator of somebody else.
+    """Return a classic (single-frame) operator of somebody else.
 
     Raises:
         MissingError: the package is not installed, or does not load.
@@ -31,7 +31,11 @@ def classic(name: str) -> Classic:
 
 
 def stda(name: str) -> Stda:
-    """An implementation of `spatial_temporal_deform_attn`, one of STDA. Raises MissingError."""
+    """Return an implementation of `spatial_temporal_deform_attn`, one of STDA.
+
+    Raises:
+        MissingError: as of `classic`.
+    """
     if name.startswith(PUBLISHED):
         operator = classic(name.removeprefix(PUBLISHED))
         return lambda problem, inputs: _published(operator, problem, inputs)
@@ -45,7 +49,11 @@ def stda(name: str) -> Stda:
 
 
 def msda(name: str) -> Msda:
-    """An implementation of the classic operator, one of MSDA. Raises MissingError."""
+    """Return an implementation of the classic operator, one of MSDA.
+
+    Raises:
+        MissingError: as of `classic`.
+    """
     if name in CLASSICS:
         operator = classic(name)
         return lambda problem, x: operator(x.value, problem.spatial_shapes, x.locations, x.weights)
@@ -57,7 +65,7 @@ def msda(name: str) -> Msda:
 
 
 def missing() -> dict[str, str]:
-    """Implementations that cannot be measured here and why."""
+    """Return implementations that cannot be measured here and why."""
     reasons = {}
     for name in CLASSICS:
         try:

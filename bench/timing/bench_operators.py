@@ -52,7 +52,7 @@ def _check_forward(action, reference, problem, inputs, dtype) -> float:
 
 
 def _check_backward(action, reference, problem, inputs, dtype) -> float:
-    """Every gradient against the reference's; returns the largest error of those that do not jump."""
+    """Compare every gradient with the reference's; return the largest error of those that do not jump."""
     exact = inputs.float()
     names = [name for name, tensor in vars(inputs).items() if tensor.requires_grad]
     for name in names:

@@ -24,7 +24,7 @@ class StdaInputs:
     other_logits: Tensor
 
     def float(self) -> "StdaInputs":
-        """The same numbers in float32."""
+        """Return the same numbers in float32."""
         return replace(self, **{name: tensor.detach().float() for name, tensor in vars(self).items()})
 
     def by_heads(self) -> "StdaInputs":
@@ -33,11 +33,11 @@ class StdaInputs:
         return replace(self, value=value.requires_grad_(self.value.requires_grad))
 
     def without_value_gradient(self) -> "StdaInputs":
-        """The same, with no gradient asked for of the values."""
+        """Return the same, with no gradient asked for of the values."""
         return replace(self, value=self.value.detach())
 
     def differentiable(self) -> tuple[Tensor, ...]:
-        """The tensors whose gradients are asked for."""
+        """Return the tensors whose gradients are asked for."""
         return tuple(tensor for tensor in vars(self).values() if tensor.requires_grad)
 
 
@@ -50,11 +50,11 @@ class MsdaInputs:
     weights: Tensor
 
     def float(self) -> "MsdaInputs":
-        """The same numbers in float32."""
+        """Return the same numbers in float32."""
         return replace(self, **{name: tensor.detach().float() for name, tensor in vars(self).items()})
 
     def differentiable(self) -> tuple[Tensor, ...]:
-        """The tensors whose gradients are asked for."""
+        """Return the tensors whose gradients are asked for."""
         return tuple(tensor for tensor in vars(self).values() if tensor.requires_grad)
 
 

@@ -32,7 +32,7 @@ SPREAD_OF_WEIGHTS = 0.02  # offsets of about two cells around the star, as train
 
 @functools.lru_cache(maxsize=2)
 def detector(config: ModelConfig) -> Detector:
-    """A float32 detector on the CPU with random weights whose sampling offsets depend on the query."""
+    """Return a float32 detector on the CPU with random weights whose sampling offsets depend on the query."""
     torch.manual_seed(0)
     model = Detector(config).eval()
     for name, parameter in model.named_parameters():
@@ -42,7 +42,11 @@ def detector(config: ModelConfig) -> Detector:
 
 
 def variant(name: str, config: ModelConfig) -> Detector:
-    """`detector` as one of MODELS; the same function of its input. Raises `baselines.MissingError`."""
+    """Return `detector` as one of MODELS; the same function of its input.
+
+    Raises:
+        MissingError: the operator's package is not installed.
+    """
     if name == STNET:
         return detector(config)
     return as_published(detector(config), baselines.classic(name.removeprefix(baselines.PUBLISHED)))
@@ -54,7 +58,7 @@ def copy_of(model: Detector) -> Detector:
 
 
 def clips(config: ModelConfig, image: tuple[int, int], batch: int, seed: int) -> Tensor:
-    """Normalized clips [B, F, 3, H, W]."""
+    """Return normalized clips [B, F, 3, H, W]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, config.frames, 3, *image, generator=generator)
 
@@ -71,7 +75,7 @@ class LayerCall:
 def encoder_layer(
     model: Detector, image: tuple[int, int], batch: int, device: torch.device, dtype: torch.dtype
 ) -> LayerCall:
-    """The first encoder layer as a function of the features [B, F, S, d]."""
+    """Return the first encoder layer as a function of the features [B, F, S, d]."""
     config, layer = model.config, copy.deepcopy(model.encoder.layers[0]).to(device, dtype)
     geometry = clip_geometry(level_shapes(*image), config.hidden_dim, None, device, dtype)
     position = geometry.position_embedding.unsqueeze(1)
@@ -85,7 +89,7 @@ def encoder_layer(
 def decoder_layer(
     model: Detector, image: tuple[int, int], batch: int, device: torch.device, dtype: torch.dtype
 ) -> LayerCall:
-    """The first decoder layer as a function of query contents [B, T, Q, d] and projected values [B, F, S, H, D]."""
+    """Return the first decoder layer as a function of query contents [B, T, Q, d] and values [B, F, S, H, D]."""
     config, layer = model.config, copy.deepcopy(model.decoder.layers[0]).to(device, dtype)
     shapes = level_shapes(*image)
     rows = (batch, SHUFFLED_TARGETS, config.queries)
@@ -106,5 +110,5 @@ LAYERS = {"encoder": encoder_layer, "decoder": decoder_layer}
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
-    """The configuration in which two training steps on the same clips compute the same."""
+    """Return the configuration in which two training steps on the same clips compute the same."""
     return dataclasses.replace(config, dropout=0.0)

@@ -20,7 +20,7 @@ Classic = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 
 def grid_sample_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The classic operator over `grid_sample`, a call per level, as its authors' PyTorch version has it.
+    """Return the classic operator over `grid_sample`, a call per level, as its authors' PyTorch version has it.
 
     Computed in the wider of the dtypes of value and locations, as autocast would.
     """
@@ -127,7 +127,7 @@ class PublishedAttention(nn.Module):
 
 
 def as_published(model: Detector, classic: Classic) -> Detector:
-    """A copy of a detector that attends by the published formulation; same weights, same results."""
+    """Return a copy of a detector that attends by the published formulation; same weights, same results."""
     model = copy.deepcopy(model)
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.attention = PublishedAttention(layer.attention, classic)

@@ -55,14 +55,14 @@ class Sizes:
         return dataclasses.replace(ModelConfig.preset(self.model), image_size=min(self.image))
 
     def stda(self, layer: str, batch: int, *, queries: int | None = None) -> StdaProblem:
-        """The operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
+        """Return the operator's problem in an encoder or decoder layer; `queries` replaces the decoder's number."""
         shapes = level_shapes(*self.operator_image)
         if layer == "encoder":
             return encoder(shapes, clips=batch)
         return decoder(shapes, clips=batch, queries=queries or self.queries)
 
     def msda(self, layer: str, batch: int) -> StdaProblem:
-        """The classic operator as a problem of one frame without others."""
+        """Return the classic operator as a problem of one frame without others."""
         shapes = level_shapes(*self.classic_image)
         sizes = {} if layer == "encoder" else {"queries": self.queries}
         return encoder(shapes, clips=batch, source_frames=1, other_points=1, **sizes)

@@ -41,7 +41,7 @@ class Action:
     by_device: bool = True
 
     def whole(self, *inputs: Any) -> Any:
-        """Both at once; returns the result of `run`."""
+        """Do both at once; return the result of `run`."""
         return self.run(*self.prepare(*inputs))
 
 
@@ -58,7 +58,7 @@ def relative_error(output: Tensor, reference: Tensor) -> float:
 
 
 def require_correct(output: Tensor, reference: Tensor, limit: float, what: str = "result") -> float:
-    """The relative error of a result, if it is below the limit.
+    """Return the relative error of a result, if it is below the limit.
 
     Raises:
         WrongResultError: the result is too far off, not finite, or of another shape.

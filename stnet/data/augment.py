@@ -47,7 +47,7 @@ class Augmentation:
 
 
 def improved_training_transform(size: int, longest: int, strengths: Augmentation) -> Transform:
-    """The published recipe at `size` with tilt and zoom before it and changes of brightness and speckle after."""
+    """Return the published recipe at `size` with tilt and zoom before and changes of brightness and speckle after."""
     return Sequential(
         (
             RandomTilt(rotation=strengths.rotation, scale=strengths.scale),

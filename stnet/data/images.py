@@ -49,7 +49,11 @@ def image_header(path: Path) -> StillHeader:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the upright (height, width) that an image file states; raises as `image_header`."""
+    """Return the upright (height, width) that an image file states.
+
+    Raises:
+        DataError: it is no image.
+    """
     header = image_header(path)
     return header.height, header.width
 

@@ -40,6 +40,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stnet.data.annotations.box_repair import repair_box
 from stnet.data.annotations.entries import (
     Annotations,
     BoxEntry,
@@ -49,7 +50,7 @@ from stnet.data.annotations.entries import (
     read_annotations,
 )
 from stnet.data.annotations.facts import FrameFacts, gather_facts
-from stnet.data.annotations.plan import plan_repairs, repair_box
+from stnet.data.annotations.plan import plan_repairs
 from stnet.data.annotations.repairs import Repair, apply_repairs
 from stnet.data.images import video_scale
 from stnet.errors import DataError

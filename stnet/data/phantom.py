@@ -120,9 +120,21 @@ def write_phantoms(
 ) -> Path:
     """Write a data set of phantom videos and return its folder.
 
-    `workers` processes render in parallel without changing a byte; `on_video` is called after every video.
-    Raises `ConfigError` for options that cannot be used and for a folder that is not empty; `overwrite`
-    replaces an earlier phantom data set, and nothing else. After any error nothing that was written is left.
+    Args:
+        root: folder to write, new or empty.
+        videos_train: how many videos the train split has.
+        videos_val: how many the val split has.
+        seed: not negative; same seed, same videos.
+        frames: of each video.
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        overwrite: replace an earlier phantom data set, and nothing else.
+        workers: processes that render in parallel, without changing a byte.
+        on_video: called after every video.
+
+    Raises:
+        ConfigError: options that cannot be used, or a folder that is not empty. After any error nothing that was
+            written is left.
     """
     root = Path(root)
     check_size(frames, height, width)

@@ -46,6 +46,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         raise CheckpointError(f"--output {options.output}: must end in .safetensors")
     if options.output.exists():
         raise CheckpointError(f"--output {options.output}: exists; choose another name")
+    options.output.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told at once
     model = load(options.model, device=resolve_device(options.device))
     names = model.config.class_names
     sets = []

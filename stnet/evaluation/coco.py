@@ -113,7 +113,7 @@ def evaluate_frames(
 
 
 def merge_duplicates(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Indices of the best scored detection of every distinct box `[m, 4]`, best first."""
+    """Return indices of the best scored detection of every distinct box `[m, 4]`, best first."""
     order = np.argsort(-scores, kind="stable")
     _, first = np.unique(boxes[order], axis=0, return_index=True)
     return order[np.sort(first)]
@@ -136,7 +136,7 @@ def in_order(frames: Sequence[ScoredFrame]) -> list[ScoredFrame]:
 
 
 def merge_classes(frame: ScoredFrame) -> ScoredFrame:
-    """The frame with all classes taken as one, label 1; of detections with the same box the best scored one is kept."""
+    """Return the frame with all classes as one, label 1; of detections with the same box the best one is kept."""
     known = np.flatnonzero(frame.labels > 0)
     kept = known[merge_duplicates(frame.boxes[known], frame.scores[known])]
     return replace(
@@ -155,7 +155,7 @@ def run_coco(
     areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
     ious: Sequence[float] | None = None,
 ) -> COCOeval:
-    """An accumulated COCO evaluation.
+    """Return an accumulated COCO evaluation.
 
     Args:
         frames: in the order that decides between equal scores.

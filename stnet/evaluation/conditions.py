@@ -5,17 +5,18 @@
 Every still is changed in one way only, the same way for every model: marks painted over, marks painted where nothing
 is, an interface around the scan, gain lowered and raised, another machine's grain, a smaller scan, the scan and its
 mirror image side by side (stills with several lesions are rare). Give several models to compare what each defence of
-the training brings. Recall and false positives are told at a fixed score, as a user has it: what marks and margins
-cause by themselves shows there.
+the training brings: how far each is ahead of the first is told with intervals. Recall and false positives are told at a
+fixed score, as a user has it: what marks and margins cause by themselves shows there.
 """
 
 import argparse
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,8 @@ from stnet.data.synthetic.screens import draw_layout, place_on_screen
 from stnet.devices import resolve_device
 from stnet.errors import ConfigError
 from stnet.evaluation.coco import FALSE_POSITIVE_IOU, ScoredFrame, in_order, merge_classes
-from stnet.evaluation.image_metrics import evaluate_images, recall, small_lesions, threshold_at_rate
+from stnet.evaluation.condition_differences import differences
+from stnet.evaluation.image_metrics import Figure, evaluate_images, recall, small_lesions, threshold_at_rate
 from stnet.evaluation.matches import Matches, match
 from stnet.evaluation.predict import predict_frames
 from stnet.evaluation.scored_stills import read_still_files, scored_set
@@ -172,16 +174,19 @@ def changed_stills(index: DatasetIndex, name: str, folder: Path) -> DatasetIndex
 
 def predict_condition(
     model: Detector, sets: dict[str, Stills], name: str, advance: Callable[[int], None]
-) -> list[ScoredFrame]:
-    """Detect in all sets under one condition."""
+) -> tuple[list[ScoredFrame], dict[str, str]]:
+    """Detect in all sets under one condition; return that with the patients by name of the still, where stated."""
     frames: list[ScoredFrame] = []
+    patients: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (part, stills) in enumerate(sets.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             index = changed_stills(stills.index, name, place)
-            frames += scored_set(part, stills, predict_frames(model, index, advance=advance)).frames
-    return in_order(frames)
+            scored = scored_set(part, stills, predict_frames(model, index, advance=advance))
+            frames += scored.frames
+            patients |= scored.patients
+    return in_order(frames), patients
 
 
 def judge_condition(frames: Sequence[ScoredFrame], class_names: Sequence[str], threshold: float) -> ConditionResult:
@@ -238,8 +243,12 @@ def _compare(options: argparse.Namespace) -> None:
         raise ConfigError(f"--output {options.output}: exists; choose another name")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: give at least 1")
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told at once
     wanted = ["unchanged", *(name for name in options.conditions if name != "unchanged")]
     results: dict[str, dict[str, ConditionResult]] = {}
+    ahead: dict[str, dict[str, Figure]] = {}
+    first: dict[str, list[ScoredFrame]] = {}
     with Reporter() as reporter:
         for source in options.models:
             model = load(source, device=resolve_device(options.device))
@@ -249,32 +258,47 @@ def _compare(options: argparse.Namespace) -> None:
             }
             count = sum(map(len, sets.values()))
             threshold = np.inf
-            results[source] = {}
+            results[source], predicted = {}, {}
             for name in wanted:
                 reporter.start(f"{source}, {name}", count)
-                frames = predict_condition(model, sets, name, reporter.advance)
+                frames, patients = predict_condition(model, sets, name, reporter.advance)
+                predicted[name] = frames
                 if name == "unchanged":
                     threshold = threshold_at_rate(_matched(frames), RATE)
                 results[source][name] = judge_condition(frames, names, threshold)
-                _write(options, results)
+                _write(options, results, ahead)
             reporter.stop()
             _show(source, count, results[source], reporter)
+            if not first:
+                first = predicted
+                continue
+            ahead[source] = differences(first, predicted, patients)
+            _write(options, results, ahead)
+            _show_differences(source, options.models[0], ahead[source], reporter)
 
 
-def _write(options: argparse.Namespace, results: dict[str, dict[str, ConditionResult]]) -> None:
+def _write(
+    options: argparse.Namespace,
+    results: dict[str, dict[str, ConditionResult]],
+    ahead: dict[str, dict[str, Figure]],
+) -> None:
     """Write what is known so far: each condition takes minutes."""
     if options.output is None:
         return
-    content = {source: {name: asdict(r) for name, r in found.items()} for source, found in results.items()}
     facts = {"data": [str(file) for file in options.data], "limit": options.limit, "rate": RATE}
-    files.write_json(options.output, facts | {"models": content})
+    files.write_json(options.output, facts | {"models": _plain(results), "ahead_of_the_first": _plain(ahead)})
+
+
+def _plain(found: Mapping[str, Mapping[str, ConditionResult | Figure]]) -> dict[str, dict[str, Any]]:
+    return {source: {name: asdict(result) for name, result in of.items()} for source, of in found.items()}
 
 
 def _thinned(stills: Stills, limit: int | None) -> Stills:
-    if limit is None or len(stills) <= limit:
-        return stills
-    numbers = np.linspace(0, len(stills) - 1, limit).round().astype(int)
-    return stills.keep([stills.index.videos[number] for number in numbers])
+    """Return those of the stills that somebody looked at, at most so many, evenly spread."""
+    videos = [video for video in stills.index.videos if video.frames[0].annotated]
+    if limit is not None and len(videos) > limit:
+        videos = [videos[number] for number in np.linspace(0, len(videos) - 1, limit).round().astype(int)]
+    return stills.keep(videos)
 
 
 def _show(source: str, count: int, results: dict[str, ConditionResult], reporter: Reporter) -> None:
@@ -285,7 +309,8 @@ def _show(source: str, count: int, results: dict[str, ConditionResult], reporter
         return "-" if value is None else f"{value:.2f}"
 
     reporter.table(
-        f"{source}: {count} stills; recall and false positives at the score that makes {RATE:g} of unchanged stills",
+        f"{source}: {count} stills, in percent; recall, and false positives an image, at the score that makes {RATE:g} "
+        "of unchanged stills",
         ("condition", "AP50", "AP75", "AP50, small")
         + ("recall", "small", "several", "false positives", "without lesion"),
         [
@@ -293,6 +318,21 @@ def _show(source: str, count: int, results: dict[str, ConditionResult], reporter
             + tuple(percent(value) for value in (r.recall, r.small_recall, r.several_recall))
             + (number(r.alarms), number(r.lesion_free_alarms))
             for name, r in results.items()
+        ],
+    )
+
+
+def _show_differences(source: str, first: str, ahead: dict[str, Figure], reporter: Reporter) -> None:
+    def points(value: float) -> str:
+        return f"{100 * value:+.1f}"
+
+    reporter.table(
+        f"{source}, ahead of {first}: points of average precision at IoU 0.5, 95 % interval by patient",
+        ("measure", "ahead", "interval"),
+        [
+            (name, points(figure.value), " to ".join(map(points, figure.interval)) if figure.interval else "-")
+            for name, figure in ahead.items()
+            if figure.value is not None
         ],
     )
 

@@ -19,10 +19,18 @@ class Printer(Protocol):
         """Print a table."""
 
 
-def show_figures(columns: dict[str, ImageMetrics], title: str, printer: Printer) -> None:
-    """Print figures with their intervals, one column for each set of images."""
-    counts = ("images", "lesions", "lesion_free", "small", "several", "patients")
+def show_figures(columns: dict[str, ImageMetrics], title: str, printer: Printer, *, groups: str = "patients") -> None:
+    """Print figures with their intervals, one column for each set of images.
+
+    Args:
+        columns: figures by the name of the set.
+        title: of the table.
+        printer: prints it.
+        groups: what the intervals are drawn from, counted in a row.
+    """
+    counts = ("images", "lesions", "lesion_free", "small", "several")
     rows = [(name.replace("_", " "), *(str(getattr(m, name)) for m in columns.values())) for name in counts]
+    rows.append((groups, *(str(m.patients) for m in columns.values())))
     rows += [
         (text, *((rate if name.startswith(RATES) else percent)(metrics.figures[name]) for metrics in columns.values()))
         for name, text in FIGURES.items()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from stnet.evaluation.calibration import Reliability
 from stnet.evaluation.lesion_metrics import FROC_RATES, LesionCurves
 from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, lesion_groups, roc_curve
-from stnet.figures import write_png
+from stnet.figures import legend_label, write_png
 
 # Okabe-Ito colours, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -19,7 +19,7 @@ BINS = np.linspace(0, 1, 21)
 
 
 def draw_roc(videos: VideoMetrics, path: Path) -> None:
-    """True against false positive rate of whole videos: the positive class against the others, lesion against none."""
+    """Draw the ROC curves of whole videos: the positive class against the others, lesion against none."""
     with_lesion, is_positive, shares = lesion_groups(videos.videos, videos.positive_class)
     strongest = np.array([max(video.scores.values()) for video in videos.videos])
     lines = (
@@ -30,13 +30,13 @@ def draw_roc(videos: VideoMetrics, path: Path) -> None:
     def draw(panel: Axes) -> None:
         for (name, curve, area), colour in zip(lines, COLOURS, strict=False):
             if curve is not None:
-                panel.plot(*curve, color=colour, label=f"{name}, area {area:.3f}")
+                panel.plot(*curve, color=colour, label=legend_label(f"{name}, area {area:.3f}"))
         if not panel.lines:
             _say(panel, "needs videos of both kinds")
             return
         panel.plot((0, 1), (0, 1), color="0.6", linewidth=0.8, linestyle="--")
         if videos.sensitivity is not None and videos.specificity is not None:
-            label = f"{videos.positive_class} at {videos.threshold:g}"
+            label = legend_label(f"{videos.positive_class} at {videos.threshold:g}")
             panel.plot(1 - videos.specificity, videos.sensitivity, "o", color=COLOURS[0], label=label)
         panel.legend(loc="lower right", fontsize=8)
 
@@ -44,12 +44,12 @@ def draw_roc(videos: VideoMetrics, path: Path) -> None:
 
 
 def draw_precision_recall(curves: LesionCurves, path: Path) -> None:
-    """Precision against recall of lesions in frames, at IoU 0.5."""
+    """Draw precision against recall of lesions in frames, at IoU 0.5."""
 
     def draw(panel: Axes) -> None:
         recall = np.linspace(0, 1, 101)
         for (name, values), colour in zip(curves.precision.items(), COLOURS, strict=False):
-            panel.plot(recall, values, color=colour, label=f"{name}, AP50 {values.mean():.3f}")
+            panel.plot(recall, values, color=colour, label=legend_label(f"{name}, AP50 {values.mean():.3f}"))
         if panel.lines:
             panel.legend(loc="lower left", fontsize=8)
         else:
@@ -59,7 +59,7 @@ def draw_precision_recall(curves: LesionCurves, path: Path) -> None:
 
 
 def draw_froc(curves: LesionCurves, path: Path) -> None:
-    """Share of lesions found against false positives per frame."""
+    """Draw the share of lesions found against false positives per frame."""
 
     def draw(panel: Axes) -> None:
         panel.plot(curves.false_positives, curves.recall, color=COLOURS[0])
@@ -72,7 +72,7 @@ def draw_froc(curves: LesionCurves, path: Path) -> None:
 
 
 def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliability], path: Path) -> None:
-    """Share of detections that are right against their score, by class; dashed: raw scores beside calibrated."""
+    """Draw the share of detections that are right against their score, by class; dashed: raw scores."""
 
     def draw(panel: Axes) -> None:
         panel.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
@@ -81,15 +81,18 @@ def draw_reliability(raw: dict[str, Reliability], calibrated: dict[str, Reliabil
         for number, ((name, found), style, suffix) in enumerate(lines):
             if found.error is not None:
                 colour = COLOURS[number % len(raw) % len(COLOURS)]
-                label = f"{name}{suffix}, error {100 * found.error:.1f} %"
+                label = legend_label(f"{name}{suffix}, error {100 * found.error:.1f} %")
                 panel.plot(found.scores, found.shares, style, marker="o", markersize=3, color=colour, label=label)
-        panel.legend(loc="upper left", fontsize=8)
+        if len(panel.lines) > 1:
+            panel.legend(loc="upper left", fontsize=8)
+        else:
+            _say(panel, "no detections")
 
     _single("Reliability of scores", "score", "share of detections that are right", draw, path)
 
 
 def draw_scores(videos: VideoMetrics, path: Path) -> None:
-    """How many videos of each kind have which scores."""
+    """Draw how many videos of each kind have which scores."""
     groups = _by_truth(videos)
     names = list(videos.videos[0].scores)
     figure = Figure(figsize=(4.2 * (len(names) + 1), 3.6), layout="constrained")
@@ -115,7 +118,7 @@ def _by_truth(videos: VideoMetrics) -> dict[str, list[VideoResult]]:
 
 def _histogram(panel: Axes, values: dict[str, Sequence[float]]) -> None:
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(values))]
-    panel.hist(list(values.values()), bins=BINS, stacked=True, color=colours, label=list(values))
+    panel.hist(list(values.values()), bins=BINS, stacked=True, color=colours, label=list(map(legend_label, values)))
     panel.set_xlim(0, 1)
     panel.set_axisbelow(True)
     panel.grid(alpha=0.3)

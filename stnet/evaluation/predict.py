@@ -228,7 +228,7 @@ class _FrameFeatures:
         self._pool.shutdown(cancel_futures=True)
 
     def levels(self, clips: Sequence[Clip]) -> list[Tensor]:
-        """The four level maps `[B, F, hidden, h, w]` of B clips; new frames go through the backbone together."""
+        """Return the four level maps `[B, F, hidden, h, w]` of B clips; new frames go through the backbone together."""
         frames = [frame for clip in clips for frame in clip.frames]
         needed = [frame for frame in dict.fromkeys(frames) if frame not in self._cache]
         if needed:

@@ -8,7 +8,7 @@ from stnet.data.index import DatasetIndex
 def planned_clips(
     index: DatasetIndex, protocol: str, frames_per_clip: int, targets: int = LOCAL_FRAMES
 ) -> list[list[Clip]]:
-    """The clips to run, one list per video of the index.
+    """Return the clips to run, one list per video of the index.
 
     `all` scores every annotated frame. `published` is what STNet's own evaluation script does in effect: it scores
     only the centre frames of its clips, whose image ids are every third of the sorted ids of the whole file

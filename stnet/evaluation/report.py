@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from stnet.console import printable
+from stnet.evaluation.calibration import calibrated_frames
 from stnet.evaluation.coco import CocoMetrics, ScoredFrame, evaluate_frames
 from stnet.evaluation.image_metrics import ImageMetrics, evaluate_images
 from stnet.evaluation.lesion_metrics import LesionCurves, LesionMetrics, evaluate_lesions
 from stnet.evaluation.plots import draw_froc, draw_precision_recall, draw_roc, draw_scores
 from stnet.evaluation.video_metrics import VideoMetrics, VideoResult, evaluate_videos
+from stnet.model.operating_points import OperatingPoints
 
 NUMBERS_FILE = "evaluation.json"
 VIDEO_SAMPLES = 100
@@ -62,6 +64,7 @@ def build_report(
     score_threshold: float,
     video_threshold: float,
     metrics: CocoMetrics | None = None,
+    points: OperatingPoints | None = None,
     samples: int = VIDEO_SAMPLES,
 ) -> Report:
     """Evaluate frames in every way.
@@ -71,12 +74,15 @@ def build_report(
         class_names: names of category ids 1, 2, ...
         score_threshold: see `evaluate_frames`.
         video_threshold: see `evaluate_videos`.
-        metrics: what `evaluate_frames` gave for these frames, where that is known already.
+        metrics: what `evaluate_frames` gave for these frames, where that is known already; of no use with `points`.
+        points: of the checkpoint; raw scores are calibrated by them, so that a score means here what it means to users.
         samples: of the bootstrap by video.
 
     Raises:
         ValueError: see `evaluate_frames`.
     """
+    if points is not None:
+        frames, metrics = calibrated_frames(frames, points), None
     metrics = metrics or evaluate_frames(frames, class_names, score_threshold)
     lesions, curves = evaluate_lesions(frames, class_names)
     videos = evaluate_videos(frames, class_names, video_threshold)

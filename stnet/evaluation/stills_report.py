@@ -165,17 +165,19 @@ def _show_points(report: StillsReport, printer: Printer) -> None:
 
 
 def _cells(result: PointResult) -> tuple[str, str, str]:
-    return percent(result.recall), rate(result.per_image), str(result.lesion_free_boxes)
+    free = "-" if result.per_lesion_free.value is None else str(result.lesion_free_boxes)
+    return percent(result.recall), rate(result.per_image), free
 
 
 def _write_table(report: StillsReport, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle, lineterminator="\n")
         points = OPERATING_POINTS if report.points is not None else ()
+        names = list(report.raw)
         rows.writerow(["still", "lesions", "marked_as", "best_score", *(f"boxes_{name}" for name in points)])
         for frame in report.frames:
             best = float(frame.scores.max()) if len(frame.scores) else 0.0
-            marked = " ".join(str(int(label)) for label in np.unique(frame.true_labels))
+            marked = printable(" ".join(names[int(label) - 1] for label in np.unique(frame.true_labels)))
             of_boxes = merge_classes(frame).scores  # a box that is scored for two classes is one box
             counts = [int((of_boxes >= report.points.threshold(name)).sum()) for name in points]
             rows.writerow([printable(frame.video), len(frame.true_boxes), marked, f"{best:.6f}", *counts])

@@ -12,7 +12,7 @@ STRONGEST_SHARE = 0.1  # of a video's frames
 
 
 def frame_maxima(scores: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """The best score of every class in one frame.
+    """Return the best score of every class in one frame.
 
     Args:
         scores: `[m]` in [0, 1], in any order.

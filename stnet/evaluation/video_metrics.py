@@ -123,7 +123,7 @@ def rank_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """False and true positive rates at all thresholds, from (0, 0) to (1, 1); None where a kind is missing."""
+    """Return false and true positive rates at all thresholds, from (0, 0) to (1, 1); None where a kind is missing."""
     if positive.all() or not positive.any():
         return None
     order = np.argsort(-scores, kind="stable")

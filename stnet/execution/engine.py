@@ -154,12 +154,12 @@ class Engine:
         return (min(count, most), most) if count > most - part else (min(count, part), part)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) at which the model sees frames of this size."""
+        """Return the (height, width) at which the model sees frames of this size."""
         return resized_size(height, width, self.config.image_size, self.config.max_image_size)
 
     @torch.inference_mode()
     def images(self, frames: list[np.ndarray], size: tuple[int, int]) -> Tensor:
-        """Normalized `[N, 3, height, width]` of uint8 RGB frames `[H, W, 3]`."""
+        """Return normalized `[N, 3, height, width]` of uint8 RGB frames `[H, W, 3]`."""
         with self._on_device(), self._timed("resize"):
             images = self._preprocessor(frames, size).to(self.dtype)
             return images.contiguous(memory_format=self._memory_format)

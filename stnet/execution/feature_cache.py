@@ -42,7 +42,8 @@ class FeatureCache:
     def add(self, keys: Sequence[Hashable], levels: Sequence[Tensor]) -> None:
         """Keep the level maps `[N, hidden, h, w]` of N frames.
 
-        Raises ValueError when the slots do not suffice or the maps differ in size from those kept before.
+        Raises:
+            ValueError: the slots do not suffice, or the maps differ in size from those kept before.
         """
         new = [key for key in dict.fromkeys(keys) if key not in self._slots]
         if len(new) > len(self._free):

@@ -15,7 +15,7 @@ _PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
 
 def fold_batch_norms(model: Detector) -> int:
-    """Fold BatchNorm with fixed statistics into the convolution before it; returns how many were folded.
+    """Fold BatchNorm with fixed statistics into the convolution before it; return how many were folded.
 
     y = s (w * x) + (b - s mean) with s = weight / sqrt(var + eps), computed in float64. GroupNorm stays.
     """

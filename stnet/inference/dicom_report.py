@@ -59,14 +59,20 @@ class LesionReport:
         class_names: by label.
         parameters: what the algorithm was run with, by name.
         scale: the size of pixels, None where it is unknown.
+        size: height, width of the source's frames; the standard has no place for what lies beyond.
     """
 
     def __init__(
-        self, reference: Any, class_names: dict[int, str], parameters: dict[str, Any], scale: PixelScale | None
+        self,
+        reference: Any,
+        class_names: dict[int, str],
+        parameters: dict[str, Any],
+        scale: PixelScale | None,
+        size: tuple[int, int],
     ) -> None:
         self._highdicom = import_highdicom()
         self._sr = self._highdicom.sr
-        self._reference, self._names, self._scale = reference, class_names, scale
+        self._reference, self._names, self._scale, self._size = reference, class_names, scale, size
         stated = [printable(f"{name}: {value}") for name, value in parameters.items()]
         self._algorithm = self._sr.AlgorithmIdentification("stnet", stnet.__version__, parameters=stated)
 
@@ -155,7 +161,8 @@ class LesionReport:
                 )
             ],
         }
-        x0, y0, x1, y1 = lesion.boxes[lesion.best].tolist()
+        height, width = self._size
+        x0, y0, x1, y1 = np.clip(lesion.boxes[lesion.best], 0, [width, height, width, height]).tolist()
         best = self._frames(numbers, [lesion.best_frame])
         region = sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,

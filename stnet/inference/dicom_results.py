@@ -68,7 +68,8 @@ class DicomResults(Sink):
         import_pydicom(end.name)  # which keeps it quiet
         with _without_contents(end.name):
             numbers = self._draw(end.name)
-            report = LesionReport(self._reference, run.class_names, run.model, video.scale)
+            size = video.source.full_height or video.source.height, video.source.full_width or video.source.width
+            report = LesionReport(self._reference, run.class_names, run.model, video.scale, size)
             report.write(self._partial / REPORT, self._lesions, numbers)
         self._partial.replace(video.folder / self.file_name)
         self._video = self._reference = None

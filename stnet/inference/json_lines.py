@@ -5,8 +5,9 @@ import time
 from typing import Any, TextIO
 
 from stnet.command_line import silence
+from stnet.inference.json_text import json_text
 from stnet.inference.live import LiveResult
-from stnet.inference.sink import RunFacts, json_text
+from stnet.inference.sink import RunFacts
 from stnet.inference.watching import LiveEnd, WatchedFeed, Watcher
 from stnet.lesions import LesionInFrame
 from stnet.lesions.sizes import sizes_of

@@ -7,7 +7,8 @@ from fractions import Fraction
 from stnet.files import GrowingFile
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.frame_results import FrameResult
-from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
+from stnet.inference.json_text import json_text
+from stnet.inference.sink import RunFacts, Sink, VideoFacts
 from stnet.lesions import Lesion
 from stnet.lesions.owners import owner_column, owners_of
 from stnet.lesions.result_rows import lesion_entry

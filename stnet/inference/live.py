@@ -283,7 +283,7 @@ class _Window:
         return self._delay > 0 and self._count > 0
 
     def clip(self) -> tuple[_Arrival, list[list[Tensor]]]:
-        """The frame to be answered and the features of its clip, clamped where the feed has not begun yet."""
+        """Return the frame to be answered and the features of its clip, clamped where the feed has not begun yet."""
         newest = len(self._latest) - 1
         centre = newest if self._finished or not self._delay else newest - 1
         offsets = (0, -1, 1) if self._delay else (0, -1, -2)

@@ -25,9 +25,10 @@ from stnet.errors import ConfigError
 from stnet.inference.draw import PALETTE, draw_marks, readable_scale
 from stnet.inference.frame_marks import listed, marks_of
 from stnet.inference.json_lines import lesion_in_sight
+from stnet.inference.json_text import json_text
 from stnet.inference.live import LiveResult
 from stnet.inference.live_server import PageServer
-from stnet.inference.sink import RunFacts, json_text
+from stnet.inference.sink import RunFacts
 from stnet.inference.watching import LiveEnd, WatchedFeed, Watcher
 from stnet.video.scale import PixelScale
 

@@ -64,13 +64,23 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="video, folder, pattern or feed; `--` before names with -"
     )
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--checkpoint",
         default=DEFAULT_MODEL,
         metavar="MODEL",
         help="checkpoint, run folder or shipped model (default: %(default)s)",
     )
+    _add_results(parser.add_argument_group("results"))
+    _add_detections(parser.add_argument_group("detections"))
+    _add_inputs(parser.add_argument_group("inputs"))
+    _add_repeats(parser.add_argument_group("repeated and shared runs"))
+    _add_execution(parser.add_argument_group("execution"))
+    add_live_options(parser)
+    return parser
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--output",
         type=Path,
@@ -93,24 +103,34 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
         help=f"also write the lesions for annotation tools, of {', '.join(EXPORT_NAMES)}",
     )
     add(
+        "--report",
+        action="store_true",
+        help="write report.html: frames, scores over time, video scores; as by --formats with report",
+    )
+    add(
         "--explain",
         type=_positive,
         metavar="N",
         help="also tell where the model looked for the N lesions of each video with the highest scores: pictures in "
         "explained, points on the page of --report",
     )
+    add("--no-video", action="store_true", help="write no annotated video or picture: --formats without them")
     add(
-        "--mm-per-pixel",
-        type=_millimetres,
-        metavar="MM",
-        help="size of a pixel where a video states none: 0.08, or width,height as 0.08,0.1 (default: unknown)",
+        "--dicom-results",
+        action="store_true",
+        help="also write DICOM results of DICOM files, a structured report and annotated frames; they repeat name, "
+        "number, birth date, sex and study of the patient",
     )
-    told = parser.add_mutually_exclusive_group()
+
+
+def _add_detections(group: argparse._ArgumentGroup) -> None:
+    told = group.add_mutually_exclusive_group()
     told.add_argument(
         "--operating-point",
         choices=OPERATING_POINTS,
-        help="draw and list in the CSV detections, and tell lesions, from the score on that validation data chose for "
-        f"the model, from finding most to fewest false alarms (default: {DEFAULT_POINT}, where the model has them)",
+        help="score threshold that was chosen for the model on validation data, from which on detections are drawn and "
+        "listed in the CSV and lesions told: sensitive finds most, specific has the fewest false alarms "
+        f"(default: {DEFAULT_POINT}, where the model has them)",
     )
     told.add_argument(
         "--score-threshold",
@@ -118,17 +138,45 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
         metavar="S",
         help=f"from this score on instead, 0 to 1 (default: {SCORE_THRESHOLD} for a model without operating points)",
     )
-    add(
+    group.add_argument(
         "--duplicate-iou",
         type=float,
         metavar="IOU",
         help="drop detections that overlap a better one by more than this; 1: none (default: the model's setting)",
     )
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--stills",
         action="store_true",
         help="images are no frames of a video: each, of whatever size, has results of its own with annotated.png",
     )
+    add(
+        "--fps",
+        type=_fps,
+        default=DEFAULT_FPS,
+        metavar="F",
+        help="frames per second where the input states none, as images do (default: %(default)s)",
+    )
+    add(
+        "--mm-per-pixel",
+        type=_millimetres,
+        metavar="MM",
+        help="size of a pixel where a video states none: 0.08, or width,height as 0.08,0.1 (default: unknown)",
+    )
+    add("--full-frame", action="store_true", help="DICOM: use whole frames, burned-in text included")
+    add(
+        "--dicom-key",
+        type=Path,
+        metavar="FILE",
+        help="write a private table of the DICOM files behind the names of results; one that exists is added to",
+    )
+
+
+def _add_repeats(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--overwrite", action="store_true", help="replace the results of a former run")
     add(
         "--skip-existing",
@@ -142,34 +190,10 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
         metavar="I/N",
         help="do the I-th of N parts of the videos, about equal in bytes (default: 1/1, all)",
     )
-    add("--no-video", action="store_true", help="write no annotated video or picture: --formats without them")
-    add(
-        "--report",
-        action="store_true",
-        help="write report.html: frames, scores over time, video scores; as by --formats with report",
-    )
-    add("--full-frame", action="store_true", help="DICOM: use whole frames, burned-in text included")
-    add(
-        "--dicom-key",
-        type=Path,
-        metavar="FILE",
-        help="write a private table of the DICOM files behind the names of results; one that exists is added to",
-    )
-    add(
-        "--dicom-results",
-        action="store_true",
-        help="also write DICOM results of DICOM files, a structured report and annotated frames; they repeat name, "
-        "number, birth date, sex and study of the patient",
-    )
-    add(
-        "--fps",
-        type=_fps,
-        default=DEFAULT_FPS,
-        metavar="F",
-        help="frame rate of images (default: %(default)s)",
-    )
-    speed = parser.add_argument_group("execution")
-    add = speed.add_argument
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     add("--dtype", choices=DTYPE_NAMES, help="default: float16 on a GPU, float32 on a CPU")
     add("--batch", type=_positive, metavar="N", help="clips at once (default: 8 on a GPU, 1 on a CPU)")
@@ -182,8 +206,6 @@ def build_parser(prog: str = "infer.py") -> argparse.ArgumentParser:
     )
     add("--compile", action="store_true", help="torch.compile the model: minutes of preparation, for long runs")
     add("--profile", action="store_true", help="print the time spent in each stage")
-    add_live_options(parser)
-    return parser
 
 
 def _format_names(text: str) -> tuple[str, ...]:

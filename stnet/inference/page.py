@@ -17,10 +17,11 @@ from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.explanation import Explanation
 from stnet.inference.frame_marks import Listed, listed
 from stnet.inference.frame_results import FrameResult
+from stnet.inference.json_text import json_text
 from stnet.inference.page_explained import looked_at
 from stnet.inference.page_frames import FrameSpool, StrongestFrames, StrongFrame
 from stnet.inference.page_lesions import best_lesions, box_rows, lesion_card
-from stnet.inference.sink import RunFacts, Sink, VideoFacts, json_text
+from stnet.inference.sink import RunFacts, Sink, VideoFacts
 from stnet.lesions import Lesion
 from stnet.video import VideoSource
 from stnet.video.scale import PixelScale
@@ -61,7 +62,7 @@ class _Video:
     explained: dict[int, Explanation] = field(default_factory=dict)  # by the number of the lesion
 
     def unlisted(self, number: int) -> Listed:
-        """A frame of whose detections nothing is kept."""
+        """Return a frame of whose detections nothing is kept."""
         size = (self.source.height, self.source.width)
         return Listed(
             frame=number, time=self.times[number], table=np.zeros((0, 7)), origin=self.source.origin, size=size

@@ -1,7 +1,5 @@
 """What every format of results is: a sink that video after video is written to, frame by frame."""
 
-import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,9 +100,3 @@ class Sink(ABC):
     @abstractmethod
     def abandon(self, error: BaseException) -> None:
         """Leave what there is of the video under a partial name; harmless where none was begun."""
-
-
-def json_text(value: object) -> str:
-    """Return compact JSON; what of a name is no Unicode (a file name in another encoding) is written as an escape."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):04x}", text)

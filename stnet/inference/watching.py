@@ -27,7 +27,7 @@ class WatchedFeed:
 
     Attributes:
         name: for the reader, without passwords.
-        height, width: of its frames, in whose pixels boxes are.
+        height, width: of its frames as boxes refer to them, also where only a part of them is looked at.
         scale: the size of its pixels, None where that is unknown.
         region: the part of its frames that is looked at, None where that is all of them.
     """

@@ -106,7 +106,7 @@ BACKENDS = {
 
 
 def choose(requested: str, tensors: StdaTensors[Tensor] | MsdaTensors[Tensor], limit: str | None) -> str:
-    """The name of the backend that runs a call: the one that was asked for, or for "auto" the fastest that can.
+    """Return the name of the backend that runs a call: the one that was asked for, or for "auto" the fastest that can.
 
     Args:
         requested: a name, or "auto".

@@ -90,7 +90,7 @@ class StdaProblem:
         spatial_shapes: tuple[tuple[int, int], ...],
         frame_table: tuple[tuple[int, ...], ...],
     ) -> "StdaProblem":
-        """The sizes of tensors that fit each other."""
+        """Return the sizes of tensors that fit each other."""
         clips, source_frames, positions, heads, head_dim = tensors.value.shape
         _, targets, queries, _, _, points, _ = tensors.offsets.shape
         other_frames, _, other_points = tensors.other_logits.shape[4:]
@@ -164,7 +164,7 @@ class MsdaProblem:
     def of(
         cls, tensors: MsdaTensors[Tensor], spatial_shapes: tuple[tuple[int, int], ...] | None = None
     ) -> "MsdaProblem":
-        """The sizes of tensors that fit each other."""
+        """Return the sizes of tensors that fit each other."""
         clips, positions, heads, head_dim = tensors.value.shape
         _, queries, _, levels, points = tensors.attention_weights.shape
         return cls(

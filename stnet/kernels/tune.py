@@ -87,7 +87,7 @@ class Call:
         *,
         by_heads: bool = False,
     ) -> "Call":
-        """Inputs as a trained network gives, values stored as the model and users of the classic operator store them.
+        """Return inputs as of a trained network, values stored as the model and the classic operator's users do.
 
         That is cell after cell, all heads of a cell together; the decoder's are slices of the projection for all of its
         layers. With `by_heads` they are stored head after head instead.
@@ -128,7 +128,7 @@ def layer(kernel: str, many: bool, head_dim: int, *, small: bool) -> StdaProblem
 
 
 def run(call: Call, candidate: Candidate | None = None) -> tuple[Tensor, ...]:
-    """The output, or the gradients of all inputs, by a candidate of the launch table."""
+    """Return the output, or the gradients of all inputs, by a candidate of the launch table."""
     from stnet.kernels.triton import backward, forward
 
     if call.kernel == "stda_forward":
@@ -143,7 +143,7 @@ def run(call: Call, candidate: Candidate | None = None) -> tuple[Tensor, ...]:
 
 
 def expected(call: Call) -> tuple[Tensor, ...]:
-    """What `run` should return, computed by the reference in float64."""
+    """Return what `run` should return, computed by the reference in float64."""
     leaves = [x.double().requires_grad_() for x in call.tensors if x is not None]
     reference = stda_reference if call.kernel.startswith("stda") else msda_reference
     output = reference(call.problem, type(call.tensors)(*leaves))
@@ -201,7 +201,7 @@ class Key:
         return str(self.dtype).removeprefix("torch.")
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """What the launch table in force names for the key."""
+        """Return what the launch table in force names for the key."""
         queries = FEW_QUERIES + self.many
         return candidates(self.kernel, architecture(self.device), self.dtype, self.head_dim, queries)
 
@@ -293,7 +293,7 @@ class Isolated:
 
 
 def tune_key(key: Key, seconds: float, measured_by: Callable = measure, report: Callable[[str], None] = print) -> Row:
-    """The measured row of one key, correct candidates only, the fastest first.
+    """Return the measured row of one key, correct candidates only, the fastest first.
 
     Each candidate is timed for `seconds` on values as the model stores them; the fastest then on values by heads, too,
     which is reported.

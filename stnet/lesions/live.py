@@ -59,7 +59,7 @@ class LiveLinker:
     """
 
     def __init__(self, settings: LinkSettings) -> None:
-        self._settings = settings
+        self._settings, self._history = settings, max(HISTORY, settings.least_findings)
         self._linker = Linker(settings)
         self._known: list[_Known] = []  # in sight, or away not longer than an absence
         self._numbers = 0
@@ -73,7 +73,11 @@ class LiveLinker:
         taken, _ = self._linker.update(findings)
         positions = {id(tracklet): position for position, tracklet in taken.items()}
         away = findings.frame - self._settings.absence - 1
-        self._known = [known for known in self._known if known.tracklet.last >= away]
+        # A lesion that is missed in passing is not away, however short an absence may be.
+        still_open = {id(tracklet) for tracklet in self._linker.open}
+        self._known = [
+            known for known in self._known if known.tracklet.last >= away or id(known.tracklet) in still_open
+        ]
         owners = {id(known.tracklet): known for known in self._known}
         for tracklet in self._linker.open:
             known, found = owners.get(id(tracklet)), id(tracklet) in positions
@@ -83,7 +87,7 @@ class LiveLinker:
                 known.count_in(tracklet.scores[-1][None])
             elif known is not None:
                 known.missed += 1
-            tracklet.forget(HISTORY)
+            tracklet.forget(self._history)
         seen = [owners[id(tracklet)] for tracklet in self._linker.open if id(tracklet) in owners]
         return [
             self._answer(known, findings, positions.get(id(known.tracklet)))

@@ -141,13 +141,23 @@ def push_to_hub(
     return upload(contents, card, name, private=private, revision=revision, message=message)
 
 
-def _serialized(model: Detector, metadata: Mapping[str, str], half: bool) -> bytes:
-    state = {key: _stored(tensor, half) for key, tensor in model.state_dict().items()}
-    entries = {**metadata, CONFIG_KEY: model.config.to_json()}
+def entries(model: Detector, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the metadata that makes a safetensors file of the model's weights one that `load` takes.
+
+    Args:
+        model: whose configuration, operating points and provenance are told.
+        metadata: further text entries.
+    """
+    told = {**(metadata or {}), CONFIG_KEY: model.config.to_json()}
     for key, facts in ((OPERATING_POINTS_KEY, model.operating_points), (PROVENANCE_KEY, model.provenance)):
         if facts is not None:
-            entries[key] = facts.to_json()
-    return serialize(state, metadata=entries)
+            told[key] = facts.to_json()
+    return told
+
+
+def _serialized(model: Detector, metadata: Mapping[str, str], half: bool) -> bytes:
+    state = {key: _stored(tensor, half) for key, tensor in model.state_dict().items()}
+    return serialize(state, metadata=entries(model, metadata))
 
 
 def fingerprint(model: Detector) -> str:

@@ -125,7 +125,7 @@ class Detector(nn.Module):
         extra: ExtraQueries | None = None,
         geometry: ClipGeometry | None = None,
     ) -> DetectorOutput:
-        """Encoder and decoder on the features of whole clips.
+        """Run encoder and decoder on the features of whole clips.
 
         Args:
             features: four levels `[B, F, d, h, w]`.

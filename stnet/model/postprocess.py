@@ -23,7 +23,7 @@ class Detections:
         return f"Detections({len(self.scores)}{best})"
 
     def above(self, threshold: float) -> "Detections":
-        """The detections with at least this score."""
+        """Return the detections with at least this score."""
         keep = self.scores >= threshold
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 

@@ -52,8 +52,7 @@ def weights_in(folder: Path) -> Path:
     """
     if (folder / TRAINING_STATE).is_file():
         raise CheckpointError(
-            f"{folder}: the state that `train.py --resume` continues from; the weights to use are "
-            f"{folder.parent.parent / BEST}"
+            f"{folder}: the state that `train.py --resume` continues from; the weights to use are {_usable(folder)}"
         )
     for name in (BEST, EXPORTED):
         if (folder / name).is_file():
@@ -61,6 +60,12 @@ def weights_in(folder: Path) -> Path:
     others = sorted(printable(path.name) for path in folder.glob("*.safetensors"))
     hint = f"; name a file of it, such as {others[0]}" if others else ""
     raise CheckpointError(f"{folder}: a folder without {BEST} (of a training run) or {EXPORTED} (of an export){hint}")
+
+
+def _usable(state: Path) -> Path:
+    """The best weights of the run that a state belongs to; before its first evaluation the average, if it keeps one."""
+    best, average = state.parent.parent / BEST, state / "average.safetensors"
+    return average if average.is_file() and not best.is_file() else best
 
 
 def read_weights(path: Path) -> tuple[Any, dict[str, str] | None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stnet import command_line
 from stnet.model.shipped import require_checkpoint
-from stnet.training.options import build_evaluation_parser, build_parser, require_data
+from stnet.training.options import build_evaluation_parser, build_parser, require_data, require_fitting
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -22,6 +22,7 @@ def evaluate(arguments: Sequence[str] | None = None, prog: str = "stnet evaluate
 
 
 def _run(options: argparse.Namespace, name: str, arguments: Sequence[str] | None) -> int:
+    require_fitting(options)
     require_data(options)
     if options.evaluate:
         require_checkpoint(options.evaluate)

@@ -14,7 +14,7 @@ from stnet.training.config import TrainConfig
 
 
 def training_clips(index: DatasetIndex, config: TrainConfig) -> ClipDataset:
-    """The clips of an index with the recipe's sampling and augmentation.
+    """Return the clips of an index with the recipe's sampling and augmentation.
 
     A clip always has the published frames; more than three targets supervise its global frames as well.
     """

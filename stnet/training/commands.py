@@ -1,6 +1,7 @@
 """What `train.py` and `stnet evaluate` do, once it is known what is asked of them."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,13 +21,21 @@ from stnet.evaluation.scored_stills import read_still_files, scored_set
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
 from stnet.execution.engine import Engine, EngineOptions
 from stnet.files import replacing
+from stnet.json_settings import first_difference
 from stnet.model.checkpoint import load
 from stnet.model.operating_points import OperatingPoints
 from stnet.training.callbacks import TensorBoard
 from stnet.training.config import TrainConfig
 from stnet.training.distributed import World, join_world
 from stnet.training.interrupt import Interrupted
-from stnet.training.options import EVALUATED, UNEVALUATED, changed_model, configured, given_settings
+from stnet.training.options import (
+    DEFAULT_PRESET,
+    DEFAULT_SPLIT,
+    changed_model,
+    configured,
+    given_settings,
+    is_given,
+)
 from stnet.training.processes import CompanionFailedError, Companions, choose_processes
 from stnet.training.run_folder import RunFolder
 from stnet.training.run_options import RunOptions
@@ -51,16 +60,19 @@ def run(options: argparse.Namespace, arguments: Sequence[str], processes: int | 
         The exit status: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal.
     """
     try:
-        count = choose_processes(options.processes or processes, options.device, _shared_clips(options))
+        config = None if options.evaluate else _recipe(options)
+        # Processes share the clips of a forward pass; those that evaluate share videos.
+        clips = None if config is None else config.batch_size // config.accumulate
+        count = choose_processes(options.processes or processes, options.device, clips)
         with Companions(count, arguments):
-            return _run(options)
+            return _run(options, config)
     except CompanionFailedError as error:
         return _fail(str(error), 1)
     except EXTERNAL as error:
         return _fail(explain(error), 2)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, config: TrainConfig | None) -> int:
     world = None
     try:
         if options.deterministic:
@@ -68,10 +80,10 @@ def _run(options: argparse.Namespace) -> int:
             torch.use_deterministic_algorithms(True)
         world = join_world(options.device)
         reporter = Reporter(quiet=not world.is_first)
-        if options.evaluate:
+        if config is None:
             _evaluate(options, world, reporter)
         else:
-            _train(options, world, reporter)
+            _train(options, config, world, reporter)
     except NonFiniteError as error:
         return _fail(f"{error}; nothing was updated", 1)
     except EXTERNAL as error:
@@ -89,41 +101,41 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shared_clips(options: argparse.Namespace) -> int | None:
-    """Clips of a forward pass, which the processes share; None for an evaluation, where they share videos."""
-    if options.evaluate:
-        return None
-    if options.resume and options.output is not None:
-        config = RunFolder(options.output).reopen()
-    else:
-        config = configured(options.preset, given_settings(options))
-    return config.batch_size // config.accumulate
-
-
-def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
-    if options.duplicate_iou is not None:
-        raise ConfigError("--duplicate-iou: goes with --evaluate; to train, give --model duplicate_iou=VALUE")
-    if options.stills:
-        raise ConfigError(
-            "--stills: goes with --evaluate; to train on stills make a data set of them: python -m stnet.data.stills"
-        )
-    if options.output is None:
-        raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
-    folder = RunFolder(options.output)
+def _recipe(options: argparse.Namespace) -> TrainConfig:
+    """The recipe to train by; that of a run which goes on may be repeated by the command line, but not changed."""
     given = given_settings(options)
-    if options.resume:
-        config = _unchanged(folder.reopen(), given)
-    else:
-        config = configured(options.preset, given)
-    run_options = RunOptions(
-        workers=options.workers,
-        save_minutes=options.save_minutes,
-        callbacks=(TensorBoard(),) if options.tensorboard and world.is_first else (),
-    )
+    if not options.resume:
+        return configured(options.preset or DEFAULT_PRESET, given)
+    stored = RunFolder(options.output).reopen()
+    for name, value in given.items():
+        value = changed_model(stored.model, value) if name == "model" else value
+        _require_stored(stored, f"--{name.replace('_', '-')}", {name: value})
+    if options.preset is not None:
+        preset = configured(options.preset, given)
+        model = dataclasses.replace(preset.model, class_names=stored.model.class_names)  # the data's
+        _require_stored(stored, f"--preset {options.preset}", vars(preset) | {"model": model})
+    return stored
+
+
+def _require_stored(stored: TrainConfig, option: str, settings: dict[str, Any]) -> None:
+    """Require that an option asks for settings that the stored recipe has."""
+    for name, wanted in settings.items():
+        found = first_difference(getattr(stored, name), wanted, name)
+        if found is not None:
+            different, has, wanted = found
+            raise ConfigError(
+                f"{option}: the run being resumed has {different} {has!r}, not {wanted!r}; "
+                "leave the option out, or start a new run from its weights with --start-from"
+            )
+
+
+def _train(options: argparse.Namespace, config: TrainConfig, world: World, reporter: Reporter) -> None:
+    differing = {name: getattr(options, name) for name in ("workers", "save_minutes") if is_given(options, name)}
+    run_options = RunOptions(callbacks=(TensorBoard(),) if options.tensorboard and world.is_first else (), **differing)
     train_run(
         config,
         options.data,
-        folder,
+        RunFolder(options.output),
         resume=options.resume,
         check=not options.no_check,
         options=run_options,
@@ -134,22 +146,18 @@ def _train(options: argparse.Namespace, world: World, reporter: Reporter) -> Non
 
 def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> None:
     given = given_settings(options)
-    unused = sorted(set(given) - set(EVALUATED))
-    unused += [name for name, default in UNEVALUATED.items() if getattr(options, name) != default]
-    if unused:
-        name = unused[0]
-        raise ConfigError(f"--{name.replace('_', '-')}: has no meaning with --evaluate; leave it out")
     _check_evaluation(options)
     settings = TrainConfig(**given)
     model = load(options.evaluate, device=world.device)
     # What users run, in the precision that they get where none is asked for.
     points = model.operating_points
     model = Engine(model, EngineOptions(device=world.device, dtype=given.get("precision")))
-    predict = PredictionOptions(protocol=options.protocol, duplicate_iou=options.duplicate_iou)
+    predict = PredictionOptions(protocol=options.protocol or PROTOCOLS[0], duplicate_iou=options.duplicate_iou)
     if options.stills:
         _evaluate_stills(options, model, points, predict, settings.score_threshold, world, reporter)
         return
-    index = load_split(options.data, options.split, model.config.class_names, reporter)
+    split = options.split or DEFAULT_SPLIT
+    index = load_split(options.data, split, model.config.class_names, reporter)
     result = validate(model, index, predict, settings.score_threshold, world, reporter)
     if result is None:
         return
@@ -159,23 +167,20 @@ def _evaluate(options: argparse.Namespace, world: World, reporter: Reporter) -> 
         score_threshold=settings.score_threshold,
         video_threshold=settings.video_threshold,
         metrics=result.metrics,
+        points=points,
     )
-    show(result.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {options.protocol}", reporter)
+    show(report.metrics, f"{options.evaluate} on {index.annotation_file}, protocol {predict.protocol}", reporter)
     show_report(report, reporter)
     if options.output is not None:
-        facts = {"split": options.split, "protocol": options.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
-        _write_files(options, report_files(report, _facts(options) | facts))
+        facts = {"split": split, "protocol": predict.protocol, "duplicate_iou": _duplicate_iou(model, predict)}
+        _write_files(options, report_files(report, _facts(options) | facts | {"calibrated": points is not None}))
         reporter.message(f"numbers, the table of videos and curves are in {options.output}")
 
 
 def _check_evaluation(options: argparse.Namespace) -> None:
-    """Refuse what would fail, or mean nothing, after minutes of computing."""
+    """Refuse what would fail after minutes of computing."""
     if options.output is not None and (options.output / NUMBERS_FILE).exists():
         raise ConfigError(f"--output: {options.output / NUMBERS_FILE} exists; choose another folder")
-    if options.stills and (options.split != "val" or options.protocol != PROTOCOLS[0]):
-        raise ConfigError(
-            "--split, --protocol: have no meaning with --stills, whose --data names the files; leave them out"
-        )
     files = [path for path in options.data if path.is_file()]
     if files and not options.stills:
         raise ConfigError(f"--data {files[0]}: is a file; name a folder, or add --stills for a COCO file of stills")
@@ -225,20 +230,6 @@ def _write_files(options: argparse.Namespace, files: dict[str, Callable[[Path], 
                 write(temporary)
     except OSError as error:
         raise ConfigError(f"--output {options.output}: cannot be written ({error})") from error
-
-
-def _unchanged(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The stored recipe, which the command line may repeat but not change."""
-    wanted = dict(given)
-    if "model" in wanted:
-        wanted["model"] = changed_model(config.model, wanted["model"])
-    for name, value in wanted.items():
-        if getattr(config, name) != value:
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: the run being resumed has {getattr(config, name)!r}, not {value!r}; "
-                "leave the option out, or start a new run from its weights with --start-from"
-            )
-    return config
 
 
 def _fail(text: str, code: int) -> int:

@@ -23,7 +23,7 @@ FREEZABLE = ("backbone", "encoder", "decoder", "heads")
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with its help text and, where only some values are possible, those."""
+    """Return a field with its help text and, where only some values are possible, those."""
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -131,7 +131,7 @@ class TrainConfig:
         return PRESETS[name]()
 
     def replace(self, **changes: Any) -> "TrainConfig":
-        """A copy with some settings changed; checked like any other."""
+        """Return a copy with some settings changed; checked like any other."""
         return dataclasses.replace(self, **changes)
 
     def without_folders(self) -> "TrainConfig":

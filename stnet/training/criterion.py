@@ -12,12 +12,15 @@ from stnet.choices import CLASS_LOSSES
 from stnet.training.matcher import ALPHA, GAMMA, CostWeights, Matches, match
 from stnet.training.targets import FrameTargets
 
+TERMS = ("classification", "l1", "giou")
+"""Terms of the loss: each has a weight in `LossWeights`, a tensor in `FrameLosses` and a column in `steps.csv`."""
+
 QUALITY_GAMMA = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the three terms; the defaults are the published ones."""
+    """Weights of the terms; the defaults are the published ones."""
 
     classification: float = 2.0
     l1: float = 5.0
@@ -37,8 +40,8 @@ class FrameLosses:
     matches: Matches
 
     def weighted(self, weights: LossWeights) -> Tensor:
-        """Sum of the three terms, `[K, N]`."""
-        return weights.classification * self.classification + weights.l1 * self.l1 + weights.giou * self.giou
+        """Return the weighted sum of the terms, `[K, N]`."""
+        return sum(getattr(weights, name) * getattr(self, name) for name in TERMS)
 
 
 class Criterion:
@@ -98,10 +101,12 @@ class Criterion:
         return self._losses(logits, boxes, targets, matches, wanted.to(logits.device))
 
     def total(self, losses: FrameLosses, frames: float | Tensor) -> Tensor:
-        """The loss to differentiate: weighted sum over layers and frames, divided by `frames`.
+        """Return the loss to differentiate: the weighted sum over layers and frames, divided by `frames`.
 
-        `frames` counts the annotated target frames of the whole global batch, over all processes and
-        accumulation steps, so that neither changes the loss.
+        Args:
+            losses: of the frames of one pass.
+            frames: the annotated target frames of the whole global batch, over all processes and accumulation steps,
+                so that neither changes the loss.
         """
         return losses.weighted(self.weights).sum() / frames
 

@@ -1,5 +1,6 @@
 """Losses and metrics of a run as one picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stnet.figures import write_png
+from stnet.training.criterion import TERMS
 
-LOSSES = ("loss", "classification", "l1", "giou")
+LOSSES = ("loss", *TERMS)
 METRICS = ("ap", "ap50", "ap75", "agnostic_ap", "agnostic_ap50", "recall")
 
 
@@ -20,11 +22,11 @@ def draw_curves(steps: Sequence[dict], epochs: Sequence[dict], path: Path) -> No
         epochs: rows with `step`, `epoch` and, after evaluations, metrics.
         path: PNG to write.
     """
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    for panel, name in zip(panels, LOSSES, strict=False):
+    columns = math.ceil((len(LOSSES) + 2) / 2)
+    figure = Figure(figsize=(13 / 3 * columns, 7), layout="constrained")
+    *panels, evaluations, rates = figure.subplots(2, columns).flat[: len(LOSSES) + 2]
+    for panel, name in zip(panels, LOSSES, strict=True):
         _draw_loss(panel, steps, name)
-    evaluations = list(figure.axes)[4]
     for name in METRICS:
         points = [(row["step"], row[name]) for row in epochs if name in row]
         if points:
@@ -32,7 +34,6 @@ def draw_curves(steps: Sequence[dict], epochs: Sequence[dict], path: Path) -> No
     evaluations.set(title="validation", xlabel="step", ylim=(0, 1))
     if evaluations.lines:
         evaluations.legend(fontsize=8)
-    rates = list(figure.axes)[5]
     rates.plot([row["step"] for row in steps], [row["learning_rate"] for row in steps])
     rates.set(title="learning rate", xlabel="step")
     for panel in figure.axes:

@@ -142,7 +142,7 @@ def split_queries(layers: Layers, learned: int) -> tuple[Layers, Layers]:
 
 
 def denoising_matches(layers: Layers, targets: FrameTargets, copies: int) -> tuple[Layers, Matches]:
-    """The known assignment of noised copies, and their predictions with those of padding made harmless.
+    """Return the known assignment of noised copies, and their predictions with those of padding made harmless.
 
     Args:
         layers: predictions for the K copies.

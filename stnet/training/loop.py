@@ -16,6 +16,7 @@ from stnet.data.index import DatasetIndex
 from stnet.errors import ConfigError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.model.backbone import lay_out_for
+from stnet.model.checkpoint import entries
 from stnet.model.detector import Detector
 from stnet.model.provenance import Provenance
 from stnet.training.batches import ClipOrder
@@ -300,11 +301,7 @@ class Trainer:
     def _report_step(self, figures: StepFigures) -> None:
         share = self.waited / max(time.monotonic() - self.begun, 1e-9)
         memory = peak_memory(self.world.device)
-        self.reporter.advance(
-            1,
-            f"loss {figures.loss:.3f} (class {figures.classification:.3f} l1 {figures.l1:.3f} giou {figures.giou:.3f}) "
-            f"data {share:.0%}" + (f" memory {memory:.1f} GB" if memory else ""),
-        )
+        self.reporter.advance(1, f"{figures} data {share:.0%}" + (f" memory {memory:.1f} GB" if memory else ""))
 
     def _end_epoch(self, progress: float) -> None:
         """Save, evaluate where it is due, and have the epoch recorded."""
@@ -364,4 +361,5 @@ class Trainer:
                 "random": states,
             },
         )
-        save_state(self.folder.checkpoints, state)
+        facts = entries(self._best_model, {"training": self.config.without_folders().to_json()})
+        save_state(self.folder.checkpoints, state, facts)

@@ -18,7 +18,7 @@ COSINE_FLOOR = 0.01
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | JointOptimizer:
-    """The recipe's optimizer over the trainable parameters, in groups by learning rate: backbone, slow and the rest.
+    """Return the recipe's optimizer of the trainable parameters, in groups by rate: backbone, slow and the rest.
 
     Under "muon" AdamW keeps what is no matrix, the slow ones, embeddings and class heads.
     """

@@ -13,18 +13,24 @@ from stnet.training.config import PRESETS, TrainConfig
 from stnet.training.run_options import RunOptions
 
 DEFAULTS = RunOptions()
+DEFAULT_PRESET = "paper"
+DEFAULT_SPLIT = "val"
 EVALUATED = ("precision", "score_threshold", "video_threshold")
 """Settings of the recipe that mean something in an evaluation, too."""
 
-UNEVALUATED = {
-    "resume": False,
-    "no_check": False,
-    "tensorboard": False,
-    "workers": DEFAULTS.workers,
-    "save_minutes": DEFAULTS.save_minutes,
-    "preset": "paper",
+TRAINING_ONLY = ("resume", "no_check", "tensorboard", "workers", "save_minutes", "preset")
+"""Options beside the recipe's that mean nothing in an evaluation."""
+
+EVALUATION_ONLY = {
+    "split": "",
+    "protocol": "",
+    "stills": "; to train on stills make a data set of them: python -m stnet.data.stills",
+    "duplicate_iou": "; to train, give --model duplicate_iou=VALUE",
 }
-"""What else means nothing in an evaluation: the options of a run, with their defaults."""
+"""Options that mean nothing in a training, and what serves there instead."""
+
+NOT_FOR_STILLS = {"split": "--data names the files", "protocol": "all are scored", "video_threshold": "no videos"}
+"""What means nothing in an evaluation on stills, and why."""
 
 EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a                        the published recipe
@@ -46,48 +52,15 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="dataset folders (BUV layout), trained on together; with --stills annotation files",
-    )
-    run.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
-    )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --output, with its recipe and data")
-    run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
-    run.add_argument(
-        "--processes",
-        type=_positive,
-        metavar="N",
-        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
-    )
-    run.add_argument(
-        "--workers", type=_count, default=DEFAULTS.workers, metavar="N", help="loader processes (default %(default)s)"
-    )
-    run.add_argument(
-        "--save-minutes",
-        type=_minutes,
-        default=DEFAULTS.save_minutes,
-        metavar="MINUTES",
-        help="time between checkpoints within an epoch (default %(default)g)",
-    )
-    run.add_argument("--no-check", action="store_true", help="skip the look at the data set before training")
-    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
-
+    _add_run(parser.add_argument_group("run"))
     evaluation = parser.add_argument_group("evaluation only")
-    evaluation.add_argument("--evaluate", metavar="CHECKPOINT", help="checkpoint file, or the name of a shipped one")
+    evaluation.add_argument(
+        "--evaluate", metavar="CHECKPOINT", help="checkpoint, run folder or the name of a shipped model"
+    )
     _add_evaluation(evaluation)
 
     recipe = parser.add_argument_group("recipe", "defaults come from the preset")
-    recipe.add_argument(
-        "--preset", choices=tuple(PRESETS), default=UNEVALUATED["preset"], help="recipe (default %(default)s)"
-    )
+    recipe.add_argument("--preset", choices=tuple(PRESETS), help=f"recipe (default: {DEFAULT_PRESET})")
     recipe.add_argument(
         "--model",
         nargs="+",
@@ -100,6 +73,38 @@ def build_parser(prog: str = "train.py") -> argparse.ArgumentParser:
         if known.name != "model":
             _add_setting(recipe, known, {name: getattr(preset, known.name) for name, preset in presets.items()})
     return parser
+
+
+def _add_run(run: argparse._ArgumentGroup) -> None:
+    run.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="data set folders (docs/data-formats.md), trained on together; with --stills COCO files",
+    )
+    run.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to create for the run or the evaluation; never overwritten"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output; data and recipe stay")
+    run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    run.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes to train with on a CPU, one thread each (default: one for each core that divides the batch)",
+    )
+    run.add_argument("--workers", type=_count, metavar="N", help=f"loader processes (default: {DEFAULTS.workers})")
+    run.add_argument(
+        "--save-minutes",
+        type=_minutes,
+        metavar="MINUTES",
+        help=f"time between checkpoints within an epoch (default: {DEFAULTS.save_minutes:g})",
+    )
+    run.add_argument("--no-check", action="store_true", help="skip the look at the data set before training")
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    run.add_argument("--deterministic", action="store_true", help="bit-identical repeats on a GPU too, slower")
 
 
 def build_evaluation_parser(prog: str = "stnet evaluate") -> argparse.ArgumentParser:
@@ -122,7 +127,7 @@ def build_evaluation_parser(prog: str = "stnet evaluate") -> argparse.ArgumentPa
     for known in dataclasses.fields(TrainConfig):
         if known.name in EVALUATED:
             _add_setting(parser, known, {"default": defaults.get(known.name, getattr(recipe, known.name))})
-    parser.set_defaults(**UNEVALUATED, deterministic=False)
+    parser.set_defaults(**dict.fromkeys(TRAINING_ONLY), deterministic=False)
     return parser
 
 
@@ -139,18 +144,49 @@ def require_data(options: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such {remedy}")
 
 
+def require_fitting(options: argparse.Namespace) -> None:
+    """Require that every option that was given means something beside the others.
+
+    Raises:
+        ConfigError: one would be ignored, or `--output` is missing.
+    """
+    if options.evaluate == "":  # as of a variable of the shell that is not set
+        raise ConfigError("--evaluate: is empty; name a checkpoint")
+    if options.evaluate is None:
+        for name, instead in EVALUATION_ONLY.items():
+            _refuse(options, name, f"goes with --evaluate{instead}")
+        if options.output is None:
+            raise ConfigError("--output: name a folder for the run, or evaluate a checkpoint with --evaluate")
+        return
+    for name in (*sorted(set(given_settings(options)) - set(EVALUATED)), *TRAINING_ONLY):
+        _refuse(options, name, "has no meaning with --evaluate; leave it out")
+    if options.stills:
+        for name, reason in NOT_FOR_STILLS.items():
+            _refuse(options, name, f"has no meaning with --stills ({reason}); leave it out")
+
+
+def _refuse(options: argparse.Namespace, name: str, reason: str) -> None:
+    if is_given(options, name):
+        raise ConfigError(f"--{name.replace('_', '-')}: {reason}")
+
+
+def is_given(options: argparse.Namespace, name: str) -> bool:
+    """Tell whether an option stands on the command line, be it with its default."""
+    value = getattr(options, name, None)
+    return name in given_settings(options) or (value is not None and value is not False)
+
+
 def _add_evaluation(evaluation: argparse._ActionsContainer) -> None:
-    evaluation.add_argument("--split", default="val", help="val, train or an annotation file (default %(default)s)")
+    evaluation.add_argument("--split", help=f"val, train or an annotation file (default: {DEFAULT_SPLIT})")
     evaluation.add_argument(
         "--stills", action="store_true", help="--data names COCO files of still images; each is held as a video"
     )
     evaluation.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        default=PROTOCOLS[0],
-        help="all: every annotated frame; published: the centre frames of STNet's own script (default %(default)s)",
+        help="all: every annotated frame; published: the centre frames of STNet's own script "
+        f"(default: {PROTOCOLS[0]})",
     )
-
     evaluation.add_argument(
         "--duplicate-iou",
         type=float,
@@ -160,7 +196,7 @@ def _add_evaluation(evaluation: argparse._ActionsContainer) -> None:
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The recipe settings named on the command line; `model` as a dictionary of texts."""
+    """Return the recipe settings named on the command line; `model` as a list of `NAME=VALUE`."""
     names = {known.name for known in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
     tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list) and name != "model"}
@@ -168,7 +204,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
-    """A preset with the given settings changed.
+    """Return a preset with the given settings changed.
 
     Raises:
         ConfigError: for settings that do not exist or do not fit.

@@ -145,8 +145,7 @@ def _run(options: argparse.Namespace) -> int:
 
     def report(step: int, figures: StepFigures, metrics: CocoMetrics) -> None:
         print(
-            f"step {step}: loss {figures.loss:.3f} (class {figures.classification:.3f} l1 {figures.l1:.3f} giou "
-            f"{figures.giou:.3f}), AP50 {metrics.overall.ap50:.3f}, {time.monotonic() - started:.0f} s",
+            f"step {step}: {figures}, AP50 {metrics.overall.ap50:.3f}, {time.monotonic() - started:.0f} s",
             flush=True,
         )
 

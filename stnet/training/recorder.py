@@ -17,6 +17,7 @@ from stnet.model.checkpoint import METRICS_KEY, save
 from stnet.model.detector import Detector
 from stnet.training.callbacks import Callback
 from stnet.training.config import TrainConfig
+from stnet.training.criterion import TERMS
 from stnet.training.curves import draw_curves
 from stnet.training.pictures import draw_batch, draw_predictions
 from stnet.training.run_folder import RunFolder
@@ -85,9 +86,7 @@ class EpochRecorder:
             "step": step,
             "epoch": epoch,
             "loss": figures.loss,
-            "classification": figures.classification,
-            "l1": figures.l1,
-            "giou": figures.giou,
+            **figures.terms,
             "grad_norm": figures.grad_norm,
             "learning_rate": learning_rate,
         }
@@ -141,7 +140,7 @@ class EpochRecorder:
 
     def _row(self, work: EpochWork, steps: list[dict[str, float]], validation: Validation | None) -> dict[str, Any]:
         row: dict[str, Any] = {"epoch": work.epoch, "step": work.step}
-        for name in ("loss", "classification", "l1", "giou", "grad_norm"):
+        for name in ("loss", *TERMS, "grad_norm"):
             row[name] = sum(step[name] for step in steps) / len(steps)
         row |= {
             "seconds": round(work.seconds, 1),

@@ -85,7 +85,7 @@ class RunFolder:
                 path.rmdir()
 
     def reopen(self) -> TrainConfig:
-        """The recipe of a run that is to go on.
+        """Return the recipe of a run that is to go on.
 
         Raises:
             ConfigError: where there is none.
@@ -109,7 +109,7 @@ class RunFolder:
             writer.writerow({name: "" if value is None else value for name, value in row.items()})
 
     def rows(self, file: Path) -> list[dict[str, float]]:
-        """The numbers of a CSV file; empty cells are left out."""
+        """Return the numbers of a CSV file; empty cells are left out."""
         if not file.exists():
             return []
         with file.open(newline="", encoding="utf-8") as handle:

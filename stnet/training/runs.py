@@ -15,6 +15,7 @@ from stnet.errors import EXTERNAL, ConfigError, DataError, NonFiniteError
 from stnet.evaluation.predict import PredictionOptions
 from stnet.evaluation.report import Report, build_report
 from stnet.execution.engine import Engine, EngineOptions
+from stnet.json_settings import first_difference
 from stnet.model.checkpoint import load
 from stnet.model.detector import Detector
 from stnet.training.callbacks import Callback
@@ -80,8 +81,14 @@ def train(
     config = TrainConfig.preset(config) if isinstance(config, str) else config
     if resume:
         stored = folder.reopen()
-        if config.replace(model=dataclasses.replace(config.model, class_names=stored.model.class_names)) != stored:
-            raise ConfigError(f"{folder.config_file}: the run being resumed has another recipe; pass that one")
+        config = config.replace(model=dataclasses.replace(config.model, class_names=stored.model.class_names))
+        found = first_difference(stored, config)
+        if found is not None:
+            name, has, wanted = found
+            raise ConfigError(
+                f"{folder.config_file}: the run being resumed has another recipe, {name} {has!r}, not {wanted!r}; "
+                "pass that one"
+            )
         config = stored
     known = {} if workers is None else {"workers": workers}
     world = join_world(device)
@@ -125,7 +132,8 @@ def evaluate(
         device: as of `train`.
         dtype: as of `VideoDetector`.
         duplicate_iou: drop detections that overlap a better one by more; None: the model's setting.
-        score_threshold: operating point of recall and false positives.
+        score_threshold: operating point of recall and false positives, of the scores that users see: calibrated where
+            the model has operating points.
         quiet: print nothing.
 
     Raises:
@@ -143,6 +151,7 @@ def evaluate(
         score_threshold=score_threshold,
         video_threshold=TrainConfig().video_threshold,
         metrics=result.metrics,
+        points=detector.operating_points,
     )
 
 

@@ -110,7 +110,7 @@ def load_backbone_weights(model: Detector, source: str) -> None:
 
 
 def freeze(model: nn.Module, parts: tuple[str, ...]) -> int:
-    """Keep parts from training; returns the number of parameters that still train.
+    """Keep parts from training; return the number of parameters that still train.
 
     Raises:
         ConfigError: where nothing is left to train.

@@ -3,6 +3,7 @@
 A checkpoint is a folder `step-000001234` with `model.safetensors`, `average.safetensors` (with EMA), `state.pt`
 (optimizer, scaler, position, random states; plain types only) and `manifest.json` with the size and SHA-256 of
 each. It is written under a temporary name, synchronized to disk and renamed: a folder named `step-*` is complete.
+The average is a model as it is: it can be evaluated, used, and started from while the training goes on.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,13 @@ class TrainingState:
     rest: dict[str, Any]
 
 
-def save_state(folder: Path, state: TrainingState) -> Path:
-    """Write a checkpoint into `folder` and drop all but the newest two; returns its path.
+def save_state(folder: Path, state: TrainingState, metadata: Mapping[str, str]) -> Path:
+    """Write a checkpoint into `folder` and drop all but the newest two; return its path.
+
+    Args:
+        folder: of the run's checkpoints.
+        state: what to write.
+        metadata: of the averaged weights, which makes a model of them (`stnet.model.checkpoint.entries`).
 
     Raises:
         CheckpointError: for weights that are not finite, or where the disk refuses; older checkpoints stay.
@@ -59,7 +65,8 @@ def save_state(folder: Path, state: TrainingState) -> Path:
         temporary.mkdir()
         _write(temporary / "model.safetensors", lambda path: save_file(_portable(state.model), path))
         if state.average is not None:
-            _write(temporary / "average.safetensors", lambda path: save_file(_portable(state.average), path))
+            average = _portable(state.average)
+            _write(temporary / "average.safetensors", lambda path: save_file(average, path, dict(metadata)))
         _write(temporary / "state.pt", lambda path: torch.save({"step": state.step, **state.rest}, path))
         manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
         _write(temporary / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2), encoding="utf-8"))

@@ -11,7 +11,7 @@ from stnet.data.clips.dataset import ClipBatch
 from stnet.errors import NonFiniteError
 from stnet.model.detector import DetectorOutput
 from stnet.training.config import TrainConfig
-from stnet.training.criterion import Criterion, FrameLosses
+from stnet.training.criterion import TERMS, Criterion, FrameLosses
 from stnet.training.denoising import NoisedLesions, denoising_matches, noised_lesions, split_queries
 from stnet.training.distributed import World
 from stnet.training.optimizer import set_rates
@@ -27,17 +27,19 @@ class StepFigures:
 
     Attributes:
         loss: the loss that was differentiated.
-        classification, l1, giou: unweighted terms of the last decoder layer, mean over annotated frames.
+        terms: unweighted terms of the last decoder layer by name (`TERMS`), mean over annotated frames.
         grad_norm: of all gradients, before clipping.
         requests: for each request, whether some process made it.
     """
 
     loss: float
-    classification: float
-    l1: float
-    giou: float
+    terms: dict[str, float]
     grad_norm: float
     requests: tuple[bool, ...]
+
+    def __str__(self) -> str:
+        terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
+        return f"loss {self.loss:.3f} ({terms})"
 
 
 class Stepper:
@@ -86,18 +88,16 @@ class Stepper:
         norm = self._gradient_norm()
         *terms, norm = torch.cat((terms, norm.reshape(1).double())).tolist()  # one wait for all figures
         self._update(norm, batches, rate_factor)
-        loss, classification, l1, giou = self.world.sum(terms)
+        loss, *terms = self.world.sum(terms)
         return StepFigures(
             loss=loss,
-            classification=classification,
-            l1=l1,
-            giou=giou,
+            terms=dict(zip(TERMS, terms, strict=True)),
             grad_norm=norm,
             requests=tuple(count > 0 for count in asked),
         )
 
     def _backward(self, batch: ClipBatch, targets: FrameTargets, frames: float, step: int, last: bool) -> Tensor:
-        """Add one pass's gradients; returns loss, classification, L1 and GIoU as float64 `[4]`."""
+        """Add one pass's gradients; return the loss, then `TERMS`, as float64 `[1 + terms]`."""
         # Gradients are exchanged once per step, in its last pass.
         exchange = nullcontext() if last or self.world.size == 1 else self.model.no_sync()
         with exchange:
@@ -117,7 +117,7 @@ class Stepper:
                 loss = loss + self.criterion.total(self.criterion(restored, targets, matches), frames)
             # DistributedDataParallel divides the sum of the processes' gradients by their number.
             self.scaler.scale(loss * self.world.size).backward()
-        terms = [losses.classification[-1], losses.l1[-1], losses.giou[-1]]
+        terms = [getattr(losses, name)[-1] for name in TERMS]
         return torch.stack([loss.detach(), *(term.detach().sum() / frames for term in terms)]).double()
 
     def _forward(self, batch: ClipBatch, noised: NoisedLesions | None) -> list[tuple[Tensor, Tensor]]:

@@ -117,7 +117,7 @@ def show_report(report: Report, reporter: Reporter) -> None:
             for name, p in lesions.by_size.items()
         ],
     )
-    show_figures({"frames": report.images}, "lesions in frames, intervals by video", reporter)
+    show_figures({"frames": report.images}, "lesions in frames, intervals by video", reporter, groups="videos")
     rates = ", ".join(f"{_percent(recall)} % at {rate:g}" for rate, recall in lesions.recall_at.items())
     reporter.message(f"lesions found by false positives per frame: {rates}")
     positive = videos.positive_class

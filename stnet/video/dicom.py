@@ -25,13 +25,16 @@ BURNED_IN = "text burned into its frames shows in annotated videos and reports"
 
 
 class DicomFile(VideoSource):
-    """One DICOM file. Raises `VideoError` when it cannot be used.
+    """One DICOM file.
 
     Args:
         path: the file.
         name: what outputs and messages call it.
         fps: frame rate where the header states none.
         full_frame: deliver whole frames, not only their scan region.
+
+    Raises:
+        VideoError: it cannot be used.
     """
 
     def __init__(self, path: Path, name: str, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> None:

@@ -49,7 +49,7 @@ class CodedFrames:
             yield image
 
     def remarks(self) -> Iterator[str]:
-        """What a user should know before the frames are read."""
+        """Yield what a user should know before the frames are read."""
         yield from self._decoder.notes
         if self._decoder.needs_survey:
             remark = self._decoder.survey(self._read(pieces) for pieces in self._map.frames)

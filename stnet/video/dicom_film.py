@@ -59,7 +59,7 @@ class FilmFrames:
         return (frame.image for frame in self._video)
 
     def remarks(self) -> Iterator[str]:
-        """What a user should know before the frames are read."""
+        """Return what a user should know before the frames are read."""
         return iter(())
 
     def verdict(self, delivered: int) -> tuple[bool, list[str]]:

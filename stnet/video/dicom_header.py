@@ -77,13 +77,13 @@ UNNAMED_SYNTAXES = {
 class DicomHeader:
     """The frames of a DICOM file as its header describes them, checked.
 
-    `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut to
-    the file; `swapped` where each two of its bytes have changed places: samples of 8 bits stored as words (OW) whose
-    upper byte comes first. `times` are seconds from the first frame, where the header lists them one by one. `fps` is
-    None where it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels are,
-    corrected where the length of the pixel data shows that the header is wrong. `area` is what of the frames is scan,
-    `pixel_aspect` the width of a pixel over its height, `scale` the size of pixels (None where they are not stated).
-    `volume`: an Enhanced US Volume. `notes` say what of the header is not applied.
+    `dataset` holds the listed elements and no others. `value` is where the pixel data begins and how long it is, cut
+    to the file; `swapped` where each two of its bytes have changed places: samples of 8 bits stored as words (OW)
+    whose upper byte comes first. `times` are seconds from the first frame, where the header lists them one by one.
+    `fps` is None where it states none, and `timing_note` then says what is wrong. `photometric` is what the pixels
+    are, corrected where the length of the pixel data shows that the header is wrong. `area` is what of the frames is
+    scan, `pixel_aspect` the width of a pixel over its height, `scale` the size of pixels (None where they are not
+    stated). `volume`: an Enhanced US Volume. `notes` say what of the header is not applied.
     """
 
     dataset: Any
@@ -129,7 +129,11 @@ def _begins_with_element(start: bytes) -> bool:
 
 
 def import_pydicom(name: str) -> ModuleType:
-    """pydicom, kept quiet. Raises `VideoError` where it is not installed."""
+    """Return pydicom, kept quiet.
+
+    Raises:
+        VideoError: it is not installed.
+    """
     try:
         import pydicom
         import pydicom.pixels
@@ -156,7 +160,11 @@ def hiding_contents(name: str, failure: str) -> Iterator[None]:
 
 
 def read_header(path: Path, name: str) -> DicomHeader:
-    """Read and check the header of the DICOM file at `path`, which messages call `name`. Raises `VideoError`."""
+    """Read and check the header of the DICOM file at `path`, which messages call `name`.
+
+    Raises:
+        VideoError: it cannot be read, or says what is not possible or not supported.
+    """
     pydicom = import_pydicom(name)
     with _opened(path, name) as file, hiding_contents(name, "its header cannot be read; the file is damaged"):
         tags = [*IMAGE_ELEMENTS, *GRAY_ELEMENTS, *PALETTE_ELEMENTS, *TIME_ELEMENTS, *REGION_ELEMENTS, *VOLUME_ELEMENTS]

@@ -24,11 +24,14 @@ class UnstatedBits(VideoError):
 
 
 class FrameDecoder:
-    """Decodes frames of one file. Raises `VideoError` for pixels or compression that cannot be read.
+    """Decodes frames of one file.
 
     Gray levels go through the header's modality and window transforms. Gray of more than 8 bits without a window is
     stretched, and colour of more than 8 bits scaled, by the extremes of all frames (`survey`), alike in all of them.
     What a compressed frame says of its colours goes before the header's word.
+
+    Raises:
+        VideoError: pixels or a compression that cannot be read.
     """
 
     def __init__(self, header: DicomHeader, name: str) -> None:
@@ -253,7 +256,7 @@ class Palette:
         self._colours = (colours >> (_bits_holding(float(colours.max())) - 8)).astype(np.uint8)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """The colours `[H, W, 3]` of palette entries `[H, W]`."""
+        """Return the colours `[H, W, 3]` of palette entries `[H, W]`."""
         return self._colours[np.clip(pixels.astype(np.int32) - self._first, 0, self._last)]
 
 

@@ -30,11 +30,16 @@ UNREADABLE_NAME = "dicom-unreadable"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInput:
-    """One video to be opened: a file, or the images that are its frames; `origin` is what the user named.
+    """One video to be opened: a file, or the images that are its frames.
 
-    DICOM files are called after their content (`stnet.video.dicom_names`), since their own names may tell patients.
-    `notes` say what became of names; they go before those of the opened source. `problem` is why there is nothing to
-    open, of a folder found in another one.
+    Attributes:
+        name: of the video and its results; of DICOM files after their content (`stnet.video.dicom_names`), since
+            their own names may tell patients.
+        paths: the file, or the images in the order of frames.
+        origin: what the user named.
+        dicom: it is a DICOM file.
+        notes: what became of names; they go before those of the opened source.
+        problem: why there is nothing to open, of a folder found in another one; empty where there is.
     """
 
     name: str
@@ -45,11 +50,14 @@ class VideoInput:
     problem: str = ""
 
     def open(self, fps: Fraction = DEFAULT_FPS, full_frame: bool = False) -> VideoSource:
-        """Open it. Raises `VideoError`.
+        """Open it.
 
         Args:
             fps: frame rate of inputs that state none: images, and DICOM files without one in their header.
             full_frame: deliver whole frames of DICOM files, not only their scan region.
+
+        Raises:
+            VideoError: nothing of it can be used.
         """
         source = self._open(fps, full_frame)
         source.notes = self.notes + source.notes

@@ -236,7 +236,11 @@ class DecodedVideo(VideoSource):
 
 
 class VideoFile(DecodedVideo):
-    """A video file. Raises `VideoError` when it cannot be opened or holds no video stream."""
+    """A video file.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

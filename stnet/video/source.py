@@ -23,14 +23,23 @@ FPS_RANGE = (Fraction(1, 10), Fraction(1000))
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFrame:
-    """One decoded frame: `image` is uint8 RGB `[H, W, 3]`, `time` is in seconds from the first frame."""
+    """One decoded frame.
+
+    Attributes:
+        index: its place in the video, from 0.
+        time: in seconds from the first frame.
+        image: uint8 RGB `[H, W, 3]`.
+        name: its file name, where the frame is a file of its own.
+        origin: x, y of the image's corner in the original frame, where that was cut.
+        stored: its position in a DICOM file, beyond the index where frames before cannot be decoded.
+    """
 
     index: int
     time: float
     image: np.ndarray = field(repr=False)
-    name: str | None = None  # file name, where the frame is a file of its own
-    origin: tuple[int, int] = (0, 0)  # x, y of the image's corner in the original frame, where that was cut
-    stored: int | None = None  # position in a DICOM file, beyond the index where frames before cannot be decoded
+    name: str | None = None
+    origin: tuple[int, int] = (0, 0)
+    stored: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +53,25 @@ class Scan:
 class VideoSource(ABC):
     """A video that can be read from its beginning any number of times, one frame in memory at a time.
 
-    `status` is "unread" until an iteration or a scan has reached the end, then
-    "ok", "truncated" (frames are missing at the end) or "corrupt" (damage inside); `problems` says what was
-    found. Damage never raises: what can be decoded is delivered. `VideoError` is raised only by inputs of
-    which nothing can be used.
+    Damage never raises: what can be decoded is delivered. `VideoError` is raised only by inputs of which nothing can be
+    used.
 
-    `height` and `width` are those of the images delivered; where these are cut out of larger frames, `origin` is the
-    x, y of their corner and `full_height`, `full_width` the size of the frames (`stnet.video.geometry` has the words).
-    `orientation` is how all stored frames were laid upright (images state it one by one, `read_still_header`).
-    `pixel_aspect` is the width of a pixel over its height, `scale` the size of pixels where it is stated. `notes` is
-    what a user should know beforehand. `replays` is False for feeds, of which a source tells but gives no
-    frames.
+    Attributes:
+        name: of the video, for messages and results.
+        fps: frames per second, stated or assumed.
+        height, width: of the images delivered, in pixels.
+        declared_frames: how many the file says there are, None where it does not; `scan` counts.
+        origin: x, y of the images' corner in the frame, where they are cut out of larger frames.
+        full_height, full_width: of the frames, where images may be cut out of them (DICOM), else None; the words are in
+            `stnet.video.geometry`.
+        orientation: how all stored frames were laid upright (images state it one by one, `read_still_header`).
+        pixel_aspect: width of a pixel over its height.
+        scale: the size of pixels, None where it is not stated.
+        notes: what a user should know beforehand.
+        replays: False for feeds, of which a source tells but gives no frames.
+        status: "unread" until an iteration or a scan has reached the end, then "ok", "truncated" (frames are missing at
+            the end) or "corrupt" (damage inside).
+        problems: what was found then.
     """
 
     name: str
@@ -106,7 +123,11 @@ class VideoSource(ABC):
 
 
 def check_size(name: str, height: int, width: int) -> None:
-    """Raise `VideoError` for a frame without pixels or with more than `MAX_PIXELS`."""
+    """Require that a frame has pixels, and no more than `MAX_PIXELS`.
+
+    Raises:
+        VideoError: naming the video and the size.
+    """
     if height < 1 or width < 1:
         raise VideoError(f"{name}: frame size {width} x {height} has no pixels")
     if height * width > MAX_PIXELS:

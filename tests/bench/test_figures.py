@@ -1,6 +1,7 @@
 """Reading results, fits, tables, the report, and README figures."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,7 @@ def test_the_headline_is_of_the_gpu_where_there_is_one(tmp_path):
         (machine_code.FILE, machine_code.section),
         (machine_code.FILE, machine_code.headline),
         (conditions.FILE, conditions.section),
+        (conditions.UNSEEN_FILE, partial(conditions.comparison, file=conditions.UNSEEN_FILE)),
         (processor.CLASSIC_FILE, processor.section),
         (processor.MODEL_FILES[0], processor.section),
         (lesions.TRACKING_FILE, lesions.tracking),
@@ -350,3 +352,19 @@ def test_a_damaged_result_file_of_a_study_is_named(tmp_path, file, read):
         (tmp_path / file).write_text(text)
         with pytest.raises(DataError, match=file):
             read(tmp_path)
+
+
+def test_models_under_conditions_stand_side_by_side(tmp_path):
+    found = {"ap50": 0.5, "alarms": 0.25}
+    ahead = {
+        "unchanged": {"value": 0.101, "interval": [-0.02, 0.2]},
+        "small lesions": {"value": None, "interval": None},
+    }
+    content = {"models": {"plain": {"unchanged": found}, "ours": {"unchanged": found | {"ap50": 0.601}}}}
+    file = tmp_path / conditions.UNSEEN_FILE
+    file.write_text(json.dumps(content))
+    assert "| unchanged | 50.0, 0.25 | 60.1, 0.25 |" in conditions.comparison(tmp_path, conditions.UNSEEN_FILE)
+    file.write_text(json.dumps(content | {"ahead_of_the_first": {"ours": ahead}}))
+    text = conditions.comparison(tmp_path, conditions.UNSEEN_FILE)
+    assert "ahead of plain | ours |" in text
+    assert "| unchanged | +10.1 (-2.0 to +20.0) |" in text and "| small lesions | - |" in text

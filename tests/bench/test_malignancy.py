@@ -1,10 +1,17 @@
 """The study of malignancy: which scores tell malignant from benign, and what was not found."""
 
+import json
+
 import numpy as np
+import pytest
 import torch
 
+from bench.report import lesions
+from bench.studies.accuracy import box_shifts
 from bench.studies.malignancy import malignancy
+from bench.studies.phantoms import check_classes
 from bench.studies.seen import Seen
+from stnet.errors import ConfigError
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.lesion_collector import frame_findings
 from stnet.lesions.linking import link_settings
@@ -54,3 +61,25 @@ def test_rules_differ_where_a_video_has_lesions_of_both_classes():
 def test_one_class_alone_has_no_area():
     found = malignancy([seen({LEFT: 1}, {LEFT: (0.8, 0.2)})], SETTINGS)
     assert found["videos"]["by frames"] is None and found["lesions"]["own track"] is None
+
+
+def test_a_set_without_lesions_has_no_areas(tmp_path):
+    results = {
+        "a": [seen({LEFT: 1}, {LEFT: (0.8, 0.2)}), seen({LEFT: 2}, {LEFT: (0.1, 0.7)})],
+        "healthy": [seen({}, {})],
+    }
+    document = {"results": {name: malignancy(videos, SETTINGS) for name, videos in results.items()}}
+    (tmp_path / lesions.MALIGNANCY_FILE).write_text(json.dumps(document))
+    assert "| healthy | 0 | 0 | 0 | - | - | - |" in lesions.malignancy(tmp_path)
+
+
+def test_models_of_other_classes_are_refused():
+    check_classes("a", {1: "benign", 2: "malignant"})
+    with pytest.raises(ConfigError, match="other classes than benign and malignant"):
+        check_classes("a", {1: "malignant", 2: "benign"})
+
+
+def test_without_boxes_nothing_moved():
+    nothing = [Detections(torch.zeros(1, 4), torch.zeros(1), torch.ones(1, dtype=torch.int64))]
+    shifts = box_shifts(nothing, nothing)
+    assert shifts == {"boxes": 0, "without_match": 0, "median_pixels": None, "percentile_99_pixels": None}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stnet.data.annotations.plan import repair_box
+from stnet.data.annotations.box_repair import repair_box
 from stnet.data.index import load_index
 from stnet.errors import DataError
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stnet.data.annotations.box_repair import repair_box
 from stnet.data.annotations.entries import parse_annotations
 from stnet.data.annotations.facts import FrameFacts
-from stnet.data.annotations.plan import plan_repairs, repair_box
+from stnet.data.annotations.plan import plan_repairs
 from stnet.data.annotations.repairs import apply_repairs
 from stnet.data.check import check_dataset, repair_dataset
 from stnet.data.clips.dataset import ClipDataset

@@ -9,7 +9,10 @@ from PIL import Image
 from stnet.data.clips.transforms import FrameStack
 from stnet.data.still_sets.stills import read_coco_stills
 from stnet.evaluation import conditions
+from stnet.evaluation.coco import ScoredFrame
+from stnet.evaluation.condition_differences import MEASURES, differences
 from stnet.evaluation.conditions import CONDITIONS, changed_stills, main
+from stnet.model.checkpoint import resolve
 
 BOX = (30, 20, 60, 50)
 
@@ -65,11 +68,17 @@ def test_false_marks_keep_away_from_lesions():
 def test_the_command_compares_models_under_conditions(file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "conditions.json"
-    options = ["tiny", "--data", str(file), "--device", "cpu", "--limit", "3", "--output", str(out)]
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(resolve("tiny").read_bytes())
+    options = ["tiny", str(again), "--data", str(file), "--device", "cpu", "--limit", "3", "--output", str(out)]
     assert main([*options, "--conditions", "half the size", "beside its mirror image"]) == 0
     said = capsys.readouterr().out
     assert "tiny: 3 stills" in said and "half the size" in said
-    written = json.loads(out.read_text())["models"]["tiny"]
+    assert "ahead of tiny" in said
+    content = json.loads(out.read_text())
+    (ahead,) = content["ahead_of_the_first"].values()
+    assert ahead["several lesions"] == {"value": 0.0, "interval": [0.0, 0.0]} and "other machines" not in ahead
+    written = content["models"]["tiny"]
     assert list(written) == ["unchanged", "half the size", "beside its mirror image"]
     assert written["unchanged"]["alarms"] <= 0.1
     assert written["unchanged"]["several_recall"] is None
@@ -86,6 +95,51 @@ def test_conditions_that_are_done_are_kept_when_the_command_is_interrupted(file,
 
     predict = conditions.predict_condition
     monkeypatch.setattr(conditions, "predict_condition", interrupted)
-    out = tmp_path / "conditions.json"
+    document = json.loads(file.read_text())
+    document["images"][0]["annotated"] = False  # of which nothing can be judged, so that it is not the one taken
+    file = file.with_name("first_unseen.json")
+    file.write_text(json.dumps(document))
+    out = tmp_path / "folder" / "conditions.json"
     assert main(["tiny", "--data", str(file), "--device", "cpu", "--limit", "1", "--output", str(out)]) == 130
     assert list(json.loads(out.read_text())["models"]["tiny"]) == ["unchanged"]
+
+
+def _found(share: float, side: int = 30) -> list[ScoredFrame]:
+    """Twelve stills with a lesion each; of the first ones, that share, it is found."""
+    lesion = np.array([[10.0, 10.0, 10.0 + side, 10.0 + side]])
+    hit = {"boxes": lesion, "scores": np.array([0.9]), "labels": np.array([1])}
+    miss = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, dtype=int)}
+    return [
+        ScoredFrame(
+            video=f"{number:02d}",
+            image_id=0,
+            height=200,
+            width=300,
+            true_boxes=lesion,
+            true_labels=np.array([1]),
+            **(hit if number < 12 * share else miss),
+        )
+        for number in range(12)
+    ]
+
+
+def test_a_model_is_ahead_by_what_it_finds_more():
+    patients = {f"{number:02d}": f"patient {number // 2}" for number in range(12)}
+    worse = dict.fromkeys(CONDITIONS, _found(0.5))
+    better = worse | {"gain x 0.5": _found(1.0), "half the size": _found(1.0)}
+    ahead = differences(worse, better, patients)
+    assert list(ahead) == list(MEASURES)
+    assert ahead["unchanged"].value == ahead["several lesions"].value == 0
+    half = 51 / 101  # of the recalls 0, 0.01 ... 1 those up to 0.5
+    assert ahead["other machines"].value == pytest.approx((1 - half) / 4)
+    assert ahead["small lesions"].value == pytest.approx(1 - half)  # 30 x 30 of 200 x 300 is 1.5 % of the still
+    lower, upper = ahead["other machines"].interval
+    assert 0 <= lower < ahead["other machines"].value < upper
+    assert differences(better, worse, patients)["other machines"].value == -ahead["other machines"].value
+
+
+def test_no_difference_where_nothing_was_compared():
+    large = {"unchanged": _found(1.0), "half the size": _found(0.5, side=50)}
+    ahead = differences(large, large, {}, samples=0)
+    assert list(ahead) == ["unchanged", "small lesions"]
+    assert ahead["unchanged"].value == 0 and ahead["small lesions"].value is None

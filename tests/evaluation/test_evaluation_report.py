@@ -2,15 +2,21 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 
 from stnet.data.quality.fingerprint import BINS, draw_fingerprint
+from stnet.evaluation import plots
+from stnet.evaluation.calibration import Reliability
 from stnet.evaluation.coco import ScoredFrame
 from stnet.evaluation.lesion_metrics import evaluate_lesions
 from stnet.evaluation.report import build_report, report_files
+from stnet.figures import write_png
 from stnet.training.run_folder import RunFolder
 from stnet.training.validation import flat
 
@@ -87,6 +93,27 @@ def test_names_are_no_markup_in_pictures(tmp_path):
     }
     draw_fingerprint({"$\\train$": facts}, tmp_path / "fingerprint.png")
     assert Image.open(tmp_path / "fingerprint.png").size[0] > 1000
+
+
+def test_legends_show_names_that_begin_with_an_underscore(tmp_path, monkeypatch):
+    """Matplotlib takes such labels for its own, and leaves them out."""
+    shown = set()
+
+    def write(figure: Figure, path: Path) -> None:
+        write_png(figure, path)
+        shown.update(text.get_text() for legend in figure.findobj(Legend) for text in legend.get_texts())
+
+    monkeypatch.setattr(plots, "write_png", write)
+    frames = [frame(n, [(LESION, n)], [(LESION, 0.9, n), (FAR, 0.8, 3 - n)], f"v{n}") for n in (1, 2)]
+    report = build_report(frames, ("_cyst", "_malignant"), score_threshold=0.5, video_threshold=0.5, samples=0)
+    for name, draw in report_files(report, {}).items():
+        if name.endswith(".png"):
+            draw(tmp_path / name)
+    found = Reliability(error=0.1, detections=1, scores=(0.5,), shares=(0.5,), counts=(1,))
+    plots.draw_reliability({"_solid": found}, {}, tmp_path / "reliability.png")
+    named = {text.split(",")[0].split(" at ")[0].split(" against ")[0] for text in shown}
+    assert {"_cyst", "_malignant", "any class", "_solid"} == named
+    assert any(text.startswith("_malignant against other lesions, area") for text in shown), shown
 
 
 def test_equal_scores_are_taken_together():

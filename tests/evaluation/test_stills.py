@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +26,12 @@ from stnet.evaluation.coco import ScoredFrame, evaluate_frames
 from stnet.evaluation.image_metrics import FIGURES, evaluate_images
 from stnet.evaluation.lesion_metrics import evaluate_lesions
 from stnet.evaluation.operating import ALARM_RATES, choose, cross_judge, judge
+from stnet.evaluation.report import build_report
 from stnet.evaluation.scored_stills import ScoredSet
 from stnet.evaluation.stills_report import build_stills_report, show_stills, stills_files
 from stnet.model.operating_points import OPERATING_POINTS_KEY, OperatingPoints
 from stnet.training.cli import main as train
+from stnet.training.validation import show_report
 
 CLASSES = ("benign", "malignant")
 SIDE = 200
@@ -146,6 +151,15 @@ def test_intervals_draw_patients_not_images():
     assert bootstrap_intervals(mean, [str(v) for v in values]) == by_patient
 
 
+def test_a_single_patient_has_no_interval():
+    frames = [frame(n, [(LESION, 1)] * (n > 0), [(FAR if n < 4 else LESION, 0.9, 1)]) for n in range(12)]
+    figures = judge(frames, points(), {}, samples=100)["balanced"]
+    assert figures.per_lesion_free.value == 1 and figures.per_lesion_free.interval is None  # there is one such image
+    assert figures.recall.interval[0] < 8 / 11 < figures.recall.interval[1]
+    alone = evaluate_images(frames, CLASSES, {f.video: "one" for f in frames}, samples=20)
+    assert alone.patients == 1 and {figure.interval for figure in alone.figures.values()} == {None}
+
+
 def judged(count: int, seed: int, sharpness: float) -> list[ScoredFrame]:
     """One detection a still, right with some chance whose logit is that of the score times `sharpness`."""
     rng = np.random.default_rng(seed)
@@ -263,6 +277,40 @@ def test_a_box_scored_for_two_classes_is_one_box_of_the_table(tmp_path):
     assert counts == [(0, 3), (1, 4), (2, 5)]  # each lesion's box has both classes
 
 
+def test_a_report_of_stills_that_all_have_a_lesion_and_of_which_nothing_is_found(tmp_path):
+    sets = [ScoredSet(name="a", frames=[frame(1, [(LESION, 2)], [(LESION, 0.001, 2)])], patients={})]
+    report = build_stills_report(sets, CLASSES, points=points(), score_threshold=0.5, samples=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, write in stills_files(report, {}).items():
+            write(tmp_path / name)
+    with (tmp_path / "stills.csv").open(encoding="utf-8", newline="") as handle:
+        assert [row["marked_as"] for row in csv.DictReader(handle)] == ["malignant"]
+    show_stills(report, "made", said := Lines())
+    assert "sensitive, 0.100 of the checkpoint | 0.0 | 0.000 | -\n" in said.text  # not 0 boxes in no image
+
+
+def test_the_rates_of_operating_points_are_those_that_the_documentation_states():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for name, rate in ALARM_RATES.items():
+        assert re.search(rf"`{name}`\s+(makes\s+)?{rate:g}(?!\.?\d)", text), name
+
+
+def test_a_score_means_in_videos_what_it_means_to_users():
+    scores = torch.tensor([0.5, 0.5, 0.3], dtype=torch.float64)
+    frames = [frame(1, [(LESION, 1)], [(LESION, 0.5, 1), (FAR, 0.5, 2), (SMALL, 0.3, 1)])]
+    for threshold in points().calibrated(scores, torch.tensor([1, 2, 1])).tolist():
+        shown = points().calibrated(scores, torch.tensor([1, 2, 1])) >= threshold
+        metrics = evaluate_frames(frames, CLASSES, threshold)  # of raw scores, which a report of them starts from
+        told = build_report(
+            frames, CLASSES, score_threshold=threshold, video_threshold=0.5, metrics=metrics, points=points(), samples=0
+        )
+        assert (told.metrics.recall, told.metrics.false_positives_per_frame) == (shown[0], shown[1:].sum())
+    show_report(told, said := Lines())
+    assert "videos | 1" in said.text and "patients" not in said.text  # nobody said whose videos they are
+    assert told.videos.videos[0].scores == pytest.approx({"benign": 0.2689, "malignant": 0.7311}, abs=1e-4)
+
+
 def test_a_report_holds_sets_and_operating_points(tmp_path):
     frames = made(60, 7)
     sets = [
@@ -312,7 +360,7 @@ def stills(tmp_path_factory):
 
 def test_commands_evaluate_and_calibrate_on_files_of_stills(stills, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    out, new = tmp_path / "out", tmp_path / "new.safetensors"
+    out, new = tmp_path / "out", tmp_path / "folder" / "new.safetensors"
     assert calibrate(["tiny", "--data", *stills, "--output", str(new), "--device", "cpu"]) == 0
     assert "with (4 stills), without (4 stills)" in capsys.readouterr().out
     chosen = stnet.load(new).operating_points

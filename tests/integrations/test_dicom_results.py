@@ -15,9 +15,11 @@ from PIL import Image
 
 import stnet
 from stnet.inference.clip_reader import VideoEnd
+from stnet.inference.dicom_source import read_reference
 from stnet.inference.frame_results import FrameResult
 from stnet.inference.lesion_collector import LesionCollector
 from stnet.inference.sink import RunFacts, VideoFacts
+from stnet.lesions import Lesion
 from stnet.model.postprocess import Detections
 from stnet.video import VideoFrame, open_source
 
@@ -228,3 +230,25 @@ def test_frames_per_second_are_kept(tmp_path):
     assert [frame.time for frame in open_source(folder / "annotated.dcm", Fraction(1), full_frame=True)][:3] == (
         pytest.approx([0, 0.04, 0.085])
     )
+
+
+def test_boxes_of_the_report_lie_in_the_frame(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    dicom_report = pytest.importorskip("stnet.inference.dicom_report")
+    pytest.importorskip("highdicom")
+    reference = read_reference(made_file(tmp_path / "a.dcm"), "dicom-1")
+    lesion = Lesion(  # smoothed boxes of a lesion at the border may reach beyond it
+        number=1,
+        frames=np.arange(3),
+        times=np.arange(3) / 25,
+        boxes=np.array([[-2.5, 20.0, 30.0, 131.5]] * 3),
+        found=np.ones(3, dtype=bool),
+        rows=np.zeros(3, dtype=int),
+        scores=np.array([[0.9, 0.1]] * 3),
+        class_scores=np.array([0.9, 0.1]),
+    )
+    report = dicom_report.LesionReport(reference, NAMES, {}, None, (130, 230))
+    report.write(tmp_path / "lesions.dcm", [lesion], {index: index + 1 for index in range(12)})
+    boxes, _ = groups(pydicom.dcmread(tmp_path / "lesions.dcm"))
+    corners = np.concatenate([boxes[0].roi.value.min(0), boxes[0].roi.value.max(0)])
+    assert corners.tolist() == [0, 20, 30, 130]

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stnet.errors import ConfigError
-from stnet.lesions import Findings, LinkSettings, LiveLinker, find_lesions
+from stnet.lesions import Findings, LinkSettings, LiveLinker, find_lesions, live
 from stnet.lesions.motion import smoothed
 from tests.lesions.identity import by_frame, identities
 from tests.lesions.trajectories import detected, made_video
@@ -200,6 +200,18 @@ def test_a_live_lesion_keeps_its_number_when_it_comes_back():
     assert last.score == pytest.approx(0.8)
     fresh = LiveLinker(LinkSettings(start_score=0.4, absence=20))
     assert [lesion.number for lesion in [fresh.update(findings) for findings in video][-1]] == [2]
+
+
+def test_a_live_lesion_that_is_missed_in_passing_keeps_its_number_where_none_returns_from_an_absence():
+    linker = LiveLinker(LinkSettings(start_score=0.4, absence=0))
+    answers = [linker.update(found(t, *[moving(t)] * (t not in (10, 11)))) for t in range(20)]
+    assert [[lesion.number for lesion in answer] for answer in answers] == [[], *[[1]] * 9, [], [], *[[1]] * 8]
+
+
+def test_a_live_lesion_may_need_more_findings_than_are_remembered_of_one():
+    linker = LiveLinker(LinkSettings(start_score=0.4, least_findings=live.HISTORY + 5))
+    answers = [linker.update(found(t, moving(t, speed=0), score=0.4)) for t in range(live.HISTORY + 6)]
+    assert [len(answer) for answer in answers] == [*[0] * (live.HISTORY + 4), 1, 1]
 
 
 def test_a_live_lesion_with_low_scores_waits_for_its_third_finding():

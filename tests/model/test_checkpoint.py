@@ -329,6 +329,10 @@ def test_a_run_folder_loads_its_best_weights(small_model, tmp_path):
     (state / "state.pt").touch()
     with pytest.raises(CheckpointError, match=r"--resume.*best\.safetensors"):
         stnet.load(state)
+    (tmp_path / "best.safetensors").unlink()  # not evaluated yet
+    stnet.save(small_model, state / "average.safetensors")
+    with pytest.raises(CheckpointError, match=r"--resume.*step-1.average\.safetensors"):
+        stnet.load(state)
 
 
 def test_loading_does_not_depend_on_the_default_dtype(small_model, tmp_path):

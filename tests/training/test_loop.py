@@ -60,6 +60,11 @@ def test_a_resumed_run_is_bit_identical(make_trainer, optimizer, stopped_after):
     with pytest.raises(Interrupted) as stopped:
         first.run()
     assert stopped.value.exit_code == 143
+    (kept,) = first.folder.checkpoints.iterdir()
+    usable = load(kept / "average.safetensors")  # to be evaluated, or started from
+    for name, value in usable.state_dict().items():
+        assert torch.equal(value, first.average.model.state_dict()[name]), name
+    assert usable.provenance is not None and usable.provenance == first.detector.provenance
     torch.manual_seed(99)  # nothing may depend on what else drew random numbers
     second = make_trainer("parts", resume=True, optimizer=optimizer)
     assert second.step == stopped_after

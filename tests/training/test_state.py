@@ -29,7 +29,7 @@ def state(step: int, size: int = 16) -> TrainingState:
 
 
 def test_round_trip(tmp_path):
-    save_state(tmp_path, state(7))
+    save_state(tmp_path, state(7), {})
     loaded = load_newest(tmp_path)
     assert loaded.step == 7 and loaded.rest["epoch"] == 2
     assert torch.equal(loaded.model["a.weight"], torch.full((16,), 7.0))
@@ -38,21 +38,21 @@ def test_round_trip(tmp_path):
 
 def test_the_previous_checkpoint_is_kept(tmp_path):
     for step in (1, 2, 30):
-        save_state(tmp_path, state(step))
+        save_state(tmp_path, state(step), {})
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000000030", "step-000000002"]
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):
-    save_state(tmp_path, state(3))
-    save_state(tmp_path, state(3))
+    save_state(tmp_path, state(3), {})
+    save_state(tmp_path, state(3), {})
     assert load_newest(tmp_path).step == 3 and len(checkpoints(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_previous(tmp_path, name, damage):
-    save_state(tmp_path, state(1))
-    victim = save_state(tmp_path, state(2)) / name
+    save_state(tmp_path, state(1), {})
+    victim = save_state(tmp_path, state(2), {}) / name
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 0xFF
     {
@@ -71,7 +71,7 @@ def test_nothing_readable_is_an_error_with_advice(tmp_path):
 
 
 def test_a_manifest_cannot_point_outside(tmp_path):
-    path = save_state(tmp_path, state(1))
+    path = save_state(tmp_path, state(1), {})
     manifest = path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"state.pt"', '"../state.pt"'))
     with pytest.raises(CheckpointError):
@@ -79,16 +79,16 @@ def test_a_manifest_cannot_point_outside(tmp_path):
 
 
 def test_non_finite_weights_are_never_saved(tmp_path):
-    save_state(tmp_path, state(1))
+    save_state(tmp_path, state(1), {})
     broken = state(2)
     broken.model["a.weight"][3] = float("nan")
     with pytest.raises(CheckpointError, match=r"a\.weight is not finite"):
-        save_state(tmp_path, broken)
+        save_state(tmp_path, broken, {})
     assert load_newest(tmp_path).step == 1
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    path = save_state(tmp_path, state(1))
+    path = save_state(tmp_path, state(1), {})
 
     class Canary:
         def __reduce__(self):
@@ -112,7 +112,7 @@ from stnet.training.state import TrainingState, save_state
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 for step in range(first, first + 100000):
     weights = {f"w{i}": torch.full((200_000,), float(step)) for i in range(4)}
-    save_state(folder, TrainingState(step=step, model=weights, average=None, rest={"epoch": step}))
+    save_state(folder, TrainingState(step=step, model=weights, average=None, rest={"epoch": step}), {})
     print(step, flush=True)
 """
 

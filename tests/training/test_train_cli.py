@@ -6,14 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stnet.errors import ConfigError
+from stnet.training import commands
 from stnet.training.cli import main
 from stnet.training.config import TrainConfig
-from stnet.training.options import build_evaluation_parser, build_parser, configured, given_settings
+from stnet.training.options import (
+    DEFAULT_PRESET,
+    build_evaluation_parser,
+    build_parser,
+    configured,
+    given_settings,
+    require_fitting,
+)
+from stnet.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -87,7 +97,7 @@ def test_options_are_frozen():
 def test_no_option_means_the_preset():
     options = build_parser().parse_args(["--data", "d"])
     assert given_settings(options) == {}
-    assert configured(options.preset, {}) == TrainConfig.preset("paper")
+    assert configured(options.preset or DEFAULT_PRESET, {}) == TrainConfig.preset("paper")
 
 
 def test_options_change_the_preset():
@@ -120,16 +130,8 @@ def test_an_evaluation_says_in_which_precision_it_computes():
         (["--data", "DATA", "--output", "OUT", "--device", "tpu"], "tpu"),
         (["--data", "DATA", "--output", "OUT", "--start-from", "absent.safetensors"], "absent.safetensors"),
         (["--data", "DATA", "--evaluate", "absent.pth"], "absent.pth"),
-        (["--data", "DATA", "--evaluate", "tiny", "--epochs", "3"], "--epochs"),
-        (["--data", "DATA", "--evaluate", "tiny", "--preset", "lite0"], "--preset"),
-        (["--data", "DATA", "--evaluate", "tiny", "--save-minutes", "3"], "--save-minutes"),
-        (["--data", "DATA", "--evaluate", "tiny", "--tensorboard"], "--tensorboard"),
-        (["--data", "DATA", "--evaluate", "tiny", "--workers", "77"], "--workers"),
         (["--data", "DATA", "--evaluate", "tiny", "--duplicate-iou", "0"], "duplicate_iou is 0"),
-        (["--data", "DATA", "--output", "OUT", "--duplicate-iou", "0.5"], "--model duplicate_iou=VALUE"),
-        (["--data", "DATA", "--output", "OUT", "--stills"], "python -m stnet.data.stills"),
         (["--data", "DATA/val.json", "--evaluate", "tiny"], "add --stills"),
-        (["--data", "DATA/val.json", "--evaluate", "tiny", "--stills", "--split", "train"], "--split"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(arguments, message, small_dataset, tmp_path, capsys):
@@ -140,6 +142,57 @@ def test_mistakes_are_explained_without_a_traceback(arguments, message, small_da
     assert main([*recipe, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+
+
+EVALUATION_ONLY = {"--split", "--protocol", "--stills", "--duplicate-iou"}
+EVALUATING = {"--evaluate", "--output", "--data", "--device", "--processes", "--deterministic", "--precision"}
+EVALUATING |= {"--score-threshold", "--video-threshold", *EVALUATION_ONLY}
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--evaluate tiny", EVALUATING),
+        ("--evaluate tiny --stills", EVALUATING - {"--video-threshold", "--split", "--protocol"}),
+        ("--output run", {*OPTIONS} - EVALUATION_ONLY),
+        ("--output run --resume", {*OPTIONS} - EVALUATION_ONLY - {"--evaluate"}),
+    ],
+)
+def test_no_option_is_ignored(given, meant):
+    """Not even where it is given its default."""
+    parser = build_parser()
+    for action in parser._actions:
+        value = [] if action.nargs == 0 else [(action.choices or ["1"])[0]]
+        for flag in {*action.option_strings} - {"-h", "--help"}:
+            options = parser.parse_args(["--data", "d", *given.split(), flag, *value])
+            if flag in meant:
+                require_fitting(options)
+            else:
+                with pytest.raises(ConfigError, match=r"goes with --evaluate|has no meaning with"):
+                    require_fitting(options)
+
+
+def test_a_run_that_goes_on_keeps_its_recipe(tmp_path, monkeypatch, capsys):
+    """What the command line repeats, as in a job that is queued again, is accepted; what differs is refused."""
+    run = RunFolder(tmp_path / "run")
+    recipe = configured("tiny", {"epochs": 3, "model": ["queries=7"]})
+    run.create(recipe.replace(model=replace(recipe.model, class_names=("cyst",))), {})
+    trained = []
+    monkeypatch.setattr(commands, "train_run", lambda config, *_, **options: trained.append(options["resume"]))
+    resume = ["--data", str(tmp_path), "--output", str(run.path), "--resume"]
+    same = ["--epochs", "3", "--model", "queries=7"]
+    for again in ([], same, ["--preset", "tiny", *same]):
+        assert main([*resume, *again]) == 0
+    assert trained == [True] * 3
+    for other, message in (
+        (["--epochs", "9"], "--epochs: the run being resumed has epochs 3, not 9"),
+        (["--model", "queries=8"], "--model: the run being resumed has model.queries 7, not 8"),
+        (["--preset", "tiny", "--model", "queries=7"], "--preset tiny: the run being resumed has epochs 3, not 12"),
+        (["--preset", "lite0", *same], "--preset lite0: the run being resumed has model.backbone 'resnet10', not "),
+    ):
+        assert main([*resume, *other]) == 2
+        assert message in capsys.readouterr().err
+    assert trained == [True] * 3
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -167,8 +220,6 @@ def test_train_then_evaluate_then_resume(small_dataset, tmp_path, capsys):
 
     assert main([*train, "--resume"]) == 0
     assert "finished" in capsys.readouterr().out
-    assert main([*train, "--resume", "--epochs", "9"]) == 2
-    assert "has 1, not 9" in capsys.readouterr().err
 
     evaluate = ["--evaluate", str(run / "last.safetensors"), "--data", str(small_dataset), "--device", "cpu"]
     assert main([*evaluate, "--output", str(tmp_path / "result")]) == 0

@@ -1,1 +1,1 @@
-"""Annotation files: read (`entries`), compared with their frames (`facts`), repaired (`plan`, `repairs`)."""
+"""Annotation files: read (`entries`), compared with frames (`facts`), repaired (`plan`, `box_repair`, `repairs`)."""

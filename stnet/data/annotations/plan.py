@@ -9,9 +9,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import PurePosixPath
 
-import torch
-
-from stnet.boxes import overlaps
+from stnet.data.annotations.box_repair import Size, is_among, repair_box, same_shape, scaled_bbox, scaled_box
 from stnet.data.annotations.buv import BUV_DUPLICATES, BUV_MALIGNANT
 from stnet.data.annotations.entries import (
     Annotations,
@@ -24,19 +22,10 @@ from stnet.data.annotations.entries import (
 )
 from stnet.data.annotations.facts import FrameFacts
 from stnet.data.annotations.repairs import Change, Repair
-from stnet.data.shapes import around_turned_box, ordered
+from stnet.data.shapes import Box, around_turned_box, ordered
 
 EMPTIED = "frame left without boxes"
 """Kind of the repair that follows from others which take the last box of a frame."""
-
-DUPLICATE_IOU = 0.95
-"""Boxes of one class on one frame that overlap by more are the same box."""
-
-ROUNDING_PIXELS = 1e-3
-"""How far a box may reach beyond its image by the rounding of decimals: it is clipped without a word."""
-
-Corners = tuple[float, float, float, float]
-Size = tuple[int, int]
 
 
 def plan_repairs(annotations: Annotations, facts: FrameFacts, *, errata: bool = True) -> list[Repair]:
@@ -76,36 +65,6 @@ def plan_repairs(annotations: Annotations, facts: FrameFacts, *, errata: bool = 
         errata: apply the errata of the BUV data set.
     """
     return _Planner(annotations, facts, errata).plan()
-
-
-def repair_box(
-    bbox: tuple[float, float, float, float], height: float, width: float
-) -> tuple[Corners | None, list[tuple[str, str, str]]]:
-    """Put a box into its image.
-
-    Args:
-        bbox: x, y, w, h in pixels; a negative w or h means that it was drawn right to left or upwards.
-        height: height of the image in pixels.
-        width: width of the image in pixels.
-
-    Returns:
-        The corners x0, y0, x1, y1, or None where the box covers nothing of the image; and for each thing that was
-        wrong its kind, what it is and what was done.
-    """
-    x, y, w, h = bbox
-    written = "box [" + ", ".join(f"{value:g}" for value in bbox) + "]"
-    image = f"the {width:g}x{height:g} image"
-    done = []
-    if w < 0 or h < 0:
-        done.append(("reversed box", f"{written} drawn right to left or upwards", "corners put in order"))
-    x0, x1 = sorted((x, x + w))
-    y0, y1 = sorted((y, y + h))
-    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        return None, [*done, ("empty box", f"{written} covers nothing of {image}", "left out")]
-    if max(abs(a - b) for a, b in zip(clipped, (x0, y0, x1, y1), strict=True)) > ROUNDING_PIXELS:
-        done.append(("clipped box", f"{written} reaches beyond {image}", "clipped"))
-    return clipped, done
 
 
 class _Planner:
@@ -337,7 +296,7 @@ class _Planner:
         changes = [_edit("images", image.position, height=size[0], width=size[1])]
         done = "size corrected"
         boxes = self.boxes[image.id]
-        if boxes and not _same_shape(written, size):
+        if boxes and not same_shape(written, size):
             changes += [_gone("annotations", box.position) for box in boxes]
             changes.append(_edit("images", image.position, annotated=False))
             self.annotated[image.id] = False
@@ -346,7 +305,7 @@ class _Planner:
         elif boxes:
             # The boxes themselves are written by `_boxes`, this repair holds for them too.
             done += f", {_number(boxes, 'box')} scaled"
-            changes += [self._moved(box, _corners(box, self._scale(box, image))) for box in boxes]
+            changes += [self._moved(box, scaled_box(box.bbox, self._scale(box, image))) for box in boxes]
         what = f"{image.file_name} is {size[1]}x{size[0]}, annotated as {image.width}x{image.height}"
         remedy = "correct its size, and where its boxes are"
         self._add(image.entry, "wrong size", what, done, changes, remedy=remedy)
@@ -365,10 +324,10 @@ class _Planner:
     def _boxes(self, image: ImageEntry) -> int:
         """Put the boxes of a frame in order; return how many are left."""
         height, width = self._true_size(image)
-        kept: list[Corners] = []
+        kept: list[Box] = []
         labels: list[int] = []
         for box in self.boxes[image.id]:
-            corners, done = repair_box(_scaled(box.bbox, self._scale(box, image)), height, width)
+            corners, done = repair_box(scaled_bbox(box.bbox, self._scale(box, image)), height, width)
             change = _gone("annotations", box.position) if corners is None else self._moved(box, corners)
             for kind, what, deed in done:
                 keys = {"remedy": "draw it again", "automatic": True}
@@ -376,7 +335,7 @@ class _Planner:
             if corners is None:
                 continue
             label = self.labels[box.position]
-            if _is_among(corners, [c for c, other in zip(kept, labels, strict=True) if other == label]):
+            if is_among(corners, [c for c, other in zip(kept, labels, strict=True) if other == label]):
                 what = f"{image.file_name}: the same box a second time"
                 gone = [_gone("annotations", box.position)]
                 keys = {"remedy": "remove it", "automatic": True, "lossless": True}
@@ -395,7 +354,7 @@ class _Planner:
         what = f"{image.file_name}: lost its last box"
         self._add(image.entry, EMPTIED, what, "counts as not annotated", [change], automatic=True)
 
-    def _moved(self, box: BoxEntry, corners: Corners) -> Change:
+    def _moved(self, box: BoxEntry, corners: Box) -> Change:
         x0, y0, x1, y1 = corners
         keys: dict = {"bbox": [x0, y0, x1 - x0, y1 - y0]}
         if "area" in self.document["annotations"][box.position]:
@@ -430,30 +389,3 @@ def _renamings(repair: Repair) -> list[Change]:
 
 def _number(things: Sequence, name: str) -> str:
     return f"1 {name}" if len(things) == 1 else f"{len(things)} {name}es"
-
-
-def _same_shape(written: Size, size: Size) -> bool:
-    """Return whether an image of one size can be one of the other, resized: equal but for the rounding of pixels."""
-    (height, width), (true_height, true_width) = written, size
-    scale = max(true_height / height, true_width / width, height / true_height, width / true_width)
-    tolerance = (1 + scale) / 2
-    larger, smaller = max(written, size), min(written, size)
-    return abs(larger[0] - smaller[0] * larger[1] / smaller[1]) <= tolerance
-
-
-def _scaled(bbox: Sequence[float], scale: tuple[float, float]) -> tuple[float, float, float, float]:
-    (x, y, w, h), (across, down) = bbox, scale
-    return x * across, y * down, w * across, h * down
-
-
-def _corners(box: BoxEntry, scale: tuple[float, float]) -> Corners:
-    """Return the corners of a box in order, not clipped."""
-    x, y, w, h = _scaled(box.bbox, scale)
-    return ordered(x, y, x + w, y + h)
-
-
-def _is_among(corners: Corners, others: Sequence[Corners]) -> bool:
-    if not others:
-        return False
-    iou, _ = overlaps(torch.tensor(corners, dtype=torch.float64), torch.tensor(others, dtype=torch.float64))
-    return bool((iou > DUPLICATE_IOU).any())

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from stnet.boxes import overlaps
+from stnet.data.annotations.box_repair import repair_box
 from stnet.data.annotations.buv import BUV_LEAK
 from stnet.data.annotations.entries import Annotations, BoxEntry, ImageEntry, parse_annotations
 from stnet.data.annotations.facts import BLANK_LEVELS, FrameFacts
-from stnet.data.annotations.plan import EMPTIED, plan_repairs, repair_box
+from stnet.data.annotations.plan import EMPTIED, plan_repairs
 from stnet.data.annotations.repairs import Repair, apply_repairs
 from stnet.data.index import LESION_CLASSES, SPLIT_FILES
 

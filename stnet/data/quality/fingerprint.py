@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stnet.console import printable
+from stnet.data.annotations.box_repair import repair_box
 from stnet.data.annotations.entries import Annotations
-from stnet.data.annotations.plan import repair_box
 from stnet.data.quality.findings import Split
 from stnet.figures import write_png
 from stnet.files import replacing

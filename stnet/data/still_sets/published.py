@@ -67,7 +67,7 @@ class _Folder:
         self._guard = PathGuard(root)
 
     def path(self, name: str) -> Path:
-        """The path of a name from a table, inside the folder."""
+        """Return the path of a name from a table, inside the folder."""
         if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{self.root}: {name!r:.80} is no name of a file in this folder; mend the table")
         try:
@@ -80,12 +80,12 @@ class _Folder:
         return image_size(self.path(name))
 
     def mask(self, name: str) -> np.ndarray:
-        """A mask, uint8 `[H, W, C]`."""
+        """Return a mask, uint8 `[H, W, C]`."""
         path = self.path(name)
         return decode_image(path, *image_size(path))
 
     def boxes(self, name: str, image: str) -> list[np.ndarray]:
-        """The lesions of the black and white mask of an image."""
+        """Return the lesions of the black and white mask of an image."""
         mask, size = self.mask(name).max(axis=2), self.size(image)
         if mask.shape != size:
             raise DataError(
@@ -95,7 +95,7 @@ class _Folder:
         return components(mask > 127)
 
     def table(self, name: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[dict[str, str]]:
-        """The rows of a table, every needed column present."""
+        """Yield the rows of a table, every needed column present."""
         path = self.path(name)
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes, of which only {MAX_TABLE_BYTES} are read")
@@ -108,7 +108,7 @@ class _Folder:
             raise DataError(f"{path}: not a table ({error}); download it again") from error
 
     def category(self, where: str, name: str) -> int:
-        """The category id of a class name."""
+        """Return the category id of a class name."""
         if name.lower() not in LESION_CLASSES:
             raise DataError(f"{self.root}: {where}: class {name!r:.40} is none of {', '.join(LESION_CLASSES)}")
         return 1 + LESION_CLASSES.index(name.lower())

@@ -130,11 +130,11 @@ class _Pen:
         self._text("\n".join(lines))
 
     def note(self) -> None:
-        """A side or a region."""
+        """Write a side or a region."""
         self._text(f"{self._one(NOTES)} {self.rng.integers(1, 13) if self.rng.random() < 0.5 else ''}")
 
     def arrow(self) -> None:
-        """An arrow head, or a short arrow."""
+        """Draw an arrow head, or a short arrow."""
         tip = self._anywhere()
         angle = self.rng.uniform(0, 2 * np.pi)
         for spread in (-0.4, 0.4):
@@ -150,7 +150,7 @@ class _Pen:
             self._line(np.array([x, y]), np.array([x + self.arm * (2 if number % 5 == 0 else 1), y]))
 
     def body_mark(self) -> None:
-        """A breast drawn as a circle, with a stroke for the probe."""
+        """Draw a breast as a circle, with a stroke for the probe."""
         radius = min(self.width, self.height) * self.rng.uniform(0.04, 0.08)
         x, y = self._anywhere()
         self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=self.ink)

@@ -50,7 +50,7 @@ class Lesion:
     surface: SmoothField = field(repr=False)
 
     def window(self, x: np.ndarray, z: np.ndarray) -> tuple[slice, slice]:
-        """The part of an image plane that the lesion, its rim and its spicules can reach."""
+        """Return the part of an image plane that the lesion, its rim and its spicules can reach."""
         reach_x, reach_z = (1.2 * radius + 5 for radius in (self.radii[0], self.radii[2]))
         near = (np.abs(x - self.centre[0]) < reach_x) & (np.abs(z - self.centre[2]) < reach_z)
         rows, columns = np.nonzero(near.any(axis=1))[0], np.nonzero(near.any(axis=0))[0]
@@ -113,7 +113,7 @@ class Breast:
         self._rib_phase = rng.uniform(0, 2 * np.pi)
 
     def tissue(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Tissue:
-        """The tissue at the points of an image plane, coordinates [H, W] in millimetres."""
+        """Return the tissue at the points of an image plane, coordinates [H, W] in millimetres."""
         skin, fat, gland, muscle, chest = self._layer_depths(x, y)
         in_fat, in_gland, in_retro, in_muscle, in_chest = _layer_shares(z, (skin, fat, gland, muscle, chest))
         stride = max(1, round(0.6 / abs(z[1, 0] - z[0, 0])))
@@ -221,7 +221,7 @@ def _section_strength(lesion: Lesion, y: np.ndarray) -> np.ndarray:
 
 
 def draw_lesion(rng: np.random.Generator, label: str, centre: tuple[float, float, float]) -> Lesion:
-    """A benign (fibroadenoma-like, one in four a cyst) or a malignant lesion."""
+    """Return a benign (fibroadenoma-like, one in four a cyst) or a malignant lesion."""
     if label == "malignant":
         rx = rng.uniform(3.4, 5.4)
         return Lesion(

@@ -52,7 +52,7 @@ class Pose:
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
-    """A scanner with the settings of some examiner."""
+    """Return a scanner with the settings of some examiner."""
     depth_mm = rng.uniform(34, 42)
     return Scanner(
         depth_mm=depth_mm,
@@ -79,7 +79,7 @@ class Scatterers:
         self._slices: dict[int, np.ndarray] = {}
 
     def beam(self, y_mm: float, thickness_mm: float) -> np.ndarray:
-        """The scatterers in a beam at `y_mm`, complex64 [H, W] of unit power."""
+        """Return the scatterers in a beam at `y_mm`, complex64 [H, W] of unit power."""
         reach = 2.5 * thickness_mm / SLICE_MM
         position = y_mm / SLICE_MM
         near = range(int(np.ceil(position - reach)), int(np.floor(position + reach)) + 1)
@@ -117,7 +117,7 @@ class Renderer:
         self._previous: np.ndarray | None = None
 
     def render(self, pose: Pose) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """A frame uint8 [H, W] and, per lesion, its box x0 y0 x1 y1 in pixels or None where it is not visible."""
+        """Return a frame uint8 [H, W] and, per lesion, its box x0 y0 x1 y1 in pixels, None where it is not visible."""
         x, y, z = self._tissue_coordinates(pose)
         tissue = self.breast.tissue(x, y, z)
         loss = np.cumsum(tissue.attenuation, axis=0) * self.pixel_mm

@@ -19,13 +19,13 @@ class SmoothField:
         self._lengths = lengths
 
     def __call__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """The values at points of equal shapes."""
+        """Return the values at points of equal shapes."""
         coordinates = [c / length for c, length in zip((x, y, z), self._lengths, strict=True)]
         values = map_coordinates(self._coefficients, coordinates, order=2, prefilter=False, mode="grid-wrap")
         return values * self._SCALE
 
     def sample(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, stride: int) -> np.ndarray:
-        """The values at points [H, W] that vary smoothly, computed at every `stride`-th and interpolated."""
+        """Return the values at points [H, W] that vary smoothly, computed at every `stride`-th and interpolated."""
         values = self(*(_thinned(c, stride) for c in (x, y, z)))
         for axis, length in enumerate(x.shape):
             position = np.arange(length) / stride
@@ -36,7 +36,7 @@ class SmoothField:
 
 
 def wander(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A smooth random curve over `time` from 0 to 1, with standard deviation about 1."""
+    """Return a smooth random curve over `time` from 0 to 1, with standard deviation about 1."""
     cycles, phases = rng.uniform(0.4, 2.5, 4), rng.uniform(0, 2 * np.pi, 4)
     return np.sin(2 * np.pi * cycles * time[:, None] + phases).sum(axis=1) / np.sqrt(2)
 
