@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,dicom,dev]'
 	@touch $@
 
-demo: install  ## find lesions in a phantom video that training never saw
+demo: install  ## find lesions in phantom videos that training never saw
 	$(BIN)/python -m stnet.demo --output demo
 
 test: install  ## the tests, under ten minutes on two cores

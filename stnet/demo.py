@@ -77,7 +77,7 @@ def score_frames(truths: list[tuple[np.ndarray, np.ndarray]], rows: list[dict], 
 
 
 def _match(boxes: np.ndarray, labels: np.ndarray, row: dict, threshold: float) -> tuple[set[int], bool]:
-    """Indices of the detections that found a lesion, best scores first, and whether all have its class."""
+    """Return indices of the detections that found a lesion, best scores first, and whether all have its class."""
     free, used, right = set(range(len(boxes))), set(), True
     if not free or not row["boxes"]:
         return used, right

@@ -112,7 +112,7 @@ def _regressions(new: dict[str, Any], old: dict[str, Any]) -> Iterable[str]:
 
 
 def _narrower(name: str, new: dict[str, float], old: dict[str, float]) -> Iterable[str]:
-    """Accesses whose vectors lost width."""
+    """Yield accesses whose vectors lost width."""
     before, after = _mean_width(old), _mean_width(new)
     if before and after < before * (1 - TOLERANCE):
         yield f"narrower {name}: {old} -> {new}"

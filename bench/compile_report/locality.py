@@ -108,6 +108,6 @@ def _cells(
 
 
 def _distinct(groups: np.ndarray) -> np.ndarray:
-    """Number of distinct values in each row."""
+    """Return the number of distinct values in each row."""
     ordered = np.sort(groups, axis=1)
     return 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)

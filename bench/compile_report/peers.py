@@ -123,7 +123,7 @@ def _root(folder: str | None) -> Path | None:
 
 
 def _load(folder: str | None) -> Any:
-    """The kernel module alone: its parent packages stand in as empty ones that know where their files are."""
+    """Return the kernel module alone: its parent packages stand in as empty ones that know where their files are."""
     root = _root(folder)
     for name in ("", ".core", ".backends", ".backends.triton", ".backends.triton._kernels"):
         package = types.ModuleType(PACKAGE + name)

@@ -103,7 +103,7 @@ def _earlier(path: Path, settings: dict[str, str], resume: bool) -> dict[str, An
 
 
 def _choose(names: str | None, results: dict[str, Any]) -> list[Stage]:
-    """The stages to run: those named, else all that are not done.
+    """Return the stages to run: those named, else all that are not done.
 
     Raises:
         ConfigError: an unknown name.

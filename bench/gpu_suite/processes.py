@@ -72,7 +72,7 @@ def run_logged(
 
 
 def _heed_interrupts() -> None:
-    """What a background shell starts ignores interrupts, and so would every command started from there."""
+    """Heed interrupts: what a background shell starts ignores them, and so would every command started there."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -309,7 +309,7 @@ def _phantoms(context: Context, seconds: float) -> Path:
 
 
 def _fresh(scratch: Path, name: str) -> Path:
-    """A folder name not used by an attempt before."""
+    """Return a folder name not used by an attempt before."""
     return next(path for i in range(1000) if not (path := scratch / f"{name}-{i}").exists())
 
 

@@ -66,7 +66,7 @@ def render(runs: Sequence[Run], folder: Path, pictures: Sequence[str]) -> str:
 
 
 def _host_section(folder: Path) -> str:
-    """The table of host times, where the folder has some."""
+    """Return the table of host times, where the folder has some."""
     if not (folder / HOST_FILE).exists():
         return ""
     measured = load(folder / HOST_FILE)

@@ -33,7 +33,7 @@ def _classic(run: Run) -> str:
 
 
 def _operator_rows(run: Run, operator: str) -> str:
-    """The operator at trained-like positions, batch 1: time and ratio to the baseline, own and others'."""
+    """Return the operator at trained-like positions, batch 1: time and ratio to the baseline, own and others'."""
     rows = []
     baseline_name = tables.BASELINES[operator]
     for case, members in tables.grouped(
@@ -49,7 +49,7 @@ def _operator_rows(run: Run, operator: str) -> str:
 
 
 def _headline(run: Run, folder: Path) -> str:
-    """The figures that stand for all the others, one line each."""
+    """Return the figures that stand for all the others, one line each."""
     layers = {
         "encoder attention, forward": ("encoder", "forward"),
         "encoder attention, backward": ("encoder", "backward"),

@@ -53,7 +53,7 @@ def _against_classic(direction: str) -> Callable[[Run], float | None]:
 
 
 def _against_peer(peer: str, direction: str) -> Callable[[Run], float | None]:
-    """The least favourable of the classic operator's cases."""
+    """Return the least favourable of the classic operator's cases."""
 
     def measure(run: Run) -> float | None:
         ratios = []

@@ -108,7 +108,7 @@ def _lop3(m: WarpState, ins: Instruction) -> None:
 
 
 def _lookup(words: list[Value], table: int) -> Value:
-    """The three-input truth table applied bit by bit; an input the table ignores may be unknown."""
+    """Return the three-input truth table applied bit by bit; an input the table ignores may be unknown."""
     live = [bit for bit in range(8) if table >> bit & 1]
     matters = [any((table >> bit & 1) != (table >> (bit ^ 4 >> i) & 1) for bit in range(8)) for i in range(3)]
     if any(word is None and needed for word, needed in zip(words, matters, strict=True)):

@@ -173,7 +173,7 @@ def _float_to_integer(m: WarpState, ins: Instruction) -> None:
 
 
 def _load_global(m: WarpState, ins: Instruction) -> None:
-    """A load from memory whose contents the launch gave; anything else is unknown."""
+    """Load from memory whose contents the launch gave; anything else is unknown."""
     address = global_address(m, ins) if m.memory and len(ins.operands) == 2 else None
     widths = [part for part in ins.parts if part in ("U8", "S8", "U16", "S16", "64", "128", "256")]
     size = 4 if not widths else int(widths[0].lstrip("US")) // 8

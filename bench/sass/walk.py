@@ -56,8 +56,8 @@ def walk(cubin: Cubin, launch: Launch, *, warp: int = 0, trips: Sequence[int] = 
 
     The compiler may have split one loop of the source into an unrolled one and a remainder, so memory contents that
     decide the loop are a better help than `trips`. Each undecidable forward branch or exit goes the shorter way, but
-    none jumps over such a loop; where lanes disagree a forward branch falls through, an exit is not taken and a backward
-    branch is. All of it is recorded in the assumptions.
+    none jumps over such a loop; where lanes disagree a forward branch falls through, an exit is not taken and a
+    backward branch is. All of it is recorded in the assumptions.
 
     Args:
         cubin: the kernel.
@@ -182,14 +182,14 @@ class _Walker:
         return backward
 
     def choose(self, ins: Instruction) -> bool:
-        """Whether an undecidable forward branch or exit is taken in this attempt."""
+        """Return whether an undecidable forward branch or exit is taken in this attempt."""
         self.undecided[ins.address] = None
         taken = ins.address in self.taken
         self.assume(ins, "undecidable, " + ("taken" if taken else "not taken"))
         return taken
 
     def iterate(self, ins: Instruction) -> bool:
-        """Whether an undecidable back branch is taken once more, by the caller's trip counts."""
+        """Return whether an undecidable back branch is taken once more, by the caller's trip counts."""
         if ins.address not in self.loop_trips:
             count = next(self.trips, None)
             if count is None:

@@ -72,7 +72,7 @@ def variants(preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _of_shipped() -> dict[str, dict[str, Any]]:
-    """What the material of the shipped model brings; the recipe stays, but for what a short training needs."""
+    """Return what the material of the shipped model brings; the recipe stays, but for what a short training needs."""
     return {
         "lite0": SHORT,
         # Norms that are kept as they are need the statistics of those weights, so they are trained here.
@@ -199,7 +199,7 @@ def _train_variant(options: argparse.Namespace, name: str, changes: Mapping[str,
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
-    """The result file so far, which must be of the same comparison."""
+    """Return the result file so far, which must be of the same comparison."""
     same = {"data": ", ".join(folder.name for folder in options.data)} | {
         name: getattr(options, name) for name in ("minutes", "preset", "seed", "jobs")
     }
@@ -244,7 +244,7 @@ def _command(options: argparse.Namespace, name: str, changes: Mapping[str, Any],
 
 
 def _scoring(options: argparse.Namespace, folder: RunFolder, output: RunFolder) -> list[str]:
-    """The command that scores a finished run on the validation videos of the first folder."""
+    """Return the command that scores a finished run on the validation videos of the first folder."""
     return [*_train_py(options, options.data[:1], output), "--evaluate", str(folder.last_file.resolve())]
 
 
@@ -254,7 +254,7 @@ def _train_py(options: argparse.Namespace, data: Sequence[Path], output: RunFold
 
 
 def _train(command: list[str], jobs: int, log: Path) -> int:
-    """Runs a training, alone on the terminal or with its share of the processor and its output in a file."""
+    """Run a training, alone on the terminal or with its share of the processor and its output in a file."""
     if jobs == 1:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     threads = str(_share(jobs))
@@ -272,7 +272,7 @@ def _share(jobs: int) -> int:
 
 
 def _outcome(folder: RunFolder, scored: RunFolder, plain: RunFolder) -> dict[str, Any]:
-    """What a finished run reached, and what it reaches with all its duplicates."""
+    """Return what a finished run reached, and what it reaches with all its duplicates."""
     report = json.loads(scored.evaluation_file.read_text(encoding="utf-8"))
     duplicates = json.loads(plain.evaluation_file.read_text(encoding="utf-8"))["agnostic"]["ap50"]
     rows = folder.rows(folder.metrics_file)

@@ -26,13 +26,13 @@ WHOLE_VIDEO = "whole video"
 
 
 def _engine(model, device, dtype, targets, *, tuned) -> Engine:
-    """The published formulation runs as its authors run it: no folding, packing, graphs or other memory format."""
+    """Return the engine; that of the published formulation without folding, packing, graphs or other layout."""
     options = {} if tuned else dict.fromkeys(("fold", "pack", "channels_last", "graphs"), False)
     return Engine(model, EngineOptions(device=device, dtype=dtype, **options), targets)
 
 
 def _published_single_frame(device, dtype, settings, batch) -> tuple[str, Callable[[], Action]]:
-    """What every mode's ratio is taken against, on clips of its own."""
+    """Return what every mode's ratio is taken against, on clips of its own."""
 
     def make() -> Action:
         config = settings.sizes.config

@@ -38,7 +38,7 @@ def _forward(attend, problem) -> Action:
 
 
 def _backward(attend, problem) -> Action:
-    """The backward pass alone: the forward pass is its preparation."""
+    """Return the backward pass alone: the forward pass is its preparation."""
 
     def prepare(inputs):
         output = attend(problem, inputs)

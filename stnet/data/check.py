@@ -98,7 +98,7 @@ def _log(split: Split, original: Path) -> None:
 
 
 def _earlier(file: Path) -> list:
-    """The list of earlier repairs, none where there is no such file; another file of that name is not overwritten."""
+    """Return the list of earlier repairs, none where there is no file; another file of that name is not overwritten."""
     content = load_document(file) if file.exists() else []
     if not isinstance(content, list):
         raise DataError(f"{file}: is no list of repairs; move it away first")

@@ -166,7 +166,7 @@ def _check_folders_alone(source: Path) -> None:
 
 
 def _check_every_video(owned: dict[str, Owned], annotations: Path, account: Account) -> None:
-    """A video without a word about it: its annotations are missing."""
+    """Refuse a video without a word about it, whose annotations are missing; note it where others have some."""
     missing = [name for name, marks in owned.items() if marks.video is None and not marks.images]
     by_file = any(marks.video is not None for marks in owned.values())
     if missing and (by_file or len(missing) == len(owned)):

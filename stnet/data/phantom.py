@@ -218,7 +218,7 @@ def _place_lesions(
 
 
 def _draw_sweep(rng: np.random.Generator, lesions: tuple[Lesion, ...], frames: int) -> list[Pose]:
-    """The way of a hand-held probe: across the lesions, or lingering on them, with drift and tremor."""
+    """Return the way of a hand-held probe: across the lesions, or lingering on them, with drift and tremor."""
     extent = max((lesion.radii[1] + abs(lesion.centre[1]) for lesion in lesions), default=6.0)
     lingering = rng.random() < 0.35
     reach = extent * (rng.uniform(0.4, 0.9) if lingering else rng.uniform(0.95, 1.35))

@@ -162,7 +162,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray:
 
 
 def _check_options(shape: Moving | Held, splits: Mapping[str, Sequence[Stills]]) -> tuple[str, ...]:
-    """The classes that all stills have."""
+    """Return the classes that all stills have."""
     check_shape(shape)
     if not splits or not set(splits) <= set(SPLITS) or not any(splits.values()):
         raise ConfigError(f"splits {sorted(splits)}: give train, val or both")

@@ -67,7 +67,7 @@ def _painted_over(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
 
 
 def _on_screen(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
-    """The scan keeps its pixels; the screen is as much larger as its layout says."""
+    """Return the scan on a screen: it keeps its pixels, the screen is as much larger as its layout says."""
     layout = draw_layout(rng, stack.height, stack.width)
     scale_x, scale_y = stack.width / layout.columns, stack.height / layout.rows
     larger = replace(
@@ -93,7 +93,7 @@ def _smaller(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
 
 
 def _twice(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
-    """The scan, and to the right of it its mirror image, as screens show two views: twice as many lesions."""
+    """Return the scan, and to the right of it its mirror image, as screens show two views: twice as many lesions."""
     width = stack.width
     mirrored = tuple(
         np.stack([2 * width - boxes[:, 2], boxes[:, 1], 2 * width - boxes[:, 0], boxes[:, 3]], axis=1)

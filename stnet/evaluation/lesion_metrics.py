@@ -91,7 +91,7 @@ def _metrics(evaluation: COCOeval, curves: LesionCurves, lesions: int, areas: np
 
 
 def _froc(evaluation: COCOeval, frames: int, lesions: int) -> tuple[np.ndarray, np.ndarray]:
-    """False positives per frame and recall at all distinct scores."""
+    """Return false positives per frame and recall at all distinct scores."""
     row = _iou_row(evaluation)
     images = [image for image in evaluation.evalImgs[:frames] if image is not None]  # the first range is all areas
     scores = np.concatenate([np.zeros(0), *(np.asarray(image["dtScores"], dtype=float) for image in images)])

@@ -164,7 +164,7 @@ def predict_frames(
 def _predict_video(
     predictor: Predictor, video: Video, clips: Sequence[Clip], options: PredictionOptions
 ) -> Iterator[dict[int, Detections]]:
-    """Detections by frame position, a batch of clips at a time."""
+    """Yield detections by frame position, a batch of clips at a time."""
     duplicate_iou = predictor.config.duplicate_iou if options.duplicate_iou is None else options.duplicate_iou
     size = options.clips_per_batch
     batches = [clips[start : start + size] for start in range(0, len(clips), size)]

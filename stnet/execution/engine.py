@@ -233,7 +233,7 @@ class Engine:
         return lambda inputs: function(inputs, None if constants is None else constants(inputs))
 
     def _precisely(self, function: Function) -> Function:
-        """The function with products in TensorFloat-32 exactly if that was chosen."""
+        """Return the function with products in TensorFloat-32 exactly if that was chosen."""
         if self.device.type != "cuda" or self.dtype != torch.float32:
             return function
         allowed = self.dtype_name == "tf32"

@@ -79,7 +79,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _vertical_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
-    """The order of Pillow's passes, which its versions choose differently: found by trying both on noise."""
+    """Return the order of Pillow's passes, which its versions choose differently: found by trying both on noise."""
     if source[0] == target[0] or source[1] == target[1]:
         return False
     noise = np.random.default_rng(0).integers(0, 256, (1, *source, 3), dtype=np.uint8)

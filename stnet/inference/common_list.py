@@ -211,7 +211,7 @@ class CommonList:
         return taken
 
     def _settled(self, known: Known) -> bool:
-        """Whether a video needs nothing more; one that failed is tried once in every call."""
+        """Return whether a video needs nothing more; one that failed is tried once in every call."""
         if known.standing == "finished":
             return True
         return known.standing == "failed" and known.written >= self.began_at

@@ -1,4 +1,4 @@
-"""The names of the formats that results are written in; what writes them is in `formats.py`, in the same order."""
+"""The names of the formats that results are written in; what writes them is in `formats.py`."""
 
 FORMAT_NAMES = ("json", "csv", "lesions", "video", "picture", "report")
 

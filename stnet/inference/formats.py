@@ -1,4 +1,4 @@
-"""The formats that results are written in. A new one is a file with a `Sink`, and its name in `format_names.py`."""
+"""The formats that results are written in. A new one is a file with a `Sink`, and a name in `format_names.py`."""
 
 from stnet.inference.annotated_picture import AnnotatedPicture
 from stnet.inference.annotated_video import AnnotatedVideo
@@ -6,23 +6,27 @@ from stnet.inference.annotation_files import CocoFiles, CvatFiles, LabelStudioFi
 from stnet.inference.csv_results import CsvResults
 from stnet.inference.dicom_results import DicomResults
 from stnet.inference.explained_pictures import ExplainedPictures
-from stnet.inference.format_names import DICOM, EXPLAINED, EXPORT_NAMES, FORMAT_NAMES
+from stnet.inference.format_names import DICOM, EXPLAINED
 from stnet.inference.json_results import JsonResults
 from stnet.inference.lesion_results import LesionTable
 from stnet.inference.page import ReportSection
 from stnet.inference.sink import Sink
 
-FORMATS: dict[str, type[Sink]] = dict(
-    zip(
-        FORMAT_NAMES,
-        (JsonResults, CsvResults, LesionTable, AnnotatedVideo, AnnotatedPicture, ReportSection),
-        strict=True,
-    )
-)
+FORMATS: dict[str, type[Sink]] = {
+    "json": JsonResults,
+    "csv": CsvResults,
+    "lesions": LesionTable,
+    "video": AnnotatedVideo,
+    "picture": AnnotatedPicture,
+    "report": ReportSection,
+}
 
-EXPORT_FORMATS: dict[str, type[Sink]] = dict(
-    zip(EXPORT_NAMES, (CocoFiles, CvatFiles, LabelStudioFiles, YoloFiles), strict=True)
-)
+EXPORT_FORMATS: dict[str, type[Sink]] = {
+    "coco-vid": CocoFiles,
+    "cvat": CvatFiles,
+    "label-studio": LabelStudioFiles,
+    "yolo": YoloFiles,
+}
 
 SINKS = FORMATS | EXPORT_FORMATS | {EXPLAINED: ExplainedPictures, DICOM: DicomResults}
 

@@ -89,7 +89,7 @@ def _found(names: Sequence[str], output: Path, stills: bool) -> Names:
 
 
 def _missing(position: int, name: str, error: Exception) -> Missing:
-    """A name that stands for nothing, for the table and the report: no place for names of DICOM files."""
+    """Return a name that stands for nothing, for the table and the report: no place for names of DICOM files."""
     if Path(name).suffix.lower() not in DICOM_SUFFIXES:
         return Missing(name=name, error=error)
     known = f"input {position}"

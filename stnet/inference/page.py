@@ -192,7 +192,7 @@ class ReportSection(Sink):
         return replace(listed(result, 0.0, BOXES_SHOWN), frame=number)
 
     def _cards(self, video: _Video) -> list[dict]:
-        """What is told of the best lesions, with their best frames."""
+        """Return what is told of the best lesions, with their best frames."""
         lesions = best_lesions(video.lesions)
         kept = video.pictures({lesion.best_frame for lesion in lesions} - set(video.numbers))
         cards = [lesion_card(lesion, video.source, video.scale, video.numbers, kept) for lesion in lesions]

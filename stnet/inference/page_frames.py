@@ -74,7 +74,7 @@ class StrongestFrames:
         self._frames: list[StrongFrame] = []
 
     def wants(self, number: int, score: float) -> bool:
-        """Whether this frame, later than all before, belongs to the strongest so far."""
+        """Return whether this frame, later than all before, belongs to the strongest so far."""
         if score <= 0:
             return False
         near = [frame for frame in self._frames if number - frame.number < self._gap]

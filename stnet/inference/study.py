@@ -129,7 +129,7 @@ class Study:
         return self.records.known(job).written >= self._list.began_at
 
     def _concluded(self) -> bool:
-        """Whether the table was written after this process began and after the last video ended."""
+        """Return whether the table was written after this process began and after the last video ended."""
         with suppress(OSError):
             written = (self._facts.output / SUMMARY_NAME).stat().st_mtime
             latest = max(self.records.known(job).written for job in self._jobs)

@@ -25,7 +25,7 @@ def forward_mode_is_open() -> bool:
 
 
 def forward_mode_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether tensors carry tangents, or under `torch.func`, whose levels hide each other, might."""
+    """Return whether tensors carry tangents, or under `torch.func`, whose levels hide each other, might."""
     if not forward_mode_is_open():
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
@@ -34,5 +34,5 @@ def forward_mode_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def has_tangents(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether any of the tensors carries a tangent of the innermost level."""
+    """Return whether any of the tensors carries a tangent of the innermost level."""
     return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)

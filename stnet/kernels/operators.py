@@ -176,7 +176,7 @@ def ms_deform_attn_backward(
 
 
 def _stda_call(tensors: StdaTensors[Tensor], spatial_shapes, frame_table) -> tuple[StdaProblem, tuple, str | None]:
-    """The problem, the operator's arguments between the tensors and the backend, and what no backend can."""
+    """Return the problem, the operator's arguments between the tensors and the backend, and what no backend can."""
     problem = check_stda(tensors, spatial_shapes, frame_table)
     return problem, (_flat(problem.spatial_shapes), _flat(problem.frame_table)), limit_of(tensors)
 
@@ -211,7 +211,7 @@ def _checked(check: Callable, tensors: StdaTensors[Tensor] | MsdaTensors[Tensor]
 
 
 def _is_ints(rows: tuple) -> bool:
-    """Whether a tuple holds Python ints, or tuples of them, and so may be remembered."""
+    """Return whether a tuple holds Python ints, or tuples of them, and so may be remembered."""
     kinds = {type(row) for row in rows}
     if kinds == {tuple}:
         kinds = {type(number) for row in rows for number in row}

@@ -184,7 +184,7 @@ def _weighted_samples(
 
 
 def _interpolated_by_grid_sample(cells: Tensor) -> bool:
-    """Whether `grid_sample` does, many times as fast as `_interpolate`, what is wanted here.
+    """Return whether `grid_sample` does, many times as fast as `_interpolate`, what is wanted here.
 
     It has no forward-mode derivative, and an infinite cell with weight zero makes it give NaN. Whether there is one
     can be seen only where the values can be looked at.

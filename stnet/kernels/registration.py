@@ -157,7 +157,7 @@ def _prepare_backward(
 
 
 def _only(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | Tensor:
-    """A tuple of outputs as the dispatcher wants it: one is returned as itself."""
+    """Return a tuple of outputs as the dispatcher wants it: one is returned as itself."""
     return outputs if len(outputs) > 1 else outputs[0]
 
 
@@ -172,7 +172,7 @@ def forward(operator: Operator, *arguments) -> tuple[Tensor, ...] | Tensor:
 
 
 def is_empty(problem: StdaProblem | MsdaProblem) -> bool:
-    """Whether a call has no samples; backends need not run for it."""
+    """Return whether a call has no samples; backends need not run for it."""
     if isinstance(problem, MsdaProblem):
         return problem.clips * problem.queries * problem.points == 0
     return problem.clips * problem.targets * problem.queries == 0
@@ -279,7 +279,7 @@ def _differentiable(operator: Operator, direction: str, function: type[_SingleLe
 
 
 def _mapped(operator: Operator, direction: str) -> Callable:
-    """The rule for `vmap`: a mapped dimension is folded into the clips, which all tensors but levels have first."""
+    """Apply the rule for `vmap`: fold a mapped dimension into the clips, which all tensors but levels have first."""
     overload = _overload(operator, direction)
 
     def rule(info, in_dims, *arguments):

@@ -158,7 +158,7 @@ class Linker:
         self.open: list[Tracklet] = []
 
     def sure(self, tracklet: Tracklet) -> bool:
-        """Whether a tracklet has what a lesion needs."""
+        """Return whether a tracklet has what a lesion needs."""
         return len(tracklet.frames) >= self._settings.least_findings and tracklet.best >= self._settings.start_score
 
     def update(self, findings: Findings) -> tuple[dict[int, Tracklet], list[Tracklet]]:

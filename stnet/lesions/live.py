@@ -96,7 +96,7 @@ class LiveLinker:
         ]
 
     def _earned(self, tracklet: Tracklet) -> bool:
-        """Whether a tracklet has what a lesion's number needs."""
+        """Return whether a tracklet has what a lesion's number needs."""
         if self._linker.sure(tracklet):
             return True
         needed, least = self._settings.start_score, self._settings.least_findings

@@ -23,7 +23,7 @@ def sizes_of(boxes: Iterable[Sequence[float]], scale: PixelScale | None) -> list
 
 
 def agree(stated: PixelScale, other: PixelScale) -> bool:
-    """Whether all regions of a scale have pixels of the size that another one gives whole frames, to 1 %."""
+    """Return whether all regions of a scale have pixels of the size that another one gives whole frames, to 1 %."""
     (frame,) = other.regions
     return all(
         math.isclose(region.pixel_width, frame.pixel_width, rel_tol=0.01)

@@ -55,7 +55,7 @@ def _provenance(model: Detector) -> str:
 
 
 def _fact(title: str, text: str) -> str:
-    """A fact from the checkpoint: a line of a list, or a section for a JSON object."""
+    """Return a fact from the checkpoint: a line of a list, or a section for a JSON object."""
     try:
         value = json.loads(text)
     except ValueError:

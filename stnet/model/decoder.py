@@ -188,7 +188,7 @@ class Decoder(nn.Module):
         return outputs
 
     def _project_values(self, memory: Tensor) -> tuple[Tensor, ...]:
-        """The values [B, F, S, H, D] of every layer by one matrix product, since all layers share the memory."""
+        """Return the values [B, F, S, H, D] of every layer by one matrix product, since all layers share the memory."""
         attentions = [layer.attention for layer in self.layers]
         weight = torch.cat([attention.value_proj.weight for attention in attentions])
         bias = torch.cat([attention.value_proj.bias for attention in attentions])

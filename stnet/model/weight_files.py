@@ -63,7 +63,7 @@ def weights_in(folder: Path) -> Path:
 
 
 def _usable(state: Path) -> Path:
-    """The best weights of the run that a state belongs to; before its first evaluation the average, if it keeps one."""
+    """Return the best weights of the run of a state; before its first evaluation the average, if it keeps one."""
     best, average = state.parent.parent / BEST, state / "average.safetensors"
     return average if average.is_file() and not best.is_file() else best
 

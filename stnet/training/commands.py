@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace, config: TrainConfig | None) -> int:
 
 
 def _recipe(options: argparse.Namespace) -> TrainConfig:
-    """The recipe to train by; that of a run which goes on may be repeated by the command line, but not changed."""
+    """Return the recipe to train by; that of a run which goes on may be repeated by options, but not changed."""
     given = given_settings(options)
     if not options.resume:
         return configured(options.preset or DEFAULT_PRESET, given)

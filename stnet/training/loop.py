@@ -192,7 +192,7 @@ class Trainer:
                 callback.end(error)
 
     def _out_of_patience(self) -> bool:
-        """Whether too many evaluations brought nothing better; all processes have to ask together."""
+        """Return whether too many evaluations brought nothing better; all processes have to ask together."""
         if not self.config.patience:
             return False
         if not self.world.gather(self.world.is_first and self.recorder.out_of_patience())[0]:

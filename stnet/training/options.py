@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ EVALUATION_ONLY = {
 
 NOT_FOR_STILLS = {"split": "--data names the files", "protocol": "all are scored", "video_threshold": "no videos"}
 """What means nothing in an evaluation on stills, and why."""
+
+GOES_WITH: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
+    "drop_at": (lambda config: config.schedule == "step", "--schedule step"),
+    "auxiliary_repeats": (lambda config: config.auxiliary_losses, "--auxiliary-losses"),
+    "without_defences": (lambda config: config.augmentation == "stills", "--augmentation stills"),
+    "backbone_learning_rate": (
+        lambda config: "backbone" not in config.freeze,
+        "a backbone that --freeze does not name",
+    ),
+}
+"""Settings that mean something in some recipes alone: in which, and what to give for that."""
 
 EXAMPLES = """examples:
   train.py --data miccai_buv --output runs/a                        the published recipe
@@ -207,13 +219,17 @@ def configured(preset: str, given: dict[str, Any]) -> TrainConfig:
     """Return a preset with the given settings changed.
 
     Raises:
-        ConfigError: for settings that do not exist or do not fit.
+        ConfigError: for settings that do not exist, do not fit, or mean nothing in this recipe.
     """
     config = TrainConfig.preset(preset)
     changes = dict(given)
     if "model" in changes:
         changes["model"] = changed_model(config.model, changes["model"])
-    return config.replace(**changes)
+    config = config.replace(**changes)
+    for name, (meant, other) in GOES_WITH.items():
+        if name in given and not meant(config):
+            raise ConfigError(f"--{name.replace('_', '-')}: goes with {other}; leave it out in this recipe")
+    return config
 
 
 def changed_model(model: ModelConfig, assignments: list[str]) -> ModelConfig:

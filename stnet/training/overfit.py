@@ -77,7 +77,7 @@ def overfit(
 
 
 def _clip(seed: int, config: TrainConfig) -> ClipBatch:
-    """The middle frames of a phantom, where lesions are in view."""
+    """Return the middle frames of a phantom, where lesions are in view."""
     count = config.model.frames
     video: PhantomVideo = render_phantom(seed, height=HEIGHT, width=WIDTH, lesions=("malignant",))
     visible = [len(boxes) for boxes in video.boxes]

@@ -126,7 +126,7 @@ class Companions:
             raise CompanionFailedError(failure) from error
 
     def _failure(self) -> str | None:
-        """What a process said that failed by itself; None while there is none."""
+        """Return what a process said that failed by itself; None while there is none."""
         for companion, said in zip(self._companions, self._said, strict=True):
             status = companion.poll()
             if status is not None and status not in (0, *EXIT_CODES.values()):

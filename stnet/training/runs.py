@@ -235,7 +235,7 @@ def _paths(data: Places) -> list[Path]:
 
 
 def _joined(folders: list[Path], split: str, class_names: tuple[str, ...] | None) -> DatasetIndex:
-    """A split of all data sets together; with several, those that have no such split leave it to the others."""
+    """Return a split of all data sets together; with several, those that have no such split leave it to the others."""
     if len(folders) > 1:
         known = SPLIT_FILES.get(split)
         if known is None:

@@ -29,7 +29,7 @@ class Start:
     unused: tuple[str, ...]
 
     def brings(self, part: str) -> bool:
-        """Whether all of `part` was taken."""
+        """Return whether all of `part` was taken."""
         return not any(name.startswith(PARTS[part]) for name in (*self.different, *self.missing))
 
     def summary(self) -> str:
@@ -92,7 +92,7 @@ def start_from(model: Detector, path: str) -> Start:
 
 
 def _in_order_of_classes(checkpoint: Checkpoint, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The checkpoint's weights with the same classes in another order, where they are the same."""
+    """Return the checkpoint's weights with the same classes in another order, where they are the same."""
     before = checkpoint.config.class_names
     if before == names or set(before) != set(names):
         return checkpoint.state

@@ -62,7 +62,7 @@ def _matroska(file: BinaryIO, whole: Span, track: int, width: int, height: int) 
 
 
 def _elements(file: BinaryIO, within: Span) -> Iterator[tuple[int, Span]]:
-    """The EBML elements of a part, up to the first cluster of frames."""
+    """Yield the EBML elements of a part, up to the first cluster of frames."""
     position, end = within
     for _ in range(_MOST):
         if position >= end:
@@ -97,7 +97,7 @@ def _mp4(file: BinaryIO, whole: Span, track: int, width: int, height: int) -> Bo
 
 
 def _boxes(file: BinaryIO, within: Span) -> Iterator[tuple[bytes, Span]]:
-    """The boxes of a part of an MP4 or MOV file."""
+    """Yield the boxes of a part of an MP4 or MOV file."""
     position, end = within
     for _ in range(_MOST):
         if position + 8 > end:

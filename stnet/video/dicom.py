@@ -56,7 +56,7 @@ class DicomFile(VideoSource):
         self.notes = tuple(self._remarks(full_frame))
 
     def _remarks(self, full_frame: bool) -> Iterator[str]:
-        """What a user should know before the frames are read."""
+        """Yield what a user should know before the frames are read."""
         if full_frame:
             yield f"whole frames are used; {BURNED_IN}"
         elif self._area.box is None:

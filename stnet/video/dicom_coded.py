@@ -57,7 +57,7 @@ class CodedFrames:
                 yield remark
 
     def verdict(self, delivered: int) -> tuple[bool, list[str]]:
-        """Whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
+        """Return whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
         found, stated = len(self._map.frames), self._header.frames
         problems = []
         if self._map.cut:
@@ -74,7 +74,7 @@ class CodedFrames:
         return short, problems
 
     def _decode(self, pieces: list[Piece]) -> np.ndarray | None:
-        """The whole frame made of these bytes, or None where they are damaged."""
+        """Return the whole frame made of these bytes, or None where they are damaged."""
         try:
             with hiding_contents(self._name, "a frame cannot be decoded"):
                 data = self._read(pieces)

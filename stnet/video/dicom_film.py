@@ -63,7 +63,7 @@ class FilmFrames:
         return iter(())
 
     def verdict(self, delivered: int) -> tuple[bool, list[str]]:
-        """Whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
+        """Return whether frames are missing at the end, and all that is wrong with the `delivered` frames."""
         problems = list(self._video.problems)
         short = delivered < self._stated
         if short:

@@ -129,7 +129,7 @@ def _by_offsets(fragments: list[Piece], offsets: list[int]) -> list[list[Piece]]
 
 
 def _by_start(file, fragments: list[Piece]) -> list[list[Piece]] | None:
-    """A frame begins wherever a fragment begins as a compressed image does; None where the first one does not."""
+    """Return frames that begin where a fragment begins as a compressed image does; None where the first does not."""
     frames: list[list[Piece]] = []
     for start, length in fragments:
         file.seek(start)

@@ -222,7 +222,7 @@ def _lift_functional_groups(dataset: Any) -> tuple[str, ...]:
 
 
 def _items(dataset: Any, keyword: str) -> list[Any]:
-    """The items of a sequence, which is taken away; none where it is absent or damaged."""
+    """Return the items of a sequence, which is taken away; none where it is absent or damaged."""
     try:
         found = list(dataset[keyword].value)
         del dataset[keyword]
@@ -232,7 +232,7 @@ def _items(dataset: Any, keyword: str) -> list[Any]:
 
 
 def _group(item: Any, group: str, keywords: tuple[str, ...]) -> dict[str, Any]:
-    """What an item of functional groups states in one of them."""
+    """Return what an item of functional groups states in one of them."""
     try:
         found = item[group].value[0]
         return {keyword: found[keyword] for keyword in keywords if keyword in found}
@@ -272,7 +272,7 @@ def _checked(dataset: Any, syntax: Any, value: tuple[int, int], words: bool, nam
 
 
 def _is_full(length: int, pixels: int, frames: int) -> bool:
-    """Whether pixel data labelled YBR_FULL_422 has all its chroma: three bytes a pixel instead of two.
+    """Return whether pixel data labelled YBR_FULL_422 has all its chroma: three bytes a pixel instead of two.
 
     Its length says so: for the frames declared, else for whole frames.
     """
@@ -325,7 +325,7 @@ def _pixel_value(file: BinaryIO, syntax: Any, name: str) -> tuple[tuple[int, int
 
 
 def _spacing(dataset: Any) -> PixelScale | None:
-    """The size of pixels where it is one for the whole frame."""
+    """Return the size of pixels where it is one for the whole frame."""
     spacing = numbers(dataset, "PixelSpacing", 2)  # between rows, between columns
     return uniform_scale(spacing[1], spacing[0]) if len(spacing) == 2 else None
 

@@ -137,7 +137,7 @@ class FrameDecoder:
         return None if bits == self._stored else f"colours of {self._stored} bits that use {bits}: shown as {bits} bits"
 
     def _pixels(self, data: bytes) -> np.ndarray:
-        """The values of one frame, colours as RGB."""
+        """Return the values of one frame, colours as RGB."""
         import_pydicom(self._name)
         shape = (self._header.height, self._header.width)
         options = dict(self._options)
@@ -159,7 +159,7 @@ class FrameDecoder:
         return pixels >> self._shift if self._shift else pixels
 
     def _stated(self, pixels: np.ndarray) -> np.ndarray:
-        """The bits that the header states, the sign in all above them; padding may lie beyond.
+        """Return the bits that the header states, the sign in all above them; padding may lie beyond.
 
         Were others dropped in silence, values of 12 bits that are labelled as 8 would wrap around. Overlays of old
         files lie in them by the header's word.
@@ -269,7 +269,7 @@ def _bits_below(dataset: Any, syntax: Any) -> int:
 
 
 def _overlay_bits(dataset: Any, allocated: int) -> int:
-    """The bits of a sample that are said to hold overlays."""
+    """Return the bits of a sample that are said to hold overlays."""
     positions = [dataset[tag].value for tag in OVERLAY_POSITIONS if tag in dataset]
     return sum({1 << position for position in positions if isinstance(position, int) and 0 < position < allocated})
 

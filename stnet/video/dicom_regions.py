@@ -93,7 +93,7 @@ def read_scan_area(dataset: Any, height: int, width: int) -> ScanArea:
 
 
 def _regions(dataset: Any, height: int, width: int) -> tuple[tuple[Region, ...], int]:
-    """The plausible 2D tissue and colour regions, and the number of those that are not."""
+    """Return the plausible 2D tissue and colour regions, and the number of those that are not."""
     regions, unusable = [], 0
     for item in _items(dataset):
         kind = number(item, "RegionDataType")
@@ -127,7 +127,7 @@ def _box(item: Any, height: int, width: int) -> Box | None:
 
 
 def _scale(item: Any, box: Box) -> RegionScale | None:
-    """The size of a region's pixels, where both axes are lengths, and the row at depth 0."""
+    """Return the size of a region's pixels, where both axes are lengths, and the row at depth 0."""
     across, down = (number(item, f"PhysicalDelta{axis}") for axis in "XY")
     units = [number(item, f"PhysicalUnits{axis}Direction") for axis in "XY"]
     if not across or not down or units != [CENTIMETRES, CENTIMETRES]:

@@ -85,5 +85,5 @@ def aspect_notes(aspect: Fraction) -> tuple[str, ...]:
 
 
 def _counts(part: int, whole: int) -> bool:
-    """Whether an entry that should be 0 is more than what fixed-point numbers leave."""
+    """Return whether an entry that should be 0 is more than what fixed-point numbers leave."""
     return abs(part) * 1000 > abs(whole)

@@ -68,14 +68,14 @@ class ImageSequence(VideoSource):
         return Scan(length=index, frames=kept)
 
     def _doubles(self) -> tuple[str, ...]:
-        """A note where two files have one name but for its ending: rarely two frames."""
+        """Return a note where two files have one name but for its ending: rarely two frames."""
         stems = Counter((path.parent, path.stem) for path in self.paths)
         double = next((stem for (_, stem), count in stems.items() if count > 1), None)
         number = sum(count - 1 for count in stems.values())
         return () if double is None else (f"{number} of its images are named as others but for the ending ({double})",)
 
     def _common_header(self, survey: DepthSurvey) -> StillHeader:
-        """What the headers of all images have in common; only deep pixels are decoded, for `survey`."""
+        """Return what the headers of all images have in common; only deep pixels are decoded, for `survey`."""
         first: tuple[Path, StillHeader] | None = None
         for path in self.paths:
             header = self._header(path, survey)

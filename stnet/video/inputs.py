@@ -170,7 +170,7 @@ def _with_images(video: VideoInput, images: dict[Path, _NamedImages]) -> VideoIn
 
 
 def _still(path: Path, masks: Mapping[ImageKey, list[Path]]) -> VideoInput:
-    """An image for itself, whose masks are told."""
+    """Return an image for itself, whose masks are told."""
     own = masks.get((path.parent, path.stem), [])
     return VideoInput(name=path.stem, paths=(path,), origin=str(path), notes=(mask_note(own),) if own else ())
 
@@ -209,7 +209,7 @@ def _within(within: str, video: VideoInput, folder: Path) -> str:
 
 
 def _is_one_video(folder: Path, inputs: Sequence[VideoInput]) -> bool:
-    """Whether the images of a folder are one video."""
+    """Return whether the images of a folder are one video."""
     return len(inputs) == 1 and inputs[0].origin == str(folder)
 
 

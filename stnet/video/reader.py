@@ -122,7 +122,7 @@ class DecodedVideo(VideoSource):
 
     @abstractmethod
     def _container(self) -> Any:
-        """The opened container. Raises what PyAV does."""
+        """Return the opened container. Raises what PyAV does."""
 
     @contextmanager
     def _opened(self):
@@ -142,7 +142,7 @@ class DecodedVideo(VideoSource):
             yield container, stream
 
     def _upright(self, tally: _Tally) -> Iterator[tuple[av.VideoFrame, tuple[int, int]]]:
-        """Decoded frames and their upright (height, width), until the end, damage or another size."""
+        """Yield decoded frames and their upright (height, width), until the end, damage or another size."""
         size = getattr(self, "_frame_size", None)
         turned: float | None = None
         with self._opened() as (container, stream):
@@ -163,7 +163,7 @@ class DecodedVideo(VideoSource):
                 yield frame, upright
 
     def _remarks(self, orientation: Orientation | None, others: int) -> Iterator[str]:
-        """What a user should know before the video is read."""
+        """Yield what a user should know before the video is read."""
         if others:
             yield f"holds {others + 1} videos; the one of {self.width} x {self.height} pixels is read"
         if orientation is None:

@@ -195,19 +195,19 @@ def _page_text(image: Image.Image) -> str:
 
 
 def _description(image: Image.Image) -> str:
-    """What ImageJ writes about a stack, line by line; empty where another program wrote it."""
+    """Return what ImageJ writes about a stack, line by line; empty where another program wrote it."""
     text = _page_text(image)
     return text if text.startswith("ImageJ=") else ""
 
 
 def _ome(image: Image.Image) -> str:
-    """What OME's XML says of the pixels of the first image; empty where the file holds none."""
+    """Return what OME's XML says of the pixels of the first image; empty where the file holds none."""
     found = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", _page_text(image)[:100_000])
     return found[0] if found else ""
 
 
 def _described_rate(image: Image.Image) -> Fraction | None:
-    """The frame rate that ImageJ or OME write into their stacks: of the recording, else of the display."""
+    """Return the frame rate that ImageJ or OME write into their stacks: of the recording, else of the display."""
     text, pixels = _description(image), _ome(image)
     interval = re.search(r"^finterval=([0-9.eE+-]{1,20})\s*$", text, re.MULTILINE)
     unit = re.search(r"^tunit=(.*)$", text, re.MULTILINE)

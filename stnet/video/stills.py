@@ -283,7 +283,7 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _stated_white(image: Image.Image) -> int | None:
-    """The largest value that an image may hold by its own account, or None where it gives none."""
+    """Return the largest value that an image may hold by its own account, or None where it gives none."""
     if image.format == "PPM" and image.mode != "F":
         return 2**16 - 1  # Pillow scales the largest value of the header to this
     if image.format != "TIFF":

@@ -17,8 +17,8 @@ from stnet.errors import ConfigError, VideoError
 from stnet.inference import FrameResult, draw_detections
 from stnet.inference.clip_reader import VideoEnd
 from stnet.inference.folder_lock import FolderLock
-from stnet.inference.format_names import DEFAULT_FORMATS
-from stnet.inference.formats import FORMATS, PER_VIDEO
+from stnet.inference.format_names import DEFAULT_FORMATS, EXPORT_NAMES, FORMAT_NAMES
+from stnet.inference.formats import EXPORT_FORMATS, FORMATS, PER_VIDEO
 from stnet.inference.outputs import LOCK_NAME, Outputs
 from stnet.inference.report import write_report
 from stnet.inference.sink import RunFacts, VideoFacts
@@ -148,6 +148,11 @@ def test_a_lock_whose_file_was_replaced_is_no_lock(tmp_path):
     path.touch()  # left by a process that was killed
     FolderLock(path).release()
     assert not path.exists()
+
+
+def test_what_is_offered_is_what_is_written():
+    assert (tuple(FORMATS), tuple(EXPORT_FORMATS)) == (FORMAT_NAMES, EXPORT_NAMES)
+    assert [sink.format_name for sink in EXPORT_FORMATS.values()] == list(EXPORT_NAMES)
 
 
 @pytest.mark.parametrize("failing", ["json", "csv", "video"])

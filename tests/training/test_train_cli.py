@@ -115,6 +115,24 @@ def test_wrong_model_settings_are_refused(assignment):
         configured("tiny", {"model": [assignment]})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "spoiler"),
+    [
+        ("--drop-at 0.5", "--schedule cosine"),
+        ("--auxiliary-repeats 2", "--no-auxiliary-losses"),
+        ("--augmentation stills --without-defences marks", "--augmentation none"),
+        ("--backbone-learning-rate 1e-3", "--freeze backbone"),
+    ],
+)
+def test_settings_that_mean_nothing_in_a_recipe_are_refused(arguments, spoiler):
+    def given(text):
+        return given_settings(build_parser().parse_args(["--data", "d", *text.split()]))
+
+    configured("paper", given(arguments))
+    with pytest.raises(ConfigError, match=r"goes with .*; leave it out"):
+        configured("paper", given(f"{arguments} {spoiler}"))
+
+
 def test_an_evaluation_says_in_which_precision_it_computes():
     assert "(default float16 on a GPU, float32 on a CPU)" in " ".join(build_evaluation_parser().format_help().split())
 

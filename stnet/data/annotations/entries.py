@@ -185,7 +185,7 @@ def load_document(file: Path) -> Any:
 
 
 def _entry(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object; of a key that stands twice nobody knows which value was meant."""
+    """Return a JSON object; of a key that stands twice nobody knows which value was meant."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]

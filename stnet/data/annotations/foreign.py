@@ -21,7 +21,7 @@ def foreign_format(document: Any) -> str | None:
 
 
 def _first(document: Any) -> dict | None:
-    """The first object of a list of nothing but objects."""
+    """Return the first object of a list of nothing but objects."""
     if not isinstance(document, list) or not document or not all(isinstance(item, dict) for item in document):
         return None
     return document[0]

@@ -89,7 +89,7 @@ def assign(
 
 
 def _aliases(videos: Iterable[VideoInput]) -> dict[str, str]:
-    """The video that a name stands for: its own, and that of its file with or without ending."""
+    """Return the video that a name stands for: its own, and that of its file with or without ending."""
     known: dict[str, str | None] = {}
     for video in videos:
         names = {video.name}
@@ -102,7 +102,7 @@ def _aliases(videos: Iterable[VideoInput]) -> dict[str, str]:
 
 
 def _find(name: str, known: dict[str, str]) -> str | None:
-    """The video of a name, which may carry the ending of a video file."""
+    """Return the video of a name, which may carry the ending of a video file."""
     path = PurePosixPath(name)
     ending = path.suffix.lower()
     names = (name, path.stem) if ending in VIDEO_SUFFIXES or ending == ".dcm" else (name,)
@@ -117,7 +117,7 @@ def composed(name: str) -> str:
 def _owner_of_image(
     image: ImageMarks, videos: Sequence[VideoInput], known: dict[str, str], rules: Rules
 ) -> tuple[str | None, str]:
-    """The video of an entry, or None and why."""
+    """Return the video of an entry, or None and why."""
     if rules.video_from is not None:
         return _owner_by_pattern(image.name, videos, known, rules.video_from)
     folder = PurePosixPath(image.name).parent.name
@@ -175,7 +175,7 @@ def _owner_of_video(
     rules: Rules,
     account: Account,
 ) -> str | None:
-    """The video of marks by number: said by the name of their file, by the file itself, or the only one."""
+    """Return the video of marks by number: said by the name of their file, by the file itself, or the only one."""
     if rules.video_from is not None:
         owner, reason = _owner_by_pattern(marks.video or file.stem, videos, known, rules.video_from)
         if owner is None:

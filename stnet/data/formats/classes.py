@@ -105,7 +105,7 @@ def _frames(marks: Owned) -> Iterator[FrameMarks]:
 
 
 def _earlier_classes(out: Path) -> tuple[str, ...] | None:
-    """The classes of a split that is there already."""
+    """Return the classes of a split that is there already."""
     for split in ("train", "val"):
         file = out / f"{split}.json"
         if file.is_file():

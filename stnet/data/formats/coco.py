@@ -79,7 +79,7 @@ def write_coco(video: VideoBoxes) -> dict[str, str]:
 
 
 def _with_what_stnet_asks_for(document: dict) -> dict:
-    """The document with one video of all frames, and with the boxes around regions that come without."""
+    """Return the document with one video of all frames, and with the boxes around regions that come without."""
     document = document | {"videos": [{"id": 0, "name": "all"}]}
     if isinstance(document.get("images"), list):
         document["images"] = [
@@ -99,7 +99,7 @@ def _lacks_box(entry: dict) -> bool:
 
 
 def _around_segments(entry: dict) -> list[float] | None:
-    """The box x, y, w, h around the polygons of an entry, None where there are none, or one that is none."""
+    """Return the box x, y, w, h around the polygons of an entry, None where there are none, or one that is none."""
     segments = entry.get("segmentation")
     if not isinstance(segments, list) or not all(map(_is_polygon, segments)):
         return None
@@ -140,7 +140,7 @@ def _instance(raw: dict, attributes: dict, where: str) -> int | str | None:
 
 
 def _whole(value: object) -> int | None:
-    """An integer, also written as 3.0; None for anything else."""
+    """Return an integer, also written as 3.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
         return None
     return int(value) if value == int(value) else None
@@ -156,7 +156,7 @@ def _check_one_video(images: list[dict], file: Path) -> None:
 
 
 def _videos(document: dict, file: Path) -> dict[int, tuple[str, StatedVideo]]:
-    """The names of the videos, without folders, and what is said of them, by id."""
+    """Return the names of the videos, without folders, and what is said of them, by id."""
     videos: dict[int, tuple[str, StatedVideo]] = {}
     listed = document.get("videos") or []
     for position, video in enumerate(listed if isinstance(listed, list) else [listed]):
@@ -169,7 +169,7 @@ def _videos(document: dict, file: Path) -> dict[int, tuple[str, StatedVideo]]:
 
 
 def _stated(video: dict, where: str) -> StatedVideo:
-    """What an entry of `videos` says of its length and size; 0 is written where a tool does not know."""
+    """Return what an entry of `videos` says of its length and size; 0 is written where a tool does not know."""
     known = {key: value for key, value in video.items() if value not in (None, 0)}
     return StatedVideo(
         where=where,

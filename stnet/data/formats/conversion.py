@@ -59,7 +59,7 @@ class VideoConversion:
         )
 
     def _pixels(self, source: VideoSource, names: list[str | None]) -> Iterator[np.ndarray]:
-        """The frames to write, gray ones with one channel; their own names go to `names`."""
+        """Yield the frames to write, gray ones with one channel; their own names go to `names`."""
         for frame in source:
             names.append(frame.name)
             gray = frame.image[..., :1]
@@ -87,14 +87,14 @@ class VideoConversion:
             )
 
     def _check_sizes(self, owned: Owned, source: VideoSource, names: list[str | None]) -> None:
-        """What is said of the video's size has to fit the frames as what is said of theirs does."""
+        """Require that what is said of the video's size fits the frames, as what is said of theirs does."""
         for stated in owned.stated():
             if stated.size is not None:
                 orientation = self._orientation(source, next(iter(names), None))
                 fit(stated.size, self._picture(source, orientation), stated.where)
 
     def _marks(self, frame: FrameMarks | None, source: VideoSource, name: str | None) -> tuple[list[Mark], bool]:
-        """The marks of a frame as they are written, and whether somebody looked at all of it."""
+        """Return the marks of a frame as they are written, and whether somebody looked at all of it."""
         if frame is None:
             return [], False
         if frame.unseen:
@@ -115,7 +115,7 @@ class VideoConversion:
         return kept, bool(kept) or not marks
 
     def _moved(self, mark: Mark, frame: FrameMarks, moved: Fit, source: VideoSource) -> Mark | None:
-        """A mark on the written frame, None where it covers nothing of it."""
+        """Return a mark on the written frame, None where it covers nothing of it."""
         box = moved(mark.box)
         x0, y0, x1, y1 = (round(value, BOX_DECIMALS) for value in box)  # less than that is nothing once it is written
         if min(x1, source.width) <= max(x0, 0) or min(y1, source.height) <= max(y0, 0):
@@ -150,7 +150,7 @@ class VideoConversion:
         )
 
     def _scan_region(self, source: VideoSource) -> tuple[Size, tuple[int, int]]:
-        """The size and the corner of what frames are cut to, or would be if whole ones were not asked for."""
+        """Return the size and the corner of what frames are cut to, or would be if whole ones were not asked for."""
         if self.full_frame and self.video.dicom:
             with suppress(VideoError):  # the region cannot be trusted
                 source = self.video.open()
@@ -163,7 +163,7 @@ class VideoConversion:
         return read_still_header(self._files[name]).orientation
 
     def _instance(self, mark: Mark) -> int:
-        """The number of a lesion; marks that no file connects are lesions of their own."""
+        """Return the number of a lesion; marks that no file connects are lesions of their own."""
         key = object() if mark.instance is None else mark.instance
         return self._instances.setdefault(key, len(self._instances))
 

@@ -190,7 +190,7 @@ class _Reader(XmlReader):
         )
 
     def _without_tracks(self, frames: dict[str, _Frames], owners: set[str]) -> set[str]:
-        """The tasks on whose videos nothing was found, beside those with tracks."""
+        """Return the tasks on whose videos nothing was found, beside those with tracks."""
         if not self._tracks:
             return set()
         sources = {frames[key].source for key in owners & frames.keys()} | {None}
@@ -198,7 +198,7 @@ class _Reader(XmlReader):
         return {key for source, key in found.items() if source not in sources}
 
     def _placed(self, frames: dict[str, _Frames]) -> tuple[ImageMarks, ...]:
-        """The images, each with what its task says of the video that it was taken from, where it was."""
+        """Return the images, each with what its task says of the video that it was taken from, where it was."""
         tasks = [*self._tasks.values(), self._meta]
         if not any(task.stated.get("mode") == "interpolation" or "source" in task.stated for task in tasks):
             return tuple(ImageMarks(name=image.name, frame=image.frame) for image in self._images)
@@ -272,7 +272,7 @@ class _Reader(XmlReader):
         return value.lower() in ("1", "true", "1.0")
 
     def _box(self, name: str, attributes: dict[str, str]) -> tuple[Box | None, str]:
-        """The box around a shape, None where it encloses nothing, and what it is called."""
+        """Return the box around a shape, None where it encloses nothing, and what it is called."""
         turn = self.number(attributes, "rotation", 0.0) if name in _CLOSED_SHAPES else 0.0
         if name == "box":
             corners = ordered(*(self.number(attributes, key) for key in ("xtl", "ytl", "xbr", "ybr")))
@@ -367,7 +367,7 @@ class _Reader(XmlReader):
         return int(match[1])
 
     def _deleted(self, task: _Task, first: int, stride: int) -> frozenset[int]:
-        """The deleted frames, whether they are numbered in the video or in the task: neither reading is seen."""
+        """Return the deleted frames, whether they are numbered in the video or in the task: neither reading is seen."""
         numbers: set[int] = set()
         for part in re.split(r"[,;\s]+", self._stated(task, "deleted_frames") or ""):
             if not part or part in ("[", "]"):
@@ -407,7 +407,7 @@ class _Reader(XmlReader):
 
 
 def _of_video(image: ImageMarks, shown: _Frames) -> ImageMarks:
-    """The image with what its task says, where its name is made up from its number in a video."""
+    """Return the image with what its task says, where its name is made up from its number in a video."""
     if image.number is None:
         return image
     frame = replace(image.frame, size=image.frame.size or shown.size, unseen=shown.without(image.number))
@@ -419,7 +419,7 @@ def _video_name(source: str | None) -> str | None:
 
 
 def _passed_over(tracks: list[_Track], shown: _Frames) -> tuple[set[int], range | None]:
-    """The frames of a task that a track neither lists nor has left before, and the frames that were looked at.
+    """Return the frames of a task that a track neither lists nor has left before, and the frames that were looked at.
 
     A file of key frames lists no last frame of a lesion either: it goes on to the end.
     """

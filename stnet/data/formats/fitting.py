@@ -112,7 +112,7 @@ def fit_shares(picture: Picture) -> Fit:
 
 
 def _moved(picture: Picture, from_whole: bool) -> str:
-    """What a user should know of marks that move between whole frames and their scan region; empty if they do not."""
+    """Return what a user should know of marks that move between whole frames and their scan region; else empty."""
     if picture.size == picture.whole or from_whole == picture.uncut:
         return ""
     if from_whole:
@@ -135,7 +135,7 @@ def _is_scaled(drawn: Size, shape: Fraction) -> bool:
 
 
 def _turned(box: Box, size: Size, orientation: Orientation) -> Box:
-    """A box of a stored picture of `size` on the picture that is laid upright."""
+    """Return a box of a stored picture of `size` on the picture that is laid upright."""
     x0, y0, x1, y1 = box
     width, height = size
     if orientation.transposed:

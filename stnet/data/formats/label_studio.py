@@ -102,7 +102,7 @@ def parse_label_studio(document: object, file: Path) -> MarksFile:
 
 
 def _regions(task: dict, where: str, notes: Counter[str]) -> list[dict] | None:
-    """The results of the only annotation, else of the only prediction, of a task; None where nobody looked."""
+    """Return the results of the only annotation, else of the only prediction, of a task; None where nobody looked."""
     made = json_file.objects(task, "annotations", where) if task.get("annotations") else []
     found = [entry for entry in made if not json_file.flag(entry, "was_cancelled", where, False)]
     if not made and task.get("predictions"):  # whoever skipped a task confirmed none
@@ -117,7 +117,7 @@ def _regions(task: dict, where: str, notes: Counter[str]) -> list[dict] | None:
 
 
 def _media(data: dict, regions: list[dict], where: str) -> tuple[str, bool]:
-    """The path of the video or image, and whether it is a video."""
+    """Return the path of the video or image, and whether it is a video."""
     paths = {key: value for key, value in data.items() if isinstance(value, str) and value}
     is_video = "video" in paths or any("sequence" in _value(region) for region in regions)
     key = "video" if "video" in paths else "image" if "image" in paths and not is_video else None
@@ -133,7 +133,7 @@ def _media(data: dict, regions: list[dict], where: str) -> tuple[str, bool]:
 
 
 def _path_of(address: str, where: str) -> str:
-    """The path in an address; `#`, and `?` in what is no address but a name, belong to it."""
+    """Return the path in an address; `#`, and `?` in what is no address but a name, belong to it."""
     try:
         parts = urlsplit(address, allow_fragments=False)
         local = parse_qs(parts.query).get("d")
@@ -214,7 +214,7 @@ def _pace(first: tuple[int, float], last: tuple[int, float]) -> tuple[int, float
 
 
 def _track(value: dict, length: int | None, where: str) -> dict[int, Box | None]:
-    """The box of each frame, counted from 0, as shares; None where it is rotated: that needs the frame's shape."""
+    """Return the box of each frame, from 0, as shares; None where it is rotated: that needs the frame's shape."""
     keys: dict[int, dict] = {}
     for position, key in enumerate(json_file.objects(value, "sequence", where)):
         place = f"{where}: sequence[{position}]"
@@ -267,7 +267,7 @@ def _image(name: str, regions: list[dict], where: str) -> ImageMarks:
 
 
 def _mark(region: dict, size: Size | None, where: str) -> Mark:
-    """The mark of a region, in pixels where its picture's size is stated, else in shares."""
+    """Return the mark of a region, in pixels where its picture's size is stated, else in shares."""
     kind, value = json_file.text(region, "type", where), _value(region)
     label = _label(value, kind, where)
     across, down = (size[0] / 100, size[1] / 100) if size else (0.01, 0.01)

@@ -129,7 +129,7 @@ def _check_step(stated: bool, where: str, rules: Rules) -> None:
 def _places(
     images: Sequence[ImageMarks], video: str, frames: Sequence[str | None], rules: Rules, account: Account
 ) -> tuple[list[int | None], str]:
-    """The index of the frame of each entry, or None; and why there is none."""
+    """Return the index of the frame of each entry, or None; and why there is none."""
     groups = rules.video_from.groupindex if rules.video_from else {}
     for image in images:
         _check_step(image.stated_step, image.frame.where, rules)
@@ -214,13 +214,13 @@ def _number_by_rules(image: ImageMarks, rules: Rules) -> int | None:
 
 
 def _ending_number(stem: str) -> int | None:
-    """The number that ends a name, unless it ends a word that mixes letters and digits, such as a hash."""
+    """Return the number that ends a name, unless it ends a word that mixes letters and digits, such as a hash."""
     match = re.search(r"(?:^|[^A-Za-z0-9])[A-Za-z]*([0-9]{1,12})$", stem)
     return int(match[1]) if match else None
 
 
 def _stated_numbers(images: Sequence[ImageMarks], video: str) -> list[int | None]:
-    """The numbers that a file gives to frames without names of their own, in entries or as their whole name."""
+    """Return the numbers that a file gives to frames without names of their own, in entries or as their whole name."""
     own = re.compile(rf"(?:{re.escape(video)}[ _.-]?)?(?:frame|image|img)?[ _.-]?([0-9]{{1,12}})", re.IGNORECASE)
     matches = [own.fullmatch(PurePosixPath(image.name).stem) for image in images]
     named = [int(match[1]) if match else None for match in matches]

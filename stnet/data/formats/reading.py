@@ -81,7 +81,7 @@ def _read(file: Path, folder: str, format_name: str | None) -> MarksFile:
 
 
 def _root(content: bytes) -> str:
-    """The outermost element of an XML file, empty where it is none; nothing else of it is looked at."""
+    """Return the outermost element of an XML file, empty where it is none; nothing else of it is looked at."""
     found: list[str] = []
     parser = expat.ParserCreate()
     parser.StartElementHandler = lambda name, _: found.append(name)

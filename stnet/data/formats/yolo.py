@@ -70,7 +70,7 @@ def _read_image(file: Path, base: Path, names: dict[int, str], points: int) -> I
 
 
 def _without_points(fields: list[str], points: int, where: str) -> list[str]:
-    """The class and the box of a line that also has `points` values of key points."""
+    """Return the class and the box of a line that also has `points` values of key points."""
     if points and len(fields) != 5 + points:
         raise DataError(
             f"{where}: {len(fields)} values; expected a class, a box and {points} of key points (kpt_shape)"
@@ -116,7 +116,7 @@ def _check_range(values: Sequence[float], where: str) -> None:
 
 
 def _statements(folder: Path) -> tuple[dict[int, str], int]:
-    """The names of the classes, from files in the folder or in the two above it, and how many values key points take.
+    """Return the names of the classes, by files in the folder or the two above, and the number of key point values.
 
     Raises:
         DataError: no file names the classes, or two name them differently.
@@ -181,7 +181,7 @@ def _looks_like_labels(file: Path) -> bool:
 
 
 def _from_yaml(file: Path) -> dict[int, str]:
-    """The `names` of a data.yaml: `[a, b]`, a list of `- a`, or lines of `0: a`; nothing else of YAML is understood."""
+    """Return the `names` of a data.yaml: `[a, b]`, a list of `- a`, lines of `0: a`; no other YAML is understood."""
     lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in _lines(file)]
     at = next((number for number, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
     if at is None:
@@ -232,7 +232,7 @@ def _numbered(items: list[str], file: Path) -> dict[int, str]:
 
 
 def _unquoted(text: str) -> str | None:
-    """The name that YAML writes so, None where a backslash means nothing that JSON knows."""
+    """Return the name that YAML writes so, None where a backslash means nothing that JSON knows."""
     if text[0] == '"':
         try:
             return json.loads(text).strip()

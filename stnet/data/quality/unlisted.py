@@ -38,7 +38,7 @@ def unlisted_images(root: Path, frames: Path, splits: Sequence[Split]) -> Iterat
 
 
 def _listed(root: Path, splits: Sequence[Split]) -> set[str]:
-    """The file names in all annotation files of the folder, as far as they can be understood."""
+    """Return the file names in all annotation files of the folder, as far as they can be understood."""
     documents = [split.annotations.document for split in splits]
     read = {split.file.name for split in splits}
     for file in sorted([*root.glob("*.json"), *root.glob("*.json.original")]):

@@ -149,7 +149,7 @@ def _busbra(folder: _Folder) -> Iterator[_Case]:
 
 
 def _busuclm(folder: _Folder) -> Iterator[_Case]:
-    """Views with Doppler colours and two views side by side are left out, and CHCO, a copy of patient CHVI."""
+    """Yield all but views with Doppler colours, two views side by side, and CHCO, a copy of patient CHVI."""
     columns = ("Image", "Label", "Doppler", "Combined")
     for row in folder.table("INFO.csv", columns, delimiter=";"):
         name, patient = row["Image"], row["Image"][:4]
@@ -208,7 +208,7 @@ def _literal(name: str) -> str:
 
 
 def _sheet(folder: _Folder, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of the first sheet of a workbook."""
+    """Yield the rows of the first sheet of a workbook."""
     try:
         from openpyxl import load_workbook
     except ImportError as error:

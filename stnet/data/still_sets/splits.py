@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,20 +26,23 @@ def check_apart(splits: Mapping[str, Sequence[Stills]]) -> None:
             raise DataError(f"{twice}: given twice; name every set once")
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for split, sets in splits.items():
-        for stills in sets:
-            for video in stills.index.videos:
-                path = video.frames[0].path
-                marks = [("image", hashlib.sha256(path.read_bytes()).hexdigest())]
-                if video.name in stills.patients:
-                    marks.append(("patient", stills.patients[video.name]))
-                for mark in marks:
-                    other, where = seen.setdefault(mark, (split, str(path)))
-                    if other != split:
-                        what = f"patient {mark[1]!r}" if mark[0] == "patient" else "the same image"
-                        raise DataError(
-                            f"{path}: {what} is in {split} and in {other} ({where}); put all stills of a person into "
-                            "one split, and give different people different names"
-                        )
+        for kind, name, path in (identity for stills in sets for identity in _identities(stills)):
+            other, where = seen.setdefault((kind, name), (split, path))
+            if other != split:
+                what = f"patient {name!r}" if kind == "patient" else "the same image"
+                raise DataError(
+                    f"{path}: {what} is in {split} and in {other} ({where}); put all stills of a person into one "
+                    "split, and give different people different names"
+                )
+
+
+def _identities(stills: Stills) -> Iterator[tuple[str, str, str]]:
+    """Yield what no two splits may share: "image" and the hash, or "patient" and the name, with the file."""
+    for video in stills.index.videos:
+        path = video.frames[0].path
+        yield "image", hashlib.sha256(path.read_bytes()).hexdigest(), str(path)
+        if video.name in stills.patients:
+            yield "patient", stills.patients[video.name], str(path)
 
 
 def split_by_patient(stills: Stills, val_share: float, seed: int) -> tuple[Stills, Stills]:
@@ -96,5 +99,5 @@ def _join(group: dict[str, str], members: dict[str, list[str]], first: str, seco
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Return a number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64

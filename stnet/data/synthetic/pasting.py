@@ -130,7 +130,7 @@ def _paste(stack: FrameStack, piece: Piece, scale: float, rng: np.random.Generat
 
 
 def _blended(target: np.ndarray, pixels: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The piece inside a soft, uneven ellipse about its box, as bright as what it is pasted onto."""
+    """Return the piece inside a soft, uneven ellipse about its box, as bright as what it is pasted onto."""
     height, width = pixels.shape
     y, x = np.mgrid[:height, :width] + 0.5
     rank = np.hypot((x - (box[0] + box[2]) / 2) / (box[2] - box[0]), (y - (box[1] + box[3]) / 2) / (box[3] - box[1]))
@@ -145,7 +145,7 @@ def _blended(target: np.ndarray, pixels: np.ndarray, box: np.ndarray, rng: np.ra
 
 
 def _stands_out(pixels: np.ndarray, box: np.ndarray) -> bool:
-    """Whether the middle of a box differs from what surrounds the box."""
+    """Return whether the middle of a box differs from what surrounds the box."""
     x0, y0, x1, y1 = box
     inset_x, inset_y = (x1 - x0) / 4, (y1 - y0) / 4
     inside = pixels[int(y0 + inset_y) : int(y1 - inset_y) + 1, int(x0 + inset_x) : int(x1 - inset_x) + 1].mean()
@@ -188,7 +188,7 @@ def _is_donor(frame: Frame, number: int) -> bool:
 
 
 def _free_place(frame: Frame, number: int) -> np.ndarray | None:
-    """A box of the size of a lesion whose surroundings hold no lesion, or None."""
+    """Return a box of the size of a lesion whose surroundings hold no lesion, or None."""
     x0, y0, x1, y1 = frame.boxes[number]
     size = np.array([x1 - x0, y1 - y0])
     rng = np.random.default_rng((frame.image_id, number))

@@ -189,7 +189,7 @@ class Renderer:
         return (255 * gray + 0.5).astype(np.uint8)
 
     def _box(self, rank: np.ndarray, echo_db: np.ndarray) -> np.ndarray | None:
-        """The box of a section when it is large and dark enough to be seen."""
+        """Return the box of a section when it is large and dark enough to be seen."""
         view = (slice(0, self.height), slice(self.margin, self.margin + self.width))
         inside = rank[view] < 1
         if not inside.any():

@@ -73,7 +73,7 @@ def render_still(
 
 
 def _draw_path(rng: np.random.Generator, still: Frame, aspect: float, time: np.ndarray) -> list[View]:
-    """A slow way from one view to another, with the tremor of a hand."""
+    """Return a slow way from one view to another, with the tremor of a hand."""
     first, second = _view_of_lesions(rng, still, aspect), _view_of_lesions(rng, still, aspect)
     if rng.random() < LESION_FREE_SHARE:
         second = _view_without_lesions(rng, still, aspect) or second
@@ -94,7 +94,7 @@ def _draw_path(rng: np.random.Generator, still: Frame, aspect: float, time: np.n
 
 
 def _view_of_lesions(rng: np.random.Generator, still: Frame, aspect: float) -> View:
-    """A view that holds one of the lesions whole, where it fits; any view of a still without lesions."""
+    """Return a view that holds one of the lesions whole, where it fits; any view of a still without lesions."""
     largest = min(still.width, still.height / aspect)
     width = largest * rng.uniform(0.6, 0.95)
     if not len(still.boxes):
@@ -109,7 +109,7 @@ def _view_of_lesions(rng: np.random.Generator, still: Frame, aspect: float) -> V
 
 
 def _view_without_lesions(rng: np.random.Generator, still: Frame, aspect: float) -> View | None:
-    """A view that no lesion reaches into, or None where the tries find none."""
+    """Return a view that no lesion reaches into, or None where the tries find none."""
     largest = min(still.width, still.height / aspect)
     for _ in range(60):
         width = largest * rng.uniform(0.38, 0.6)
@@ -123,7 +123,7 @@ def _view_without_lesions(rng: np.random.Generator, still: Frame, aspect: float)
 
 
 def _inside(still: Frame, view: View, aspect: float) -> View:
-    """The view moved so that (turned or not) it hardly leaves the still."""
+    """Return the view moved so that (turned or not) it hardly leaves the still."""
     half_x, half_y = view.width / 2, view.width * aspect / 2
     x = min(max(view.x, half_x), max(half_x, still.width - half_x))
     y = min(max(view.y, half_y), max(half_y, still.height - half_y))
@@ -178,7 +178,7 @@ class _Display:
 def _visible_boxes(
     still: Frame, view: View, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[list[tuple[int, np.ndarray]], bool]:
-    """The (number, box) of the lesions in view, and whether the frame is annotated.
+    """Return the (number, box) of the lesions in view, and whether the frame is annotated.
 
     A lesion is the ellipse inscribed in its box: the pixels that look into it make its new box.
     """

@@ -84,7 +84,7 @@ def cut_sector(stack: FrameStack, rng: np.random.Generator) -> FrameStack:
 
 
 def _screen(layout: Layout, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """The screen without its scan, uint8 `[H, W, C]`: black half of the time, else with an interface."""
+    """Return the screen without its scan, uint8 `[H, W, C]`: black half of the time, else with an interface."""
     level = int(rng.integers(60)) if rng.random() < 0.3 else 0
     image = Image.new("L", (layout.width, layout.height), level)
     if rng.random() < 0.5:
@@ -116,7 +116,7 @@ def _draw_interface(draw: ImageDraw.ImageDraw, layout: Layout, rng: np.random.Ge
 
 
 def _draw_wedge(draw: ImageDraw.ImageDraw, layout: Layout, rng: np.random.Generator) -> None:
-    """The gray wedge of the display's map, beside the scan."""
+    """Draw the gray wedge of the display's map, beside the scan."""
     x = rng.uniform(0, layout.width * 0.95)
     width, top, bottom = rng.uniform(3, 9), layout.height * rng.uniform(0, 0.3), layout.height * rng.uniform(0.5, 1)
     for y in range(int(top), int(bottom)):

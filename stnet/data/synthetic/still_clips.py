@@ -126,7 +126,7 @@ class StillClips:
         return place_on_screen(stack, layout, rng) if layout else stack
 
     def _still(self, still: FrameStack, rng: np.random.Generator) -> FrameStack:
-        """The tissue, what was burned in, and the machine, on the only frame of a still."""
+        """Return the tissue, what was burned in, and the machine, on the only frame of a still."""
         defences = self.defences
         pixels = still.frames[0]
         if rng.random() < defences.painted_over:
@@ -174,6 +174,6 @@ def _first_frame(stack: FrameStack) -> FrameStack:
 
 
 def _visible(boxes: np.ndarray, down: float, across: float) -> bool:
-    """Whether all lesions keep `LEAST_LESION` pixels when the still is shrunk by these factors."""
+    """Return whether all lesions keep `LEAST_LESION` pixels when the still is shrunk by these factors."""
     size = (boxes[:, 2:] - boxes[:, :2]) / (across, down)
     return bool((size >= LEAST_LESION).all())

@@ -146,7 +146,7 @@ def render_views(stack: FrameStack, path: list[View], height: int, width: int) -
 
 
 def _render_constant(stack: FrameStack, view: View, count: int, height: int, width: int) -> FrameStack:
-    """The exact resize that validation uses, of a window."""
+    """Return the exact resize that validation uses, of a window."""
     box = np.clip(view.box, 0, (stack.width, stack.height) * 2)
     frames = map_images(
         stack.frames, lambda image: image.resize((width, height), Image.Resampling.BILINEAR, box=tuple(box))
@@ -164,7 +164,7 @@ def _stacked(stack: FrameStack, frames: np.ndarray, boxes: list[np.ndarray]) -> 
 
 
 def _matrix(view: View, height: int, width: int) -> np.ndarray:
-    """What maps differences of positions in the still to differences in the view."""
+    """Return what maps differences of positions in the still to differences in the view."""
     sine, cosine = np.sin(view.turn), np.cos(view.turn)
     scale = np.diag((width / view.width, height / view.height))
     return scale @ np.array([[cosine, sine], [-sine, cosine]])
@@ -192,7 +192,7 @@ def _complete(shares: np.ndarray) -> bool:
 
 
 def _view_with(rng: np.random.Generator, boxes: np.ndarray, height: int, width: int, motion: Motion) -> View:
-    """A view around one of the lesions, or anywhere where there is none."""
+    """Return a view around one of the lesions, or anywhere where there is none."""
     share, lean = rng.uniform(motion.smallest, 1), 2 ** rng.uniform(-motion.stretch, motion.stretch)
     view_width, view_height = width * min(1.0, share * lean), height * min(1.0, share / lean)
     x0, y0, x1, y1 = boxes[rng.integers(len(boxes))].astype(float) if len(boxes) else (width, height, 0.0, 0.0)
@@ -204,7 +204,7 @@ def _view_with(rng: np.random.Generator, boxes: np.ndarray, height: int, width: 
 
 
 def _view_without(rng: np.random.Generator, boxes: np.ndarray, height: int, width: int) -> View | None:
-    """A view to one side of all lesions, or None where none of the sides has room."""
+    """Return a view to one side of all lesions, or None where none of the sides has room."""
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     sides = [(0, 0, low[0], height), (high[0], 0, width, height), (0, 0, width, low[1]), (0, high[1], width, height)]
     limits = NARROWEST * np.array([width, height])
