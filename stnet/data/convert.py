@@ -37,6 +37,7 @@ from stnet.data.named import require_files
 from stnet.errors import ConfigError, DataError
 from stnet.video import VideoInput, find_inputs
 from stnet.video.dicom import is_dicom
+from stnet.video.inputs import DICOM_INDEX
 from stnet.video.reader import VIDEO_SUFFIXES
 from stnet.video.stills import IMAGE_SUFFIXES
 
@@ -152,6 +153,7 @@ def find_videos(source: Path) -> list[VideoInput]:
 def _check_folders_alone(source: Path) -> None:
     """Refuse a folder that is one video, or holds some, beside folders that would be videos as well."""
     files = (path for path in sorted(source.iterdir()) if path.name[0] != "." and path.is_file())
+    files = (path for path in files if path.name.upper() != DICOM_INDEX)
     loose = next(
         (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_dicom(file)), None
     )

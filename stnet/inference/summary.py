@@ -105,7 +105,15 @@ def _others(output: Path, names: set[str]) -> list[list[str]]:
         return []
     if tuple(header) != COLUMNS:
         return []
-    return [row for row in former if len(row) == len(COLUMNS) and row[0] not in names and (output / row[0]).is_dir()]
+    others = [row for row in former if len(row) == len(COLUMNS) and row[0] not in names]
+    return [row for row in others if _is_folder(output / row[0])]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no name of a file: of an input that was missing
+        return False
 
 
 def print_problems(rows: Sequence[VideoSummary], messages: Reporter) -> None:

@@ -172,7 +172,9 @@ def read_header(path: Path, name: str) -> DicomHeader:
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
         meta = dataset.file_meta
         if meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:
-            raise VideoError(f"{name}: is a DICOMDIR, an index of other files; name the image files themselves")
+            raise VideoError(
+                f"{name}: is a DICOMDIR, an index of other files; name the image files themselves, or their folder"
+            )
         syntax = meta.get("TransferSyntaxUID")
         if syntax is None:
             raise VideoError(f"{name}: states no transfer syntax; the file is damaged or was saved without its header")

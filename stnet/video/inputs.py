@@ -21,6 +21,9 @@ from stnet.video.stills import IMAGE_SUFFIXES, images_in, natural_key
 BOOKS = ".stnet"
 """Folder that tells results of `infer.py` from studies; what lies beside it is not taken for videos."""
 
+DICOM_INDEX = "DICOMDIR"
+"""What the index of a DICOM disc is called by the standard; it holds no image."""
+
 UNREADABLE_NAME = "dicom-unreadable"
 """What a DICOM file is called whose content, and so its name, cannot be read."""
 
@@ -223,6 +226,7 @@ def _in_folder(folder: Path, stills: bool) -> list[VideoInput]:
     try:
         # Hidden ones left out: beside a.mp4 macOS puts ._a.mp4.
         files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+        files = [path for path in files if path.name.upper() != DICOM_INDEX]
         files.sort(key=natural_key)
         dicoms = {path: None for path in files if is_dicom(path)}
         images, masks = split_masks([path for path in images_in(folder) if path not in dicoms])

@@ -138,7 +138,7 @@ def test_folders_beside_files_are_not_taken_for_the_videos(tmp_path):
     video_file(tmp_path / "mixed" / "b.mkv")
     with pytest.raises(DataError, match=r"holds b.mkv and folders"):
         table(tmp_path, tmp_path / "mixed", coco(tmp_path / "x.json", ["a/000000.png"]))
-    (tmp_path / "mixed" / "b.mkv").rename(tmp_path / "mixed" / "notes.txt")
+    (tmp_path / "mixed" / "b.mkv").rename(tmp_path / "mixed" / "DICOMDIR")  # the index of a disc, whatever is in it
     assert table(tmp_path, tmp_path / "mixed", coco(tmp_path / "x.json", ["a/000000.png"]))[0] == [*squares(0), "u"]
 
 

@@ -24,6 +24,7 @@ from stnet.inference.folder_lock import FolderLock
 from stnet.inference.jobs import Part, largest_first, plan_jobs
 from stnet.inference.names import Names, find_names
 from stnet.inference.records import Records
+from stnet.inference.summary import VideoSummary, write_summary
 from stnet.video import VideoInput, open_source
 from stnet.video.inputs import BOOKS
 
@@ -197,6 +198,12 @@ def test_the_summary_keeps_the_lines_of_other_videos(infer, study, tmp_path):
     shutil.rmtree(tmp_path / "out" / "v0")
     assert infer("study/p0/v2.mp4", "--output", "out", "--no-video")[0] == 0
     assert list(states(tmp_path / "out")) == ["v2", "v1"]
+
+
+def test_lines_about_names_that_no_file_can_have_go(tmp_path):
+    write_summary(tmp_path, [VideoSummary(name="a.mp4 b.mp4 " * 30, status="unreadable", problems=())])
+    write_summary(tmp_path, [VideoSummary(name="a", status="ok", problems=(), frames=1)])
+    assert states(tmp_path) == {"a": "ok"}
 
 
 def test_progress_counts_videos_without_a_terminal(infer, study, monkeypatch, tmp_path):

@@ -147,6 +147,16 @@ def test_refusals_tell_what_to_do_and_name_no_file(tmp_path):
         assert str(caught.value).startswith("dicom-") and "DOE" not in str(caught.value)
 
 
+def test_the_index_of_a_disc_is_no_video_of_its_folder(tmp_path):
+    (tmp_path / "DICOMDIR").write_bytes(Path(examples.get_path("dicomdir")).read_bytes())
+    (tmp_path / "IMAGES").mkdir()
+    save(dataset(loop()), tmp_path / "IMAGES" / "IM000001")
+    (video,) = find_inputs([tmp_path])
+    assert video.dicom and len(list(video.open())) == 6
+    with pytest.raises(VideoError, match="is a DICOMDIR"):
+        open_source(tmp_path / "DICOMDIR")
+
+
 def test_foreign_words_in_numbers_are_not_repeated(tmp_path, caplog):
     path = save(dataset(loop(), FrameTime="33", CineRate="20"), tmp_path / "a")
     data = path.read_bytes()
