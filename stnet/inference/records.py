@@ -133,7 +133,6 @@ class Records:
 
 
 _UNKNOWN = Known(standing="unknown")
-_UNRECORDED = Known(standing="changed", why="how its results were made is not known")
 
 
 def input_facts(video: VideoInput) -> dict[str, Any]:
