@@ -16,6 +16,12 @@ RECIPES_FILE = "conditions_defences.json"
 CONTINUED_FILE = "conditions_continued.json"
 """Of trainings that went on for an hour from the same weights: the shipped one is the mean of the first two."""
 
+EQUAL_TIME_FILE = "conditions_equal_time.json"
+"""Of means of two trainings of an hour each: plain ones, and one with the defences and one without."""
+
+UNSEEN_MEANS_FILE = "conditions_unseen_means.json"
+"""The same after trainings that have not seen the hospital of the stills."""
+
 UNSEEN_FILE = "conditions_unseen.json"
 """Of trainings that have not seen the hospital of the stills, two of each time."""
 

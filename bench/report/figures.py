@@ -102,6 +102,8 @@ FILES: dict[str, Callable[[Path], str]] = {
     "conditions": conditions.section,
     "recipe_conditions": partial(conditions.comparison, file=conditions.RECIPES_FILE),
     "continued_conditions": partial(conditions.comparison, file=conditions.CONTINUED_FILE),
+    "equal_time_conditions": partial(conditions.comparison, file=conditions.EQUAL_TIME_FILE),
+    "unseen_means_conditions": partial(conditions.comparison, file=conditions.UNSEEN_MEANS_FILE),
     "unseen_conditions": partial(conditions.comparison, file=conditions.UNSEEN_FILE),
     "malignancy": lesions.malignancy,
     "tracking": lesions.tracking,
