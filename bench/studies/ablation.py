@@ -95,7 +95,9 @@ def _of_recipes(preset: str) -> dict[str, dict[str, Any]]:
     everything, nothing = _joined(on), _joined(off)
     made = {"improved": everything}
     made |= {f"improved without {switch}": everything | changes for switch, changes in off.items()}
-    made["improved without auxiliary losses"] = everything | {"auxiliary_losses": False}
+    repeated = FROM_IMPROVED["repeated matching"]  # means nothing without these losses
+    alone = {name: value for name, value in everything.items() if name != repeated}
+    made["improved without auxiliary losses"] = alone | {"auxiliary_losses": False}
     made["improved with denoising"] = everything | DENOISING
     for factor in RATE_FACTORS:
         rates = {name: factor * getattr(scale, name) for name in ("learning_rate", "backbone_learning_rate")}
