@@ -36,13 +36,13 @@ COLUMNS = {
 """Percentages, by title."""
 
 
-def section(folder: Path, file: str = FILE) -> str:
+def section(folder: Path) -> str:
     """Return a table of all figures for each model; empty where there is no result file.
 
     Raises:
         DataError: a file that is no such result.
     """
-    return convert_optional(folder / file, SOURCE, _tables) or ""
+    return convert_optional(folder / FILE, SOURCE, _tables) or ""
 
 
 def comparison(folder: Path, file: str) -> str:

@@ -68,8 +68,7 @@ class DicomResults(Sink):
         import_pydicom(end.name)  # which keeps it quiet
         with _without_contents(end.name):
             numbers = self._draw(end.name)
-            size = video.source.full_height or video.source.height, video.source.full_width or video.source.width
-            report = LesionReport(self._reference, run.class_names, run.model, video.scale, size)
+            report = LesionReport(self._reference, run.class_names, run.model, video.scale, video.source.full_size)
             report.write(self._partial / REPORT, self._lesions, numbers)
         self._partial.replace(video.folder / self.file_name)
         self._video = self._reference = None

@@ -14,6 +14,11 @@ except ImportError:  # Windows
     import msvcrt
 
 
+def lock_beside(file: Path) -> Path:
+    """Return the file that stands for the lock on another one, for `FolderLock`."""
+    return file.with_name(f".{file.name}.running")
+
+
 class FolderLock:
     """Keeps other runs from writing to the same place until released.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from stnet.errors import EXTERNAL
 from stnet.files import PARTIAL
 from stnet.inference.clip_reader import failed
+from stnet.inference.folder_lock import lock_beside
 from stnet.inference.formats import PER_VIDEO
 from stnet.inference.names import Names
 from stnet.inference.report import REPORT_NAME
@@ -20,9 +21,6 @@ from stnet.video.stills import IMAGE_SUFFIXES
 
 PER_RUN = (REPORT_NAME, SUMMARY_NAME)
 """Files for all videos together, in the output folder."""
-
-CONCLUSION_LOCK = f".{SUMMARY_NAME}.running"
-"""File there that stands for the lock on both."""
 
 LONGEST_NAME = 200
 """Bytes of the name of a video's folder; file systems allow 255, and numbers or endings may follow."""
@@ -96,7 +94,7 @@ def former_results(jobs: Sequence[Job], output: Path, formats: Sequence[str]) ->
 
 def _beside(file_name: str) -> tuple[str, ...]:
     """Return the names that a file of the run takes while it is written and afterwards."""
-    return file_name, f"{file_name}{PARTIAL}", f".{file_name}.running"
+    return file_name, f"{file_name}{PARTIAL}", lock_beside(Path(file_name)).name
 
 
 def _shortened(name: str) -> str:

@@ -112,11 +112,12 @@ class JsonResults(Sink):
 
 def _video(video: VideoFacts) -> dict:
     source = video.source
+    height, width = source.full_size
     return {
         "name": source.name,
         "source": video.origin,
-        "width": source.full_width or source.width,
-        "height": source.full_height or source.height,
+        "width": width,
+        "height": height,
         "fps": _exact(source.fps),
         **({} if source.region is None else {"region": list(source.region)}),
         **({} if source.pixel_aspect == 1 else {"pixel_aspect": _exact(source.pixel_aspect)}),

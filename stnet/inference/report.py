@@ -23,7 +23,7 @@ from stnet.errors import VideoError
 from stnet.evaluation.video_level import STRONGEST_SHARE
 from stnet.files import GrowingFile
 from stnet.inference.draw import PALETTE
-from stnet.inference.folder_lock import FolderLock
+from stnet.inference.folder_lock import FolderLock, lock_beside
 from stnet.inference.page import SECTION_NAME, embedded
 from stnet.inference.sink import RunFacts
 from stnet.inference.summary import VideoSummary
@@ -48,7 +48,7 @@ def write_report(run: RunFacts, rows: Iterable[VideoSummary]) -> Path:
     path = run.output / REPORT_NAME
     style, script = _part(STYLE), "".join(_part(name) for name in SCRIPTS)
     head, tail = _part(TEMPLATE).replace("{{style}}", style).replace("{{script}}", script).split(DATA_MARK)
-    lock = FolderLock(run.output / f".{REPORT_NAME}.running")
+    lock = FolderLock(lock_beside(path))
     try:
         with GrowingFile(path) as page:
             page.write(head.replace("{{policy}}", html.escape(_policy(style, script))))

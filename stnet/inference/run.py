@@ -140,7 +140,7 @@ class VideoRun:
     def _play(self, live: LiveDetector, job: Job, source: VideoSource, watchers: Watchers) -> None:
         stated = self._settings.mm_per_pixel
         scale = stated_scale(stated, source.pixel_aspect) if source.scale is None and stated else source.scale
-        height, width = source.full_height or source.height, source.full_width or source.width
+        height, width = source.full_size
         watchers.begin(WatchedFeed(name=job.name, height=height, width=width, scale=scale, region=source.region))
         images = bool(watchers) or self._outputs.needs_images
         try:

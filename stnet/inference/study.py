@@ -6,8 +6,8 @@ from contextlib import suppress
 from stnet.console import Reporter
 from stnet.errors import EXTERNAL, VideoError
 from stnet.inference.common_list import CommonList, Group
-from stnet.inference.folder_lock import FolderLock
-from stnet.inference.jobs import CONCLUSION_LOCK, Job
+from stnet.inference.folder_lock import FolderLock, lock_beside
+from stnet.inference.jobs import Job
 from stnet.inference.outputs import reason, unwritable
 from stnet.inference.records import Records
 from stnet.inference.report import REPORT_NAME, write_report
@@ -99,7 +99,7 @@ class Study:
         lock = None
         if group.size > 1:
             try:
-                lock = FolderLock(self._facts.output / CONCLUSION_LOCK)
+                lock = FolderLock(lock_beside(self._facts.output / SUMMARY_NAME))
             except VideoError:
                 return
         try:

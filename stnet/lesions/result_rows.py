@@ -100,7 +100,7 @@ def annotations(
         origin: the file it is.
         frames: how many it has.
     """
-    width, height = source.full_width or source.width, source.full_height or source.height
+    height, width = source.full_size
     boxes: dict[int, tuple[FoundBox, ...]] = {}
     for lesion in lesions:
         for frame, box in zip(lesion.frames.tolist(), lesion.boxes, strict=True):

@@ -98,9 +98,14 @@ class VideoSource(ABC):
         return f"{type(self).__name__}({self.name}: {size}, {self.status})"
 
     @property
+    def full_size(self) -> tuple[int, int]:
+        """Height, width of the original frames, also where the images are cut out of them."""
+        return self.full_height or self.height, self.full_width or self.width
+
+    @property
     def region(self) -> Box | None:
         """The part of the original frames that the images are; None where they are all of it."""
-        if self.full_width is None or (self.width, self.height) == (self.full_width, self.full_height):
+        if (self.height, self.width) == self.full_size:
             return None
         x, y = self.origin
         return x, y, x + self.width, y + self.height

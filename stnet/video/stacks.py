@@ -158,13 +158,13 @@ class ImageStack(VideoSource):
 
 def _frames(image: Image.Image) -> Iterator[Exception | None]:
     """Put an open file to each of its pictures that is a frame, in order; give what is wrong where that fails."""
-    found = tiff_pages(Path(image.filename)).found if image.format == "TIFF" else None
-    for position in range(picture_count(image)):
+    pages = tiff_pages(Path(image.filename)) if image.format == "TIFF" else None
+    for position in range(picture_count(image) if pages is None else pages.linked):
         try:
-            if found is not None and position >= found:
+            if pages is not None and position >= pages.found:
                 raise EOFError("the file breaks off there")
             image.seek(position)
-            if image.format == "TIFF":  # else a page that gives no pixels would show those of the one before
+            if pages is not None:  # else a page that gives no pixels would show those of the one before
                 image.im = None
             if image.format == "WEBP":  # tells how long a picture is shown only when it is loaded
                 image.load()

@@ -127,7 +127,7 @@ class VideoConversion:
         return Mark(label=label, box=_rounded(box), shape=mark.shape, instance=mark.instance)
 
     def _fit(self, frame: FrameMarks, source: VideoSource, name: str | None) -> Fit:
-        whole = (source.full_width or source.width, source.full_height or source.height)
+        whole = source.full_size[::-1]
         orientation = UPRIGHT if frame.size in (None, whole) else self._orientation(source, name)
         key = frame.relative, frame.size, orientation
         if key not in self._fits:
@@ -142,7 +142,7 @@ class VideoConversion:
         size, origin = self._region
         return Picture(
             size=size,
-            whole=(source.full_width or source.width, source.full_height or source.height),
+            whole=source.full_size[::-1],
             origin=origin,
             uncut=self.full_frame,
             pixel_aspect=source.pixel_aspect,
