@@ -134,7 +134,8 @@ def test_a_feed_in_a_browser(kind, tmp_path, monkeypatch, capsys):
             browser = Browser(tmp_path / "browser", until(url), 1000, 700)
             stack.callback(browser.close)
             until(lambda: state() == "live" and frame() > 2)
-            assert browser.js("document.getElementById('picture').naturalWidth") == 640
+            # Zero for the moment in which the next frame is being decoded.
+            until(lambda: browser.js("document.getElementById('picture').naturalWidth") == 640)
             assert "ms" in browser.js("document.getElementById('median').textContent")
         until(lambda: state() == "lost")
         before = frame()
